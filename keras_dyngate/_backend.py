@@ -1,0 +1,34 @@
+"""What `keras.ops` cannot say: the few places where a backend needs its own code."""
+
+from typing import Any
+
+import keras
+
+
+def gather_batch(x: Any) -> Any:
+    """The rows of `x` from all replicas of a data-parallel step; `x` itself outside one.
+
+    JAX arrays are global already (`keras.distribution`). Under a TensorFlow
+    distribution strategy the replicas' rows are gathered, differentiably: the gradient
+    of a loss over the gathered rows, summed over replicas and divided by their number
+    (as Keras does with added losses), is that of one process holding the global batch.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return x
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return x
+    return context.all_gather(x, axis=0)
+
+
+def before_assign(model: keras.Model) -> None:
+    """Bring a model's variables up to date before a callback changes one of them.
+
+    In `fit` on JAX the state lives outside the variables between steps; this writes it
+    back, and `fit` reads it anew before the next step.
+    """
+    sync = getattr(model, "jax_state_sync", None)
+    if sync is not None:
+        sync()

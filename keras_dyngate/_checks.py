@@ -1,0 +1,46 @@
+"""Argument checks whose messages name the argument, the expectation and the value."""
+
+from typing import Any
+
+
+def positive_int(name: str, value: Any) -> int:
+    """`value` as an int, or a `ValueError` naming the argument `name`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(
+            f"`{name}` must be a positive integer. Received: {name}={value!r}"
+        )
+    return int(value)
+
+
+def fraction(name: str, value: Any) -> float:
+    """`value` as a float in [0, 1], or a `ValueError` naming the argument `name`."""
+    if isinstance(value, (bool, str)) or not 0.0 <= float(value) <= 1.0:
+        raise ValueError(
+            f"`{name}` must be a number from 0 to 1. Received: {name}={value!r}"
+        )
+    return float(value)
+
+
+def one_of(name: str, value: Any, choices: tuple[Any, ...]) -> Any:
+    """`value` if it is among `choices`, else a `ValueError` listing them."""
+    if value not in choices:
+        options = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(
+            f"`{name}` must be one of {options}. Received: {name}={value!r}"
+        )
+    return value
+
+
+def channels_last(data_format: str | None) -> str:
+    """Refuse `channels_first`: images, blocks and exported files are NHWC."""
+    import keras
+
+    data_format = data_format or keras.config.image_data_format()
+    if data_format != "channels_last":
+        raise ValueError(
+            "`data_format` must be 'channels_last': exported files are NHWC, and so "
+            "are the layers and models they come from (see "
+            "keras.config.set_image_data_format). "
+            f"Received: data_format={data_format!r}"
+        )
+    return data_format

@@ -1,0 +1,61 @@
+"""How a dynamic layer tells what it decided, and how an exporter takes its place.
+
+Every dynamic layer calls `record` in its `call`, once, and asks `lowered` first whether
+an exporter wants to build the conditional form instead. Both are context variables, so
+that nothing happens, and nothing is paid, outside `recording()` and `lowering(...)`.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+Decisions = dict[str, Any]
+Lower = Callable[[Any, Any], Any]
+
+_recorder: contextvars.ContextVar[Decisions | None] = contextvars.ContextVar(
+    "keras_dyngate_recorder", default=None
+)
+_lowerer: contextvars.ContextVar[Lower | None] = contextvars.ContextVar(
+    "keras_dyngate_lowerer", default=None
+)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[Decisions]:
+    """Collect the decisions of all dynamic layers called inside, keyed by name."""
+    found: Decisions = {}
+    token = _recorder.set(found)
+    try:
+        yield found
+    finally:
+        _recorder.reset(token)
+
+
+def record(layer: Any, decisions: Mapping[str, Any]) -> None:
+    """Note `decisions` as `<layer name>/<key>`; a second call of the layer as `:2`."""
+    found = _recorder.get()
+    if found is None:
+        return
+    name, call = layer.name, 1
+    while any(f"{name}/{key}" in found for key in decisions):
+        call += 1
+        name = f"{layer.name}:{call}"
+    for key, value in decisions.items():
+        found[f"{name}/{key}"] = value
+
+
+@contextlib.contextmanager
+def lowering(lower: Lower) -> Iterator[None]:
+    """Let `lower(layer, x)` replace the `call` of every dynamic layer inside."""
+    token = _lowerer.set(lower)
+    try:
+        yield
+    finally:
+        _lowerer.reset(token)
+
+
+def lowered(layer: Any, x: Any) -> Any:
+    """The exporter's output for `layer`, or None when nobody is exporting."""
+    lower = _lowerer.get()
+    return None if lower is None else lower(layer, x)

@@ -1,0 +1,158 @@
+"""The interface that every controller has, so that blocks need not know which they hold.
+
+    output = controller(x, training=True)
+    output.score      # [batch, units], >= 0; exactly 0 means: skip this unit
+    output.logit      # [batch, units], what the score was made from
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dyngate import regularizers as regularizers_module
+from keras_dyngate._checks import positive_int
+
+
+class ControllerOutput(NamedTuple):
+    """What a controller says of a batch: two tensors of shape `[batch, units]`."""
+
+    score: Any
+    logit: Any
+
+
+class Controller(keras.layers.Layer):
+    """Base of all controllers: scores, regularizers, forcing.
+
+    A subclass gives `compute_logits`, `compute_scores` and `count_macs`. Computations
+    run in float32 whatever the dtype policy: a decision must not depend on rounding.
+
+    Args:
+        units: Number of decisions per input.
+        regularizers: None, one `GateRegularizer`, or a list of them (instances, names,
+            configs). They reach the loss through `add_loss`, in training only.
+        seed: Seed of the noise drawn in training. Its state is saved with the layer, so
+            that a resumed run draws on.
+
+    Call arguments:
+        x: Feature map `[batch, height, width, channels]`.
+        training: Whether noise is drawn and penalties are added.
+
+    Output: `ControllerOutput(score, logit)`, both `[batch, units]`, float32.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        regularizers: Any = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.units = positive_int("units", units)
+        if not isinstance(regularizers, (list, tuple)):
+            regularizers = [] if regularizers is None else [regularizers]
+        self.regularizers = [regularizers_module.get(item) for item in regularizers]
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.coefficients: list[Any] = []
+        self.supports_masking = False
+        self._unit_macs: np.ndarray | None = None
+        self._forced: np.ndarray | None = None
+
+    def build(self, input_shape: Any) -> None:
+        self.coefficients = [
+            self.add_weight(
+                name=f"{item.name}_coefficient",
+                shape=(),
+                initializer=keras.initializers.Constant(item.coefficient_at(0.0)),
+                trainable=False,
+                dtype="float32",
+            )
+            for item in self.regularizers
+        ]
+
+    def compute_logits(self, pooled: Any, training: bool) -> Any:
+        """Logits `[batch, units]` from the channel means `[batch, channels]`."""
+        raise NotImplementedError
+
+    def compute_scores(self, logits: Any, training: bool) -> Any:
+        """Scores `[batch, units]`, >= 0, where 0 means skip."""
+        raise NotImplementedError
+
+    def count_macs(self, channels: int) -> int:
+        """MACs of one evaluation on a feature map of `channels` channels."""
+        raise NotImplementedError
+
+    @property
+    def unit_macs(self) -> np.ndarray | None:
+        """MACs that each unit controls, `[units]`; set by the block that holds this."""
+        return self._unit_macs
+
+    @unit_macs.setter
+    def unit_macs(self, macs: Sequence[int]) -> None:
+        self._unit_macs = np.asarray(macs, "int64")
+
+    @property
+    def forced(self) -> np.ndarray | None:
+        """Which units `force_open_rate` opens, bool `[units]`, or None."""
+        return self._forced
+
+    @forced.setter
+    def forced(self, is_open: np.ndarray | None) -> None:
+        self._forced = None if is_open is None else np.asarray(is_open, bool)
+
+    def call(self, x: Any, training: bool | None = None) -> ControllerOutput:
+        training = bool(training)
+        pooled = ops.mean(ops.cast(x, "float32"), axis=(1, 2))
+        logit = self.compute_logits(pooled, training)
+        if self._forced is None:
+            score = self.compute_scores(logit, training)
+        else:  # still computed from the input, so that no compiler drops the work
+            low = np.where(self._forced, 1.0, -2.0).astype("float32")
+            held = ops.minimum(ops.maximum(logit, low), low + 1.0)
+            score = self.compute_scores(held, False)
+        output = ControllerOutput(score, logit)
+        if training:
+            for coefficient, item in zip(
+                self.coefficients, self.regularizers, strict=True
+            ):
+                self.add_loss(coefficient * item(output, self._unit_macs))
+        return output
+
+    def compute_output_shape(self, input_shape: Any) -> ControllerOutput:
+        shape = (input_shape[0], self.units)
+        return ControllerOutput(shape, shape)
+
+    def compute_output_spec(self, x: Any, training: Any = None) -> ControllerOutput:
+        shape = (x.shape[0], self.units)
+        return ControllerOutput(
+            keras.KerasTensor(shape, "float32"), keras.KerasTensor(shape, "float32")
+        )
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save coefficients by name, and the state of the noise."""
+        for item, coefficient in zip(self.regularizers, self.coefficients, strict=True):
+            store[item.name] = ops.convert_to_numpy(coefficient)
+        store["seed_state"] = ops.convert_to_numpy(self.seed_generator.state)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load what both sides have: nets with and without regularizers share files."""
+        keys = set(store.keys())
+        for item, coefficient in zip(self.regularizers, self.coefficients, strict=True):
+            if item.name in keys:
+                coefficient.assign(store[item.name])
+        if "seed_state" in keys:
+            self.seed_generator.state.assign(store["seed_state"])
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "regularizers": [
+                keras.saving.serialize_keras_object(item) for item in self.regularizers
+            ],
+            "seed": self.seed,
+        }

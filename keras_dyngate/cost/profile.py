@@ -1,0 +1,78 @@
+"""MAC tables of whole models, and what each sample's decisions make of them."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from keras_dyngate.cost.mac_row import MacRow
+
+
+@dataclasses.dataclass(frozen=True)
+class MacProfile:
+    """MACs of a model for one image.
+
+    Attributes:
+        layers: One `MacRow` per kernel, in the order of the model.
+    """
+
+    layers: tuple[MacRow, ...]
+
+    @property
+    def total(self) -> int:
+        """MACs of the plain net: everything open, controllers left out."""
+        return self.ungated + self.gateable
+
+    @property
+    def ungated(self) -> int:
+        """MACs that no decision can save, controllers left out."""
+        return sum(r.macs for r in self.layers if not r.controller and not r.gated)
+
+    @property
+    def gateable(self) -> int:
+        """MACs under some decision, with everything open."""
+        return sum(r.macs for r in self.layers if not r.controller and r.gated)
+
+    @property
+    def controllers(self) -> int:
+        """MACs of all controllers."""
+        return sum(row.macs for row in self.layers if row.controller)
+
+    def of(
+        self, decisions: Mapping[str, np.ndarray], group_size: int | None = None
+    ) -> np.ndarray:
+        """MACs per sample under `decisions`, controllers included.
+
+        Args:
+            decisions: As `decide` returns them: `[N, units]` arrays by name.
+            group_size: Channels that an exported file executes together; a group runs
+                when any of its channels is open. None: the paper's count, where every
+                unit is skipped on its own.
+
+        Returns:
+            int64 `[N]`.
+
+        Raises:
+            ValueError: If a decision is missing, or `group_size` does not fit a block.
+        """
+        samples = {len(values) for values in decisions.values()}
+        if len(samples) > 1:
+            raise ValueError(
+                "`decisions` must all be of the same samples. "
+                f"Received: arrays of {sorted(samples)} rows"
+            )
+        total = np.zeros(samples.pop() if samples else 1, np.int64)
+        for row in self.layers:
+            cost = np.full(len(total), row.macs, np.int64)
+            for gating in row.gatings:
+                key = f"{row.layer}/{gating.key}"
+                if key not in decisions:
+                    raise ValueError(
+                        f"`decisions` must hold {key!r}. "
+                        f"Received: {sorted(decisions)}"
+                    )
+                scores = np.asarray(decisions[key])
+                count, groups = gating.open_groups(scores, group_size)
+                cost = cost * count // groups
+            total += cost
+        return total

@@ -1,0 +1,89 @@
+"""The table a user reads: MACs per layer, what is gateable, and the measured time."""
+
+import io
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from keras_dyngate._walk import dynamic_layers
+from keras_dyngate.cost.counter import count_macs
+from keras_dyngate.cost.profile import MacProfile
+
+
+def _milliseconds(model: keras.Model, repeats: int = 5) -> float:
+    """Median time of `predict_on_batch` on one image, ms."""
+    image = np.zeros((1, *model.input_shape[1:]), "float32")
+    model.predict_on_batch(image)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        model.predict_on_batch(image)
+        times.append(time.perf_counter() - start)
+    return 1e3 * float(np.median(times))
+
+
+def _decision_of(layer: Any) -> str:
+    parts = []
+    if layer.channel_gate is not None:
+        gate = layer.channel_gate
+        parts.append(f"{gate.units} x {layer.group_size} channels")
+    if layer.layer_gate is not None:
+        parts.append("layer")
+    return ", ".join(parts)
+
+
+def summary(
+    model: keras.Model,
+    decisions: Mapping[str, np.ndarray] | None = None,
+    *,
+    measure: bool = True,
+    print_fn: Callable[[str], Any] = print,
+) -> MacProfile:
+    """Print a model's MACs per layer beside its measured time.
+
+    Args:
+        model: A built model of known image size.
+        decisions: As `decide` returns them; then the table also gives what the samples
+            executed on average.
+        measure: Time one image in Keras (batch 1, the running backend, this machine).
+            Keras computes the dense, masked form: what skipping saves shows in an
+            exported file, see `LiteRTModel.benchmark`.
+        print_fn: Called with each line.
+
+    Returns:
+        The `MacProfile` that was printed.
+    """
+    profile = count_macs(model)
+    gates = {layer.name: _decision_of(layer) for layer in dynamic_layers(model)}
+    table = Table(title=f"Model {model.name!r}")
+    for column in ("layer", "decisions", "MACs", "gateable", "controllers"):
+        table.add_column(column, justify="left" if column == "layer" else "right")
+    if decisions is not None:
+        table.add_column("mean executed", justify="right")
+    for name in dict.fromkeys(row.layer for row in profile.layers):
+        part = MacProfile(tuple(row for row in profile.layers if row.layer == name))
+        cells = [f"{n:,}" for n in (part.total, part.gateable, part.controllers)]
+        if decisions is not None:
+            cells.append(f"{part.of(decisions).mean():,.0f}")
+        table.add_row(name, gates.get(name, ""), *cells)
+    table.add_section()
+    cells = [f"{n:,}" for n in (profile.total, profile.gateable, profile.controllers)]
+    if decisions is not None:
+        cells.append(f"{profile.of(decisions).mean():,.0f}")
+    table.add_row("total", "", *cells)
+    console = Console(file=io.StringIO(), width=110)
+    console.print(table)
+    for line in console.file.getvalue().splitlines():  # type: ignore[attr-defined]
+        print_fn(line)
+    if measure:
+        backend = keras.backend.backend()
+        print_fn(
+            f"Measured: {_milliseconds(model):.2f} ms per image in Keras ({backend}, "
+            "batch 1, median of 5; masked, nothing is skipped)."
+        )
+    return profile

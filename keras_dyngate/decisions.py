@@ -1,0 +1,63 @@
+"""What a model decided for each sample, as plain arrays keyed by name.
+
+    decisions = kd.decide(model, images)
+    decisions["stage1_block1/channel"]      # [N, units], 0 = skipped
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dyngate._hooks import recording
+from keras_dyngate._walk import dynamic_layers
+
+
+class DecisionModel(keras.Model):
+    """Wraps a model, sharing its weights; predicts outputs and decisions together.
+
+    Output: `{"outputs": ..., "decisions": {name: [batch, units]}}`.
+    """
+
+    def __init__(self, inner: keras.Model, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def call(self, x: Any, training: bool | None = None) -> dict[str, Any]:
+        with recording() as found:
+            outputs = self.inner(x, training=training)
+        return {"outputs": outputs, "decisions": dict(found)}
+
+
+def predict_with_decisions(
+    model: keras.Model, x: Any, batch_size: int | None = None
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """The model's outputs and its decisions, from one pass over the data."""
+    if not any(True for _ in dynamic_layers(model)):
+        raise ValueError(
+            "`model` must hold dynamic layers to decide anything. "
+            f"Received: {model.name!r} without any"
+        )
+    result = DecisionModel(model).predict(x, batch_size=batch_size, verbose=0)
+    return result["outputs"], result["decisions"]
+
+
+def decide(
+    model: keras.Model, x: Any, batch_size: int | None = None
+) -> dict[str, np.ndarray]:
+    """What `model` decides for each sample of `x`.
+
+    Args:
+        model: A model with dynamic layers.
+        x: What `model.predict` takes: images `[N, height, width, 3]`, or a dataset.
+        batch_size: As in `model.predict`.
+
+    Returns:
+        Scores `[N, units]` by name: `<block>/channel`, `<block>/channel_2` (second mask
+        of a bottleneck), `<block>/layer`. 0 means skipped; units of a skipped block
+        read 0.
+
+    Raises:
+        ValueError: If the model has no dynamic layers.
+    """
+    return predict_with_decisions(model, x, batch_size)[1]
