@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_dyngate._hooks import recording
-from keras_dyngate._walk import dynamic_layers
+from keras_dyngate._walk import controllers
 
 
 class DecisionModel(keras.Model):
@@ -33,11 +33,6 @@ def predict_with_decisions(
     model: keras.Model, x: Any, batch_size: int | None = None
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """The model's outputs and its decisions, from one pass over the data."""
-    if not any(True for _ in dynamic_layers(model)):
-        raise ValueError(
-            "`model` must hold dynamic layers to decide anything. "
-            f"Received: {model.name!r} without any"
-        )
     result = DecisionModel(model).predict(x, batch_size=batch_size, verbose=0)
     return result["outputs"], result["decisions"]
 
@@ -58,6 +53,11 @@ def decide(
         read 0.
 
     Raises:
-        ValueError: If the model has no dynamic layers.
+        ValueError: If the model has no controllers.
     """
+    if not any(True for _ in controllers(model)):
+        raise ValueError(
+            "`model` must hold controllers to decide anything. "
+            f"Received: {model.name!r} without any"
+        )
     return predict_with_decisions(model, x, batch_size)[1]

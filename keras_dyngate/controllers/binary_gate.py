@@ -70,6 +70,8 @@ class BinaryGate(Controller):
         gated networks, ICLR 2020, arXiv 1907.06627.
     """
 
+    binary = True
+
     def __init__(
         self,
         units: int,

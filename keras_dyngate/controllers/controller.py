@@ -43,6 +43,8 @@ class Controller(keras.layers.Layer):
     Output: `ControllerOutput(score, logit)`, both `[batch, units]`, float32.
     """
 
+    binary = False  # whether a score is 0 or 1, nothing between
+
     def __init__(
         self,
         units: int,

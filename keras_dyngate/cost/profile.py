@@ -39,15 +39,18 @@ class MacProfile:
         return sum(row.macs for row in self.layers if row.controller)
 
     def of(
-        self, decisions: Mapping[str, np.ndarray], group_size: int | None = None
+        self,
+        decisions: Mapping[str, np.ndarray],
+        group_size: int | Mapping[str, int] | None = None,
     ) -> np.ndarray:
         """MACs per sample under `decisions`, controllers included.
 
         Args:
             decisions: As `decide` returns them: `[N, units]` arrays by name.
             group_size: Channels that an exported file executes together; a group runs
-                when any of its channels is open. None: the paper's count, where every
-                unit is skipped on its own.
+                when any of its channels is open. One number, or one per block
+                (`ExportReport.group_sizes`). None: the paper's count, where every unit
+                is skipped on its own.
 
         Returns:
             int64 `[N]`.
@@ -63,6 +66,11 @@ class MacProfile:
             )
         total = np.zeros(samples.pop() if samples else 1, np.int64)
         for row in self.layers:
+            size = (
+                group_size.get(row.layer)
+                if isinstance(group_size, Mapping)
+                else group_size
+            )
             cost = np.full(len(total), row.macs, np.int64)
             for gating in row.gatings:
                 key = f"{row.layer}/{gating.key}"
@@ -72,7 +80,7 @@ class MacProfile:
                         f"Received: {sorted(decisions)}"
                     )
                 scores = np.asarray(decisions[key])
-                count, groups = gating.open_groups(scores, group_size)
+                count, groups = gating.open_groups(scores, size)
                 cost = cost * count // groups
             total += cost
         return total

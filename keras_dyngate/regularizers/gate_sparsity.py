@@ -53,7 +53,8 @@ class GateSparsity(GateRegularizer):
             weights = (unit_macs / 1e6).astype("float32")
         if self.reduction == "mean":
             weights = weights / weights.sum()
-    XX
+        weights = ops.convert_to_tensor(weights)
+        return ops.sum(ops.mean(probability, axis=0) * weights)
 
     def get_config(self) -> dict[str, Any]:
         return {

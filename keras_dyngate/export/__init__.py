@@ -1,0 +1,16 @@
+"""Export to .tflite: conditional lowering, quantization, signatures, parity."""
+
+from keras_dyngate.export.conversion import quiet
+from keras_dyngate.export.exporter import export_tflite
+from keras_dyngate.export.lowering import Branch
+from keras_dyngate.export.parity import Parity, check_parity
+from keras_dyngate.export.report import ExportReport
+
+__all__ = [
+    "Branch",
+    "ExportReport",
+    "Parity",
+    "check_parity",
+    "export_tflite",
+    "quiet",
+]

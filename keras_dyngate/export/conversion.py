@@ -1,0 +1,76 @@
+"""TensorFlow functions to the bytes of a .tflite file, by quantization recipe."""
+
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
+
+from keras_dyngate.export import flatbuffer
+from keras_dyngate.export.int8_borders import int8_borders
+
+QUANTIZATIONS = (None, "float16", "dynamic", "int8")
+
+Feed = Callable[[], Iterator[tuple[str, dict[str, np.ndarray]]]]
+
+
+def convert(
+    functions: dict[str, Any], quantization: str | None, feed: Feed | None = None
+) -> bytes:
+    """Convert functions to one file with a signature each.
+
+    Args:
+        functions: Concrete functions by signature name.
+        quantization: None, "float16", "dynamic" (int8 weights) or "int8" (all).
+        feed: For "int8": yields (signature, inputs) for calibration; must reach every
+            branch of every signature.
+
+    Returns:
+        The file's bytes. Weights used by several signatures are stored once.
+
+    Raises:
+        RuntimeError: If an int8 file still holds a convolution that is not int8.
+    """
+    module = tf.Module()
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures=functions)
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            folder, signature_keys=list(functions)
+        )
+        if quantization is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantization == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        elif quantization == "int8":
+            converter.representative_dataset = feed
+        content = bytes(converter.convert())
+    if quantization == "int8":
+        content, _, _ = int8_borders(content)
+        left = float_kernels(content)
+        if left:
+            raise RuntimeError(
+                f"int8 conversion left {sum(left.values())} kernels in float: "
+                f"{dict(left)}. Calibration did not reach them."
+            )
+    return content
+
+
+def float_kernels(content: bytes) -> Counter[str]:
+    """Convolution and dense kernels of a file whose input is not int8, by op name."""
+    model = flatbuffer.read(content)
+    names = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+    return Counter(
+        name
+        for _, subgraph, operator in flatbuffer.walk(model)
+        if (name := flatbuffer.op_name(model, operator)) in names
+        and subgraph.tensors[operator.inputs[0]].type != schema.TensorType.INT8
+    )
+
+
+def quiet() -> None:
+    """Keep the converter's informational chatter out of the user's terminal."""
+    tf.get_logger().setLevel(logging.ERROR)

@@ -1,0 +1,166 @@
+"""From a Keras model to one .tflite file that executes conditionally.
+
+    report = kd.export_tflite(model, "net.tflite", quantization="dynamic")
+    print(report)
+
+The file has two signatures, at batch 1:
+
+    classify(image) -> logits, label, executed_macs (thousands of MACs)
+    explain(image)  -> the same, and every decision by name
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dyngate import __version__
+from keras_dyngate._checks import one_of
+from keras_dyngate._files import writable_target, write_whole
+from keras_dyngate._walk import dynamic_layers
+from keras_dyngate.export import flatbuffer
+from keras_dyngate.export.calibration import calibration_feed, take_images
+from keras_dyngate.export.conversion import QUANTIZATIONS, convert
+from keras_dyngate.export.graph import trace
+from keras_dyngate.export.parity import check_parity
+from keras_dyngate.export.report import ExportReport
+from keras_dyngate.export.views import add_view, freeze_input
+from keras_dyngate.runtime import LiteRTModel
+from keras_dyngate.runtime.litert_model import METADATA_NAME
+
+
+def _check_model(model: Any) -> tuple[int, ...]:
+    """The image shape of an exportable model, or a clear error."""
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "Exporting needs Keras on TensorFlow: save the model to a .keras file and "
+            "export it in a process with KERAS_BACKEND=tensorflow. "
+            f"Received: the {keras.backend.backend()} backend"
+        )
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(
+            f"`model` must be a built keras.Model. Received: {type(model).__name__}"
+        )
+    shape = getattr(model, "input_shape", None)
+    if not isinstance(shape, tuple) or len(shape) != 4:
+        raise ValueError(
+            "`model` must have one input, [batch, height, width, channels]. "
+            f"Received: input_shape={shape!r}"
+        )
+    if None in shape[1:]:
+        raise ValueError(
+            "A file has static shapes: build the model for a known image size, "
+            f"`input_shape=(height, width, 3)`. Received: input_shape={shape}"
+        )
+    return shape[1:]
+
+
+def export_tflite(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    quantization: str | None = None,
+    representative_data: Any = None,
+    group_size: int | None = None,
+    input_type: str = "float32",
+    labels: Sequence[str] | None = None,
+    parity_data: Any = None,
+    calibration_samples: int = 128,
+) -> ExportReport:
+    """Convert a model to a .tflite file in which skipped work is not done.
+
+    Args:
+        model: A classifier on one image input of known size, on the TensorFlow backend.
+            Gated blocks become branches; all other layers are converted as they are.
+        path: Of the file to write; an existing one is replaced at the very end.
+        quantization: None (float32), "float16" (weights), "dynamic" (int8 weights) or
+            "int8" (weights and activations).
+        representative_data: For "int8": images 0 to 255, an array `[N, height, width,
+            channels]` or a dataset of images or (image, label).
+        group_size: Channels that run together. None: the gates' own groups, or as many
+            of them as make 16 channels. Per-channel scores still multiply inside.
+        input_type: "float32", or "uint8" for camera frames; always 0 to 255.
+        labels: Class names, stored in the file.
+        parity_data: Images to compare the file with Keras on. None: no comparison.
+        calibration_samples: How many images of `representative_data` to use.
+
+    Returns:
+        An `ExportReport`.
+
+    Raises:
+        RuntimeError: On another backend than TensorFlow.
+        ValueError: For a model without a known image size, a bad argument, missing
+            representative data, a group size that does not fit, or an unwritable path.
+            Nothing is written then.
+    """
+    shape = _check_model(model)
+    one_of("quantization", quantization, QUANTIZATIONS)
+    one_of("input_type", input_type, ("float32", "uint8"))
+    target = writable_target("path", path)
+    images = None
+    if quantization == "int8":
+        if representative_data is None:
+            raise ValueError(
+                "`quantization='int8'` needs `representative_data`: some hundred images, "
+                "0 to 255. Received: representative_data=None"
+            )
+        images = take_images(
+            "representative_data", representative_data, shape, calibration_samples
+        )
+    if parity_data is not None:
+        parity_data = take_images("parity_data", parity_data, shape, len(parity_data))
+    if labels is not None and len(labels) != model.output_shape[-1]:
+        raise ValueError(
+            f"`labels` must name the model's {model.output_shape[-1]} classes. "
+            f"Received: {len(labels)} names"
+        )
+
+    blocks = sum(1 for _ in dynamic_layers(model))
+    forced = quantization == "int8" and blocks > 0
+    traced = trace(
+        model, group_size=group_size, input_type=input_type, with_force=forced
+    )
+    feed = None
+    if images is not None:
+        feed = calibration_feed(images, blocks, input_type)
+    content = convert({"explain": traced.function}, quantization, feed)
+
+    file = flatbuffer.read(content)
+    if forced:
+        freeze_input(file, "explain", "force")
+    add_view(file, "explain", "classify", traced.classify_outputs)
+    metadata = {
+        "keras_dyngate": __version__,
+        "model": model.name,
+        "quantization": quantization,
+        "input": "RGB, 0 to 255, [1, height, width, channels]",
+        "executed_macs": "thousands of MACs, controllers included",
+        "macs": traced.profile.total,
+        "gateable_macs": traced.profile.gateable,
+        "controller_macs": traced.profile.controllers,
+        "group_sizes": traced.lowering.group_sizes,
+        "labels": None if labels is None else list(labels),
+    }
+    flatbuffer.set_metadata(file, METADATA_NAME, json.dumps(metadata).encode())
+    write_whole(target, flatbuffer.write(file))
+
+    litert = LiteRTModel(target)
+    sample = np.zeros(shape, input_type) if images is None else images[0]
+    return ExportReport(
+        path=str(target),
+        bytes=target.stat().st_size,
+        quantization=quantization,
+        signatures={
+            name: tuple(found.outputs) for name, found in litert.signatures.items()
+        },
+        branches=tuple(traced.lowering.branches),
+        group_sizes=dict(traced.lowering.group_sizes),
+        macs=traced.profile,
+        latency_ms=litert.benchmark(
+            "classify", {"image": sample.astype(input_type)}, repeats=5, warmup=1
+        ).median_ms,
+        parity=None if parity_data is None else check_parity(model, target, parity_data),
+    )

@@ -1,0 +1,254 @@
+"""A .tflite file as Python objects: read, walk, change, write.
+
+The schema's generated object API does the reading and the writing; these helpers add
+what every pass over a file needs. Names in a file (of tensors, signatures, metadata)
+are bytes there, and stay bytes here.
+"""
+
+import struct
+from collections import Counter
+from collections.abc import Iterator
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+IDENTIFIER = b"TFL3"
+ALIGNMENT = 16  # bytes; the schema's `force_align` of a buffer's data
+
+_OP_NAMES: dict[int, str] = {
+    code: name
+    for name, code in vars(schema.BuiltinOperator).items()
+    if isinstance(code, int)
+}
+
+
+class _Builder(flatbuffers.Builder):
+    """A builder that aligns buffers as the schema asks; the Python API does not."""
+
+    def CreateNumpyVector(self, x: np.ndarray) -> int:
+        if x.dtype == np.uint8:
+            self.Prep(ALIGNMENT, x.nbytes)
+        return int(super().CreateNumpyVector(x))
+
+
+def read(content: bytes) -> schema.ModelT:
+    """Parse a file into objects that may be changed.
+
+    The data of buffers are read-only arrays over `content`, not copies; to change a
+    buffer, replace its data. Operator inputs and outputs, and subgraph inputs and
+    outputs, become lists of Python ints.
+
+    Args:
+        content: Bytes of a .tflite file.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: `content` is no .tflite file, or one with weights outside the
+            flatbuffer (over 2 GB).
+    """
+    if content[4:8] != IDENTIFIER:
+        raise ValueError(
+            "`content` must be the bytes of a .tflite file, with the identifier "
+            f"{IDENTIFIER.decode()} at byte 4. Received: {len(content)} bytes, the "
+            f"first {bytes(content[:8])!r}"
+        )
+    try:
+        model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    except (struct.error, AttributeError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(
+            "`content` must be the bytes of a whole .tflite file. Received: "
+            f"{len(content)} bytes, truncated or damaged ({error})"
+        ) from error
+    if any(buffer.offset > 1 for buffer in model.buffers):
+        raise ValueError(
+            "`content` must hold its weights inside the flatbuffer (under 2 GB). "
+            "Received: buffers with an offset"
+        )
+    for subgraph in model.subgraphs:
+        subgraph.inputs = _ints(subgraph.inputs)
+        subgraph.outputs = _ints(subgraph.outputs)
+        subgraph.operators = list(subgraph.operators or [])
+        for operator in subgraph.operators:
+            operator.inputs = _ints(operator.inputs)
+            operator.outputs = _ints(operator.outputs)
+    return model
+
+
+def write(model: schema.ModelT) -> bytes:
+    """Bytes of a .tflite file with this model."""
+    arrays = (buffer.data for buffer in model.buffers if buffer.data is not None)
+    builder = _Builder(sum(map(len, arrays)) + (1 << 20))
+    builder.Finish(model.Pack(builder), IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def builtin_code(code: schema.OperatorCodeT) -> int:
+    """The builtin operator of an opcode, which old files keep in another field."""
+    return int(max(code.builtinCode, code.deprecatedBuiltinCode))
+
+
+def op_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
+    """Name of an operator: as in `BuiltinOperator`, or a custom operator's own."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    if builtin_code(code) == schema.BuiltinOperator.CUSTOM and code.customCode:
+        return str(code.customCode.decode())
+    return _OP_NAMES[builtin_code(code)]
+
+
+def opcode_index(model: schema.ModelT, builtin: int, version: int) -> int:
+    """Index of the opcode for a builtin of at least this version, added if missing."""
+    for index, code in enumerate(model.operatorCodes):
+        if builtin_code(code) == builtin and code.version >= version:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode, code.version = builtin, version
+    code.deprecatedBuiltinCode = min(
+        builtin, schema.BuiltinOperator.PLACEHOLDER_FOR_GREATER_OP_CODES
+    )
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def walk(
+    model: schema.ModelT,
+) -> Iterator[tuple[int, schema.SubGraphT, schema.OperatorT]]:
+    """Every operator of the file with its subgraph and that subgraph's index."""
+    for index, subgraph in enumerate(model.subgraphs):
+        for operator in subgraph.operators:
+            yield index, subgraph, operator
+
+
+def branches(operator: schema.OperatorT) -> list[int]:
+    """Subgraphs an operator calls: (then, else) of an IF, (cond, body) of a WHILE."""
+    if operator.builtinOptions is None:
+        return []
+    return [
+        value
+        for name, value in vars(operator.builtinOptions).items()
+        if name.endswith("SubgraphIndex")
+    ]
+
+
+def reachable(model: schema.ModelT, root: int) -> list[int]:
+    """Subgraphs that a call of `root` may run, itself first, each once."""
+    found = [root]
+    for index in found:  # grows while it is walked
+        for operator in model.subgraphs[index].operators:
+            found += [b for b in branches(operator) if b not in found]
+    return found
+
+
+def op_counts(content: bytes) -> Counter[str]:
+    """How often each operator occurs in a file, in all its subgraphs together."""
+    model = read(content)
+    return Counter(op_name(model, operator) for _, _, operator in walk(model))
+
+
+def new_operator(
+    model: schema.ModelT, name: str, version: int, inputs: list[int], outputs: list[int]
+) -> schema.OperatorT:
+    """A builtin operator with default options, not yet part of a subgraph."""
+    operator = schema.OperatorT()
+    builtin = getattr(schema.BuiltinOperator, name)
+    operator.opcodeIndex = opcode_index(model, builtin, version)
+    options = "".join(part.capitalize() for part in name.split("_")) + "Options"
+    operator.builtinOptionsType = getattr(schema.BuiltinOptions, options)
+    operator.builtinOptions = getattr(schema, f"{options}T")()
+    operator.inputs, operator.outputs = inputs, outputs
+    return operator
+
+
+def add_tensor(subgraph: schema.SubGraphT, tensor: schema.TensorT) -> int:
+    """Index of the tensor, appended to the subgraph."""
+    subgraph.tensors.append(tensor)
+    return len(subgraph.tensors) - 1
+
+
+def replace_port(
+    model: schema.ModelT, index: int, side: str, old: int, new: int
+) -> None:
+    """Let tensor `new` be an input or output where `old` was one.
+
+    Args:
+        model: The model, changed in place.
+        index: Index of the subgraph; its signatures follow.
+        side: `"inputs"` or `"outputs"`.
+        old: Index of the tensor so far.
+        new: Index of the tensor from now on.
+    """
+    subgraph = model.subgraphs[index]
+    ports = [new if t == old else t for t in getattr(subgraph, side)]
+    setattr(subgraph, side, ports)
+    for signature in model.signatureDefs or []:
+        if signature.subgraphIndex == index:
+            for entry in getattr(signature, side):
+                if entry.tensorIndex == old:
+                    entry.tensorIndex = new
+
+
+def constant(
+    model: schema.ModelT, tensor: schema.TensorT, dtype: type[np.generic]
+) -> np.ndarray | None:
+    """The values of a constant tensor, flat and read-only; None if it is computed."""
+    data = model.buffers[tensor.buffer].data
+    if data is None or len(data) == 0:
+        return None
+    return np.frombuffer(data, dtype)
+
+
+def scale_and_zero_point(tensor: schema.TensorT) -> tuple[float, int]:
+    """The quantization of a tensor with one scale for all its values."""
+    quantization = tensor.quantization
+    return float(quantization.scale[0]), int(quantization.zeroPoint[0])
+
+
+def intern_buffer(model: schema.ModelT, data: bytes | np.ndarray) -> int:
+    """Index of a buffer with these bytes, added if there is none: stored once.
+
+    Never 0, which by convention is the empty buffer of computed tensors.
+    """
+    raw = data if isinstance(data, bytes) else data.tobytes()
+    wanted = np.frombuffer(raw, np.uint8)
+    for index, buffer in enumerate(model.buffers[1:], start=1):
+        held = buffer.data
+        if held is not None and np.array_equal(held, wanted):
+            return index
+    buffer = schema.BufferT()
+    buffer.data = wanted
+    model.buffers.append(buffer)
+    return len(model.buffers) - 1
+
+
+def set_metadata(model: schema.ModelT, name: str, data: bytes) -> None:
+    """Attach bytes to the file under a name, in place of what had that name."""
+    model.metadata = [
+        entry for entry in model.metadata or [] if entry.name != name.encode()
+    ]
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = name.encode(), intern_buffer(model, data)
+    model.metadata.append(entry)
+
+
+def get_metadata(model: schema.ModelT, name: str) -> bytes | None:
+    """What `set_metadata` attached under this name, or None."""
+    for entry in model.metadata or []:
+        if entry.name == name.encode():
+            data = model.buffers[entry.buffer].data
+            return b"" if data is None else bytes(data)
+    return None
+
+
+def drop_unused_buffers(model: schema.ModelT) -> None:
+    """Empty the buffers that neither a tensor nor the metadata refers to."""
+    used = {t.buffer for subgraph in model.subgraphs for t in subgraph.tensors}
+    used |= {entry.buffer for entry in model.metadata or []}
+    for index, buffer in enumerate(model.buffers):
+        if index not in used:
+            buffer.data = None
+
+
+def _ints(indices: np.ndarray | list[int] | None) -> list[int]:
+    return [] if indices is None else [int(i) for i in indices]

@@ -1,0 +1,365 @@
+"""The conditional form of gated blocks: one image, and skipped work is not done.
+
+A group of channels is a branch of a builtin `IF`. Its weights are constants made inside
+the branch, so that each branch is an ordinary fused convolution; BN is folded by hand
+into the slices, and the last shift is added after all groups, where it fuses with the
+ReLU. TensorFlow only.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dyngate.cost.mac_row import executed_group_size
+from keras_dyngate.layers import GatedBlock, GatedBottleneckBlock
+
+MIN_GROUP = 16  # channels; thinner convolutions waste the kernels' lanes
+
+
+@dataclasses.dataclass(frozen=True)
+class Branch:
+    """One conditional branch of a file.
+
+    Attributes:
+        name: Decision and group: "stage1_block1/channel[0]".
+        channels: Channels the branch computes; for a layer, the block's filters.
+        macs: MACs that only this branch runs, when it and all inside it are open.
+        parameters: Weights and biases stored inside it, inner branches included.
+    """
+
+    name: str
+    channels: int
+    macs: int
+    parameters: int
+
+
+@dataclasses.dataclass
+class Lowering:
+    """Lowers blocks while a model is traced, and gathers what the file tells.
+
+    Attributes:
+        group_size: Channels per branch, or None for a default per block.
+        forced: int32 `[blocks]` tensor, 1 opens all of a block; None outside int8.
+        decisions: Scores by name, `[1, units]`.
+        executed: (int32 vector of flags, MACs of each) pairs; their products sum up to
+            what was executed conditionally.
+        branches: What each branch holds.
+        group_sizes: Channels per branch, by block.
+    """
+
+    group_size: int | None = None
+    forced: Any = None
+    decisions: dict[str, Any] = dataclasses.field(default_factory=dict)
+    executed: list[tuple[Any, int]] = dataclasses.field(default_factory=list)
+    branches: list[Branch] = dataclasses.field(default_factory=list)
+    group_sizes: dict[str, int] = dataclasses.field(default_factory=dict)
+    _blocks: int = 0
+
+    def __call__(self, layer: Any, x: Any) -> Any:
+        if not isinstance(layer, GatedBlock):
+            raise NotImplementedError(
+                f"There is no conditional form of {type(layer).__name__} yet. "
+                f"Received: layer {layer.name!r}"
+            )
+        force = None
+        if self.forced is not None:
+            force = tf.greater(self.forced[self._blocks], 0)
+        self._blocks += 1
+        return _Block(self, layer, x, force).lower()
+
+
+def default_group_size(filters: int, own: int) -> int:
+    """Channels per branch where none are asked for.
+
+    The controller's own groups if these have 16 channels or more, else the smallest
+    multiple of them that has and divides the filters (design of this library).
+    """
+    sizes = [n for n in range(own, filters + 1, own) if filters % n == 0]
+    return next((n for n in sizes if n >= MIN_GROUP), filters)
+
+
+def value(variable: Any) -> np.ndarray:
+    """A variable's value, also while a function is being traced."""
+    with tf.init_scope():
+        return np.asarray(variable.numpy(), "float32")
+
+
+def as_constants(layer: keras.Layer) -> keras.StatelessScope:
+    """A scope, to be opened inside a branch, in which a layer's weights are constants."""
+    return keras.StatelessScope(
+        state_mapping=[(v, tf.constant(value(v))) for v in layer.weights]
+    )
+
+
+def folded(conv: Any, norm: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias of a convolution with the following BN folded in."""
+    scale = value(norm.gamma) / np.sqrt(value(norm.moving_variance) + norm.epsilon)
+    shift = value(norm.beta) - value(norm.moving_mean) * scale
+    return value(conv.kernel) * scale, shift
+
+
+def conv2d(x: Any, kernel: np.ndarray, strides: int = 1, padding: str = "SAME") -> Any:
+    """A convolution by a constant made here, in the branch that calls it."""
+    return tf.nn.conv2d(x, tf.constant(np.ascontiguousarray(kernel)), strides, padding)
+
+
+def _when(predicate: Any, run: Callable[[], Any], otherwise: Any) -> Any:
+    """`run()` if the predicate holds, else `otherwise` handed through."""
+    return tf.cond(
+        predicate, run, lambda: tf.nest.map_structure(tf.identity, otherwise)
+    )
+
+
+class _Block:
+    """One block being lowered."""
+
+    def __init__(self, owner: Lowering, block: Any, x: Any, force: Any) -> None:
+        self.owner, self.block, self.x, self.force = owner, block, x, force
+        self.weights = [
+            folded(*pair) for pair in zip(block.convs, block.norms, strict=True)
+        ]
+        rows = block.mac_rows(tuple(x.shape))
+        self.macs = {row.kernel: row.macs for row in rows}
+        self.size = block.filters
+        if block.channel_gate is not None:
+            own = block.group_size
+            self.size = (
+                default_group_size(block.filters, own)
+                if owner.group_size is None
+                else executed_group_size(
+                    block.filters, own_units(block), owner.group_size
+                )
+            )
+            owner.group_sizes[block.name] = self.size
+        self.groups = block.filters // self.size
+
+    def lower(self) -> Any:
+        shortcut = self.shortcut()
+        if self.block.layer_gate is None:
+            y, decisions, executed = self.gated(shortcut, None)
+        else:
+            y, decisions, executed = self.skippable(shortcut)
+        for key, value in decisions.items():
+            self.owner.decisions[f"{self.block.name}/{key}"] = value
+        self.owner.executed += executed
+        return y
+
+    def shortcut(self) -> Any:
+        if self.block.shortcut_conv is None:
+            return self.block.apply_shortcut(self.x)
+        kernel, shift = folded(self.block.shortcut_conv, self.block.shortcut_norm)
+        return conv2d(self.x, kernel, self.block.strides, "VALID") + shift
+
+    def skippable(self, shortcut: Any) -> tuple[Any, dict[str, Any], list[Any]]:
+        """The whole block as a branch: its channel controller is inside too."""
+        gate = self.block.layer_gate
+        score = self.score(gate, self.x)
+        runs = tf.reshape(self.is_open(score, 1), [])
+        costs: list[int] = []
+        start = len(self.owner.branches)
+
+        def run() -> Any:
+            y, decisions, executed = self.gated(
+                shortcut, None if gate.binary else score
+            )
+            costs.extend(cost for _, cost in executed)
+            return y, decisions, [flags for flags, _ in executed]
+
+        def skip() -> Any:
+            decisions, flags = self.nothing_decided()
+            return tf.nn.relu(shortcut), decisions, flags
+
+        y, decisions, flags = tf.cond(runs, run, skip)
+        decisions["layer"] = score
+        executed = list(zip(flags, costs, strict=True))
+        always = self.macs.get("channel_gate", 0)
+        if self.block.channel_gate is None:
+            always = sum(self.macs[conv.name] for conv in self.block.convs)
+        executed.append((tf.cast(tf.reshape(runs, [1]), tf.int32), always))
+        self.owner.branches.insert(
+            start,
+            Branch(
+                f"{self.block.name}/layer",
+                self.block.filters,
+                sum(self.macs[conv.name] for conv in self.block.convs)
+                + self.macs.get("channel_gate", 0),
+                sum(kernel.size + shift.size for kernel, shift in self.weights),
+            ),
+        )
+        return y, decisions, executed
+
+    def nothing_decided(self) -> tuple[dict[str, Any], list[Any]]:
+        """What a skipped block says of its channels: zeros of the right shapes."""
+        if self.block.channel_gate is None:
+            return {}, []
+        masks = self.block.masks
+        scores = tf.zeros([1, own_units(self.block)])
+        flags = [tf.zeros([self.groups], tf.int32)] * masks
+        if masks == 2:
+            flags.append(tf.zeros([1], tf.int32))
+        return dict.fromkeys(self.block.channel_keys, scores), flags
+
+    def score(self, gate: Any, x: Any) -> Any:
+        with as_constants(gate):
+            return gate(x, training=False).score
+
+    def is_open(self, scores: Any, groups: int) -> Any:
+        """bool `[groups]`: a group runs when any of its units is open, or if forced."""
+        per_group = tf.reshape(scores, [groups, -1])
+        if per_group.shape[1] > 1:
+            per_group = tf.reduce_max(per_group, axis=1)
+        is_open = tf.reshape(per_group, [groups]) > 0
+        return is_open if self.force is None else tf.logical_or(is_open, self.force)
+
+    def gated(self, acc: Any, scale: Any) -> tuple[Any, dict[str, Any], list[Any]]:
+        """The branch under channel gates, added to `acc`; `scale` is a layer's score."""
+        gate = self.block.channel_gate
+        shift = self.weights[-1][1]
+        if scale is not None:
+            shift = shift * tf.reshape(scale, [1, 1, 1, 1])
+        if gate is None:
+            h = self.block_input()
+            for kernel, bias in self.weights[:-1]:
+                h = tf.nn.relu(self.conv(h, kernel) + bias)
+            h = conv2d(h, self.weights[-1][0])
+            if scale is not None:
+                h = h * tf.reshape(scale, [1, 1, 1, 1])
+            return tf.nn.relu(acc + (h + shift)), {}, []
+        masks = self.block.masks
+        scores = tf.split(self.score(gate, self.x), masks, axis=-1)
+        opened = [self.is_open(score, self.groups) for score in scores]
+        factors = [
+            self.factors(score, scale if i == masks - 1 else None)
+            for i, score in enumerate(scores)
+        ]
+        if isinstance(self.block, GatedBottleneckBlock):
+            acc = self.bottleneck(acc, opened, factors)
+        else:
+            acc = self.basic(acc, opened[0], factors[0])
+        decisions = dict(zip(self.block.channel_keys, scores, strict=True))
+        return tf.nn.relu(acc + shift), decisions, self.executed(opened)
+
+    def factors(self, score: Any, scale: Any) -> list[Any]:
+        """Per group what its channels are multiplied by, `[1, 1, 1, size]`, or None.
+
+        A hard gate with one unit per group needs no factor: its branch ran.
+        """
+        gate = self.block.channel_gate
+        if gate.binary and score.shape[-1] == self.groups and scale is None:
+            return [None] * self.groups
+        if self.force is not None:
+            score = tf.maximum(score, tf.cast(self.force, tf.float32))
+        repeats = self.block.filters // score.shape[-1]
+        spread = tf.reshape(score, [self.groups, -1, 1]) * np.ones([1, 1, repeats], "f")
+        if scale is not None:
+            spread = spread * tf.reshape(scale, [1, 1, 1])
+        return tf.unstack(tf.reshape(spread, [self.groups, 1, 1, 1, self.size]))
+
+    def block_input(self) -> Any:
+        """The input with the zeros that a strided 3x3 convolution needs around it."""
+        conv = self.block.convs[0]
+        if conv.padding == "same" or conv.kernel_size[0] == 1:
+            return self.x
+        return tf.pad(self.x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+
+    def conv(self, x: Any, kernel: np.ndarray) -> Any:
+        """A convolution of the branch; the strided one takes a padded input."""
+        if self.block.strides > 1 and kernel.shape[0] == 3:
+            return conv2d(x, kernel, self.block.strides, "VALID")
+        return conv2d(x, kernel)
+
+    def slices(self) -> list[slice]:
+        return [slice(g * self.size, (g + 1) * self.size) for g in range(self.groups)]
+
+    def basic(self, acc: Any, opened: Any, factors: list[Any]) -> Any:
+        (kernel1, bias1), (kernel2, _) = self.weights
+        x = self.block_input()
+        flags = tf.unstack(opened)
+        cost = (self.macs["conv1"] + self.macs["conv2"]) // self.groups
+        for g, cut in enumerate(self.slices()):
+
+            def run(acc: Any = acc, cut: slice = cut, factor: Any = factors[g]) -> Any:
+                h = tf.nn.relu(self.conv(x, kernel1[..., cut]) + bias1[cut])
+                h = h if factor is None else h * factor
+                return acc + conv2d(h, kernel2[:, :, cut])
+
+            acc = _when(flags[g], run, acc)
+            parameters = kernel1[..., cut].size + kernel2[:, :, cut].size + self.size
+            self.note("channel", g, cost, parameters)
+        return acc
+
+    def bottleneck(self, acc: Any, opened: list[Any], factors: list[list[Any]]) -> Any:
+        """Pairs of groups: the 3x3 of (a, b) runs when both masks open its two ends."""
+        (kernel1, bias1), (kernel2, bias2), (kernel3, _) = self.weights
+        first, second = (tf.unstack(flags) for flags in opened)
+        cuts = self.slices()
+        strided = self.block.strides > 1
+        sides = [int(side) for side in self.x.shape[1:3]]
+        zeros1 = tf.zeros([1, *(side + 2 * strided for side in sides), self.size])
+        zeros2 = tf.zeros([1, *acc.shape[1:3], self.size])
+        reduced = []
+        for a, cut in enumerate(cuts):
+
+            def reduce(cut: slice = cut, factor: Any = factors[0][a]) -> Any:
+                h = tf.nn.relu(conv2d(self.x, kernel1[..., cut]) + bias1[cut])
+                h = h if factor is None else h * factor
+                return tf.pad(h, [[0, 0], [1, 1], [1, 1], [0, 0]]) if strided else h
+
+            reduced.append(_when(first[a], reduce, zeros1))
+            cost = self.macs["conv1"] // self.groups
+            self.note("channel", a, cost, kernel1[..., cut].size + self.size)
+        for b, cut in enumerate(cuts):
+
+            def expand(
+                acc: Any = acc, cut: slice = cut, factor: Any = factors[1][b]
+            ) -> Any:
+                total = zeros2
+                for a, source in enumerate(cuts):
+                    kernel = kernel2[:, :, source, cut]
+
+                    def pair(
+                        a: int = a, kernel: Any = kernel, total: Any = total
+                    ) -> Any:
+                        part = self.conv(reduced[a], kernel)
+                        return part if a == 0 else total + part
+
+                    total = _when(first[a], pair, total)
+                h = tf.nn.relu(total + bias2[cut])
+                h = h if factor is None else h * factor
+                return acc + conv2d(h, kernel3[:, :, cut])
+
+            acc = _when(second[b], expand, acc)
+            self.note(
+                "channel_2",
+                b,
+                (self.macs["conv2"] + self.macs["conv3"]) // self.groups,
+                kernel2[..., cut].size + kernel3[:, :, cut].size + self.size,
+            )
+        return acc
+
+    def executed(self, opened: list[Any]) -> list[tuple[Any, int]]:
+        """Flags of what ran, and the MACs of each."""
+        flags = [tf.cast(item, tf.int32) for item in opened]
+        n = self.groups
+        if len(flags) == 1:
+            return [(flags[0], (self.macs["conv1"] + self.macs["conv2"]) // n)]
+        both = tf.reshape(tf.reduce_sum(flags[0]) * tf.reduce_sum(flags[1]), [1])
+        return [
+            (flags[0], self.macs["conv1"] // n),
+            (flags[1], self.macs["conv3"] // n),
+            (both, self.macs["conv2"] // n**2),
+        ]
+
+    def note(self, key: str, group: int, macs: int, parameters: int) -> None:
+        name = f"{self.block.name}/{key}[{group}]"
+        self.owner.branches.append(Branch(name, self.size, macs, parameters))
+
+
+def own_units(block: GatedBlock) -> int:
+    """Decisions per mask of a block's channel gate."""
+    assert block.channel_gate is not None
+    return block.channel_gate.units // block.masks

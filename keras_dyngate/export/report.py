@@ -1,0 +1,53 @@
+"""What an export made: size, signatures, branches, cost, time, agreement with Keras."""
+
+import dataclasses
+
+from keras_dyngate.cost import MacProfile
+from keras_dyngate.export.lowering import Branch
+from keras_dyngate.export.parity import Parity
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """The result of `export_tflite`.
+
+    Attributes:
+        path: Of the file.
+        bytes: Its size.
+        quantization: As asked for.
+        signatures: Names of the outputs, by signature.
+        branches: What each conditional branch holds.
+        group_sizes: Channels that run together, by block; `MacProfile.of` takes it.
+        macs: The model's MACs.
+        latency_ms: Median of 5 runs of `classify` on one image, one thread, this machine.
+        parity: Agreement with Keras, if `parity_data` was given.
+    """
+
+    path: str
+    bytes: int
+    quantization: str | None
+    signatures: dict[str, tuple[str, ...]]
+    branches: tuple[Branch, ...]
+    group_sizes: dict[str, int]
+    macs: MacProfile
+    latency_ms: float
+    parity: Parity | None = None
+
+    def __str__(self) -> str:
+        inside = {name.split("/")[0] for name in (b.name for b in self.branches)}
+        lines = [
+            f"{self.path}: {self.bytes:,} bytes, {self.quantization or 'float32'}",
+            f"signatures: {', '.join(self.signatures)}",
+            f"{len(self.branches)} conditional branches in {len(inside)} blocks hold "
+            f"{self.macs.gateable:,} of {self.macs.total:,} MACs "
+            f"(+ {self.macs.controllers:,} of controllers); one image took "
+            f"{self.latency_ms:.2f} ms (one thread, this machine)",
+        ]
+        if self.parity is not None:
+            p = self.parity
+            lines.append(
+                f"against Keras on {p.samples} images: logits within "
+                f"{p.max_difference:.1e} of the largest, labels equal "
+                f"{p.argmax_agreement:.1%}, decisions equal {p.decision_agreement:.2%}"
+            )
+        return "\n".join(lines)

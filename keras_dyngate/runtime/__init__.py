@@ -1,0 +1,5 @@
+"""Run and time an exported file with LiteRT alone: no Keras, no TensorFlow."""
+
+from keras_dyngate.runtime.litert_model import LiteRTModel
+
+__all__ = ["LiteRTModel"]
