@@ -6,6 +6,7 @@
 The noise is logistic (the difference of two Gumbel variables), drawn in training only.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,6 +15,8 @@ from keras import ops
 from keras_dyngate._checks import positive_int
 from keras_dyngate._registration import serializable
 from keras_dyngate.controllers.controller import Controller
+
+OPEN_LOGIT = 10.0  # of a unit held open: shut by training noise once in 20 000 draws
 
 
 def binary_concrete(logits: Any, temperature: float, noise: Any = 0.0) -> Any:
@@ -132,6 +135,21 @@ class BinaryGate(Controller):
 
     def count_macs(self, channels: int) -> int:
         return self.hidden * (channels + self.units)
+
+    def take_units(
+        self, source: Any, units: Sequence[int], held_open: Sequence[int] = ()
+    ) -> None:
+        """See `Controller`; a unit held open has a logit that ignores the input."""
+        self._take_state(source)
+        for layer, other in ((self.reduce, source.reduce), (self.norm, source.norm)):
+            for ours, theirs in zip(layer.weights, other.weights, strict=True):
+                ours.assign(theirs)
+        kernel = ops.convert_to_numpy(source.expand.kernel)[:, list(units)]
+        bias = ops.convert_to_numpy(source.expand.bias)[list(units)]
+        kernel[:, list(held_open)] = 0.0
+        bias[list(held_open)] = OPEN_LOGIT
+        self.expand.kernel.assign(kernel)
+        self.expand.bias.assign(bias)
 
     def get_config(self) -> dict[str, Any]:
         return {

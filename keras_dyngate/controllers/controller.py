@@ -88,6 +88,30 @@ class Controller(keras.layers.Layer):
         """MACs of one evaluation on a feature map of `channels` channels."""
         raise NotImplementedError
 
+    def take_units(
+        self, source: Any, units: Sequence[int], held_open: Sequence[int] = ()
+    ) -> None:
+        """Become a copy of another controller that has these of its units, so ordered.
+
+        Args:
+            source: A controller of the same class and arguments, but for the units.
+            units: For each unit of this controller its index in `source`.
+            held_open: Units of this controller that are to be open on any input.
+
+        Raises:
+            NotImplementedError: If the class does not say how.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `take_units` for its channels to be "
+            f"reordered. Received: {self.name!r} without it"
+        )
+
+    def _take_state(self, source: Any) -> None:
+        """Copy what is not of single units: coefficients, the state of the noise."""
+        for ours, theirs in zip(self.coefficients, source.coefficients, strict=True):
+            ours.assign(theirs)
+        self.seed_generator.state.assign(source.seed_generator.state)
+
     @property
     def unit_macs(self) -> np.ndarray | None:
         """MACs that each unit controls, `[units]`; set by the block that holds this."""

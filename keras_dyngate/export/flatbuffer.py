@@ -242,9 +242,14 @@ def get_metadata(model: schema.ModelT, name: str) -> bytes | None:
 
 
 def drop_unused_buffers(model: schema.ModelT) -> None:
-    """Empty the buffers that neither a tensor nor the metadata refers to."""
-    used = {t.buffer for subgraph in model.subgraphs for t in subgraph.tensors}
-    used |= {entry.buffer for entry in model.metadata or []}
+    """Empty the buffers that no tensor in use and no metadata refers to."""
+    used = {entry.buffer for entry in model.metadata or []}
+    for subgraph in model.subgraphs:
+        tensors = {*subgraph.inputs, *subgraph.outputs}
+        for operator in subgraph.operators:
+            tensors.update(operator.inputs, operator.outputs)
+            tensors.update(_ints(operator.intermediates))
+        used |= {subgraph.tensors[t].buffer for t in tensors if t >= 0}
     for index, buffer in enumerate(model.buffers):
         if index not in used:
             buffer.data = None

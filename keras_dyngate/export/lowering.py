@@ -45,7 +45,7 @@ class Lowering:
         group_size: Channels per branch, or None for a default per block.
         forced: int32 `[blocks]` tensor, 1 opens all of a block; None outside int8.
         decisions: Scores by name, `[1, units]`.
-        executed: (int32 vector of flags, MACs of each) pairs; their products sum up to
+        executed: (bool or int32 vector of flags, MACs of each) pairs; their products sum up to
             what was executed conditionally.
         branches: What each branch holds.
         group_sizes: Channels per branch, by block.
@@ -179,7 +179,7 @@ class _Block:
         always = self.macs.get("channel_gate", 0)
         if self.block.channel_gate is None:
             always = sum(self.macs[conv.name] for conv in self.block.convs)
-        executed.append((tf.cast(tf.reshape(runs, [1]), tf.int32), always))
+        executed.append((tf.reshape(runs, [1]), always))
         self.owner.branches.insert(
             start,
             Branch(
@@ -198,9 +198,10 @@ class _Block:
             return {}, []
         masks = self.block.masks
         scores = tf.zeros([1, own_units(self.block)])
-        flags = [tf.zeros([self.groups], tf.int32)] * masks
-        if masks == 2:
-            flags.append(tf.zeros([1], tf.int32))
+        if masks == 1:
+            flags = [tf.zeros([self.groups], tf.bool)]
+        else:
+            flags = [tf.zeros([n], tf.int32) for n in (self.groups, self.groups, 1)]
         return dict.fromkeys(self.block.channel_keys, scores), flags
 
     def score(self, gate: Any, x: Any) -> Any:
@@ -209,10 +210,10 @@ class _Block:
 
     def is_open(self, scores: Any, groups: int) -> Any:
         """bool `[groups]`: a group runs when any of its units is open, or if forced."""
-        per_group = tf.reshape(scores, [groups, -1])
-        if per_group.shape[1] > 1:
-            per_group = tf.reduce_max(per_group, axis=1)
-        is_open = tf.reshape(per_group, [groups]) > 0
+        per_group = scores
+        if scores.shape[-1] > groups:
+            per_group = tf.reduce_max(tf.reshape(scores, [groups, -1]), axis=1)
+        is_open = tf.cast(tf.reshape(per_group, [groups]), tf.bool)
         return is_open if self.force is None else tf.logical_or(is_open, self.force)
 
     def gated(self, acc: Any, scale: Any) -> tuple[Any, dict[str, Any], list[Any]]:
@@ -343,10 +344,10 @@ class _Block:
 
     def executed(self, opened: list[Any]) -> list[tuple[Any, int]]:
         """Flags of what ran, and the MACs of each."""
-        flags = [tf.cast(item, tf.int32) for item in opened]
         n = self.groups
-        if len(flags) == 1:
-            return [(flags[0], (self.macs["conv1"] + self.macs["conv2"]) // n)]
+        if len(opened) == 1:
+            return [(opened[0], (self.macs["conv1"] + self.macs["conv2"]) // n)]
+        flags = [tf.cast(item, tf.int32) for item in opened]
         both = tf.reshape(tf.reduce_sum(flags[0]) * tf.reduce_sum(flags[1]), [1])
         return [
             (flags[0], self.macs["conv1"] // n),

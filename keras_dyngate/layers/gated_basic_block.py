@@ -23,4 +23,4 @@ class GatedBasicBlock(GatedBlock):
     """
 
     def branch_specs(self) -> list[tuple[int, int, int]]:
-        return [(self.filters, 3, self.strides), (self.filters, 3, 1)]
+        return [(self.inner_filters, 3, self.strides), (self.filters, 3, 1)]

@@ -52,7 +52,7 @@ class GatedBlock(keras.layers.Layer):
     (output channels per filter) and gives `branch_specs` and `branch`.
 
     Args:
-        filters: Channels of the gated activations.
+        filters: Channels of the gated activations, and `1 / expansion` of the output's.
         strides: Of the block, 1 or 2. Default 1.
         channel_gate: None, a `Controller` with `masks * groups` units, or an identifier
             for `controllers.get`; then each channel has a unit.
@@ -61,6 +61,8 @@ class GatedBlock(keras.layers.Layer):
             or "pad" (option A: subsample, then zero channels on both sides).
         bn_epsilon, bn_momentum: Of every batch normalization. Default 1e-5 and 0.9.
         data_format: "channels_last"; anything else is refused.
+        inner_filters: Channels of the gated activations where they are not `filters`:
+            `pack_channels` removes channels that never open and keeps the output.
 
     Input shape: `[batch, height, width, channels]`.
     Output shape: `[batch, ceil(height / strides), ceil(width / strides),
@@ -83,16 +85,20 @@ class GatedBlock(keras.layers.Layer):
         bn_epsilon: float = 1e-5,
         bn_momentum: float = 0.9,
         data_format: str | None = None,
+        inner_filters: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.filters = positive_int("filters", filters)
+        self.inner_filters = positive_int(
+            "inner_filters", filters if inner_filters is None else inner_filters
+        )
         self.strides = positive_int("strides", strides)
         self.shortcut = one_of("shortcut", shortcut, ("projection", "pad"))
         self.bn_epsilon, self.bn_momentum = bn_epsilon, bn_momentum
         self.data_format = channels_last(data_format)
         self.channel_gate: Controller | None = controllers.get(
-            channel_gate, self.masks * filters
+            channel_gate, self.masks * self.inner_filters
         )
         self.layer_gate: Controller | None = controllers.get(layer_gate, 1)
         self._check_gates()
@@ -113,11 +119,12 @@ class GatedBlock(keras.layers.Layer):
     def _check_gates(self) -> None:
         gate = self.channel_gate
         if gate is not None and (
-            gate.units % self.masks or self.filters % (gate.units // self.masks)
+            gate.units % self.masks or self.inner_filters % (gate.units // self.masks)
         ):
             raise ValueError(
-                f"`channel_gate` must have {self.masks} x a divisor of the {self.filters} "
-                f"filters as its number of units. Received: units={gate.units}"
+                f"`channel_gate` must have {self.masks} x a divisor of the "
+                f"{self.inner_filters} filters as its number of units. "
+                f"Received: units={gate.units}"
             )
         if self.layer_gate is not None and self.layer_gate.units != 1:
             raise ValueError(
@@ -130,7 +137,7 @@ class GatedBlock(keras.layers.Layer):
         """Channels per decision of the channel gate; None without one."""
         if self.channel_gate is None:
             return None
-        return self.filters * self.masks // self.channel_gate.units
+        return self.inner_filters * self.masks // self.channel_gate.units
 
     def build(self, input_shape: Any) -> None:
         channels = input_shape[-1]
@@ -230,8 +237,8 @@ class GatedBlock(keras.layers.Layer):
         return ops.relu(y + self.apply_shortcut(x, training))
 
     def spread(self, scores: Any, dtype: str) -> Any:
-        """Scores `[batch, groups]` as a mask `[batch, 1, 1, filters]`."""
-        scores = ops.repeat(scores, self.filters // scores.shape[-1], axis=-1)
+        """Scores `[batch, groups]` as a mask `[batch, 1, 1, inner_filters]`."""
+        scores = ops.repeat(scores, self.inner_filters // scores.shape[-1], axis=-1)
         return ops.cast(ops.expand_dims(scores, (1, 2)), dtype)
 
     def branch(self, x: Any, masks: list[Any] | None, training: bool | None) -> Any:
@@ -265,7 +272,9 @@ class GatedBlock(keras.layers.Layer):
         layer = (Gating("layer"),) if self.layer_gate is not None else ()
         channel: tuple[Gating, ...] = ()
         if self.channel_gate is not None:
-            channel = tuple(Gating(key, self.filters) for key in self.channel_keys)
+            channel = tuple(
+                Gating(key, self.inner_filters) for key in self.channel_keys
+            )
         rows, shape = [], tuple(input_shape)
         for gate, name, under in (
             (self.layer_gate, "layer_gate", ()),
@@ -302,4 +311,5 @@ class GatedBlock(keras.layers.Layer):
             "bn_epsilon": self.bn_epsilon,
             "bn_momentum": self.bn_momentum,
             "data_format": self.data_format,
+            "inner_filters": self.inner_filters,
         }

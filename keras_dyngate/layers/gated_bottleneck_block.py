@@ -22,4 +22,5 @@ class GatedBottleneckBlock(GatedBlock):
 
     def branch_specs(self) -> list[tuple[int, int, int]]:
         out = self.filters * self.expansion
-        return [(self.filters, 1, 1), (self.filters, 3, self.strides), (out, 1, 1)]
+        inner = self.inner_filters
+        return [(inner, 1, 1), (inner, 3, self.strides), (out, 1, 1)]

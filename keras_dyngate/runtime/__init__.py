@@ -1,5 +1,6 @@
 """Run and time an exported file with LiteRT alone: no Keras, no TensorFlow."""
 
+from keras_dyngate.runtime.comparison import compare_latency
 from keras_dyngate.runtime.litert_model import LiteRTModel
 
-__all__ = ["LiteRTModel"]
+__all__ = ["LiteRTModel", "compare_latency"]

@@ -1,0 +1,30 @@
+"""What every test of the Keras part may use."""
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def numpy_initializers(monkeypatch):
+    """Random kernels drawn by NumPy: JAX compiles a draw for every new shape."""
+    import keras
+
+    rng = np.random.default_rng(0)
+
+    def draw(self, shape, dtype=None):
+        scale = (2.0 / np.prod(shape[:-1])) ** 0.5
+        return keras.ops.convert_to_tensor(
+            rng.normal(0.0, scale, shape).astype("float32"), dtype
+        )
+
+    monkeypatch.setattr(keras.initializers.VarianceScaling, "__call__", draw)
+
+
+@pytest.fixture
+def dtype_policy():
+    """Sets the global dtype policy, for this test only."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(before)

@@ -1,0 +1,44 @@
+import numpy as np
+from keras import ops
+
+from keras_dyngate import BatchShaping, BinaryGate, GatedBottleneckBlock, GateSparsity
+from tests import reference
+from tests.layer_checks import run_layer_test
+from tests.layers.test_gated_block import built, torch_weights
+from tests.stubs import FixedController, images
+
+
+def test_layer(tmp_path):
+    run_layer_test(
+        lambda: GatedBottleneckBlock(
+            4,
+            strides=2,
+            channel_gate=BinaryGate(4, hidden=4, seed=1, regularizers=[BatchShaping()]),
+            layer_gate=BinaryGate(1, hidden=4, seed=2, regularizers=[GateSparsity(0.1)]),
+            bn_epsilon=1e-4,
+            bn_momentum=0.8,
+        ),
+        (7, 6, 4),
+        (4, 3, 16),
+        tmp_path / "block.keras",
+    )
+
+
+def test_shut_channels_are_removed_filters(numpy_initializers):
+    """The first half of the units is for the reduction, the second for the 3x3."""
+    first = np.array([[1, 0, 0, 1], [0, 1, 1, 1], [0, 0, 0, 0]])
+    second = np.array([[0, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 1]])
+    gate = FixedController(np.concatenate([first, second], axis=1))
+    block = built(GatedBottleneckBlock(4, 2, channel_gate=gate), (5, 6, 3))
+    x = images(3, 5, 6, 3) / 255 - 0.3
+    found = ops.convert_to_numpy(block(x))
+    for image, keep1, keep2, y in zip(x, first == 1, second == 1, found, strict=True):
+        w = dict(torch_weights(block))
+        w["b.conv1.weight"] = w["b.conv1.weight"][keep1]
+        w["b.conv2.weight"] = w["b.conv2.weight"][keep2][:, keep1]
+        w["b.conv3.weight"] = w["b.conv3.weight"][:, keep2]
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            w[f"b.bn1.{part}"] = w[f"b.bn1.{part}"][keep1]
+            w[f"b.bn2.{part}"] = w[f"b.bn2.{part}"][keep2]
+        expected = reference.block(image[None], w, "b", 2)[0]
+        np.testing.assert_allclose(y, expected, rtol=1e-4, atol=2e-5)

@@ -1,0 +1,204 @@
+"""Does skipping save time? Measured in LiteRT, against the plain net, in one run.
+
+Two questions, two modes:
+
+    python tflite/benchmark.py --model gated_resnet34 --gate_groups 4 \
+        --quantization dynamic --json out.json
+
+holds a gated net (random weights) at fixed open rates and times it, interleaved, beside
+its plain twin and the plain ResNet-18. The time should follow the MACs.
+
+    python tflite/benchmark.py --keras_file trained.keras --images pictures.npz
+
+times a trained net on real pictures (an .npz with `images` [N, height, width, 3], 0 to
+255), its own gates deciding, beside the same net held wholly open.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+import keras_dyngate as kd
+from keras_dyngate._files import write_whole
+from keras_dyngate.export import quiet
+from keras_dyngate.runtime import compare_latency
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", "gated_resnet34", "Constructor of the gated net.")
+flags.DEFINE_integer("gate_groups", None, "Decisions per gated convolution.")
+flags.DEFINE_integer("gate_group_size", None, "Or: channels per decision.")
+flags.DEFINE_enum(
+    "quantization", "none", ["none", "float16", "dynamic", "int8"], "Of all files."
+)
+flags.DEFINE_list("rates", ["1", "0.75", "0.5", "0.25", "0"], "Open rates to force.")
+flags.DEFINE_list("against", ["resnet18"], "Further plain nets to time beside it.")
+flags.DEFINE_float("width", 1.0, "Width multiplier of all nets.")
+flags.DEFINE_integer("image_size", None, "Side of the images; default: the net's own.")
+flags.DEFINE_integer("rounds", 20, "Timed calls per net.")
+flags.DEFINE_integer("threads", 1, "CPU threads.")
+flags.DEFINE_integer("seed", 0, "Of random weights and images.")
+flags.DEFINE_string("keras_file", None, "A trained net, to be timed as it decides.")
+flags.DEFINE_string("images", None, "With --keras_file: .npz with `images`.")
+flags.DEFINE_string("json", None, "Where to write the figures.")
+
+
+def cpu_name() -> str:
+    """The processor's name, as far as the system tells."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+class Bench:
+    """Files made for one comparison, and what each should cost."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.models: dict[str, kd.LiteRTModel] = {}
+
+    def add(self, name: str, model: keras.Model, images: np.ndarray) -> None:
+        """Export `model` as it is now (forced or not) and note its mean cost."""
+        path = self.folder / f"{len(self.rows)}.tflite"
+        quantization = None if FLAGS.quantization == "none" else FLAGS.quantization
+        report = kd.export_tflite(
+            model, path, quantization=quantization, representative_data=images
+        )
+        litert = kd.LiteRTModel(path, num_threads=FLAGS.threads)
+        macs = [litert.run("classify", image=image)["executed_macs"] for image in images]
+        self.models[name] = litert
+        self.rows[name] = {
+            "name": name,
+            "executed_macs": 1000 * float(np.mean(macs)),
+            "bytes": report.bytes,
+            "branches": len(report.branches),
+        }
+
+    def measure(self, images: np.ndarray, base: str) -> list[dict[str, Any]]:
+        """Time all files, interleaved; ratios are to `base`."""
+        inputs = [{"image": image} for image in images]
+        times = compare_latency(
+            {name: (m, "classify", inputs) for name, m in self.models.items()},
+            rounds=FLAGS.rounds,
+        )
+        for name, row in self.rows.items():
+            row["median_ms"] = float(np.median(times[name]))
+            row["mean_ms"] = float(np.mean(times[name]))
+        for row in self.rows.values():
+            for ratio, key in (
+                ("time_ratio", "median_ms"),
+                ("cost_ratio", "executed_macs"),
+                ("size_ratio", "bytes"),
+            ):
+                row[ratio] = row[key] / self.rows[base][key]
+        return list(self.rows.values())
+
+
+def forced_rates(bench: Bench) -> list[dict[str, Any]]:
+    """Random weights, fixed open rates, beside plain nets."""
+    if not FLAGS.model.startswith("gated_"):
+        raise app.UsageError("--model must name a gated constructor, gated_resnet34 say")
+    plain_name = FLAGS.model.removeprefix("gated_")
+    options: dict[str, Any] = {"width": FLAGS.width}
+    if FLAGS.image_size:
+        options["input_shape"] = (FLAGS.image_size, FLAGS.image_size, 3)
+    plain = getattr(kd, plain_name)(**options)
+    rng = np.random.default_rng(FLAGS.seed)
+    shape = (16 if FLAGS.quantization == "int8" else 2, *plain.input_shape[1:])
+    images = rng.integers(0, 256, shape).astype("float32")
+    bench.add(f"plain {plain_name}", plain, images)
+    for other in FLAGS.against:
+        if other != plain_name:
+            bench.add(f"plain {other}", getattr(kd, other)(**options), images)
+    gated = getattr(kd, FLAGS.model)(
+        gate_groups=FLAGS.gate_groups, gate_group_size=FLAGS.gate_group_size, **options
+    )
+    kd.load_trunk_weights(gated, plain)
+    for rate in FLAGS.rates:
+        with kd.force_open_rate(gated, float(rate)):
+            bench.add(f"{FLAGS.model} open {float(rate):g}", gated, images)
+    return bench.measure(images[:2], f"plain {plain_name}")
+
+
+def real_pictures(bench: Bench) -> list[dict[str, Any]]:
+    """A trained net on pictures: its own decisions, beside everything open."""
+    model = keras.saving.load_model(FLAGS.keras_file, compile=False)
+    with np.load(FLAGS.images, allow_pickle=False) as file:
+        images = file["images"].astype("float32")
+    bench.add("own gates", model, images)
+    with kd.force_open_rate(model, 1.0):
+        bench.add("all open", model, images)
+    rows = bench.measure(images, "all open")
+    decisions = kd.decide(model, images)
+    rows[0]["open_rate"] = float(
+        np.mean(np.concatenate([(d > 0).ravel() for d in decisions.values()]))
+    )
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print the table: time beside MACs."""
+    table = Table(title=f"LiteRT, {FLAGS.quantization}, {FLAGS.threads} thread(s)")
+    for column in ("net", "median ms", "time ratio", "MMACs", "cost ratio", "MB"):
+        table.add_column(column, justify="left" if column == "net" else "right")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            f"{row['median_ms']:.2f}",
+            f"{row['time_ratio']:.3f}",
+            f"{row['executed_macs'] / 1e6:.1f}",
+            f"{row['cost_ratio']:.3f}",
+            f"{row['bytes'] / 1e6:.2f}",
+        )
+    Console().print(table)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    if (FLAGS.keras_file is None) != (FLAGS.images is None):
+        raise app.UsageError("--keras_file and --images belong together")
+    quiet()
+    keras.utils.set_random_seed(FLAGS.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder))
+        if FLAGS.keras_file:
+            rows = real_pictures(bench)
+        else:
+            rows = forced_rates(bench)
+        show(rows)
+    if FLAGS.json:
+        settings = {
+            name: FLAGS[name].value
+            for name in (
+                "model gate_groups gate_group_size quantization width image_size "
+                "rounds threads seed keras_file images"
+            ).split()
+        }
+        result = {
+            "settings": settings,
+            "cpu": cpu_name(),
+            "cores": os.cpu_count(),
+            "keras_dyngate": kd.__version__,
+            "rows": rows,
+        }
+        write_whole(Path(FLAGS.json), json.dumps(result, indent=1).encode())
+
+
+if __name__ == "__main__":
+    app.run(main)
