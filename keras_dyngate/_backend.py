@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 
 
 def gather_batch(x: Any) -> Any:
@@ -21,6 +22,15 @@ def gather_batch(x: Any) -> Any:
     if context is None or context.num_replicas_in_sync == 1:
         return x
     return context.all_gather(x, axis=0)
+
+
+def copy_variable(target: Any, source: Any) -> None:
+    """Give one variable the value of another, in memory of its own.
+
+    `target.assign(source)` makes them share an array on JAX, where a compiled step of
+    one net donates its arrays and so deletes the other's.
+    """
+    target.assign(np.array(keras.ops.convert_to_numpy(source)))
 
 
 def before_assign(model: keras.Model) -> None:

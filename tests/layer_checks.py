@@ -27,8 +27,9 @@ def check_config(made):
     """`get_config` holds every argument, is JSON, and makes the same again."""
     config = made.get_config()
     assert set(config) - BASE_KEYS == constructor_arguments(type(made)) - BASE_KEYS
-    again = type(made).from_config(json.loads(json.dumps(config)))
-    assert again.get_config() == config
+    written = json.loads(json.dumps(config))
+    again = type(made).from_config(written)
+    assert json.loads(json.dumps(again.get_config())) == written
 
 
 def _first(output):
@@ -60,10 +61,9 @@ def run_layer_test(make, shape, output_shape, file, output_dtype=None):
 
     symbolic = _first(layer(keras.Input(shape)))
     assert tuple(symbolic.shape) == (None, *output_shape)
-    assert tuple(_first(layer.compute_output_shape((None, *shape)))) == (
-        None,
-        *output_shape,
-    )
+    computed = layer.compute_output_shape((None, *shape))
+    computed = computed[0] if isinstance(computed[0], tuple) else computed
+    assert tuple(computed) == (None, *output_shape)
     eager = keras.ops.convert_to_numpy(_first(layer(x)))
     assert eager.shape == (5, *output_shape) and np.isfinite(eager).all()
     check_config(layer)  # built now, and no different
@@ -85,7 +85,8 @@ def run_layer_test(make, shape, output_shape, file, output_dtype=None):
     model.save(file)
     loaded = keras.saving.load_model(file)
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), expected)
-    assert loaded.get_layer(layer.name).get_config() == layer.get_config()
+    again = loaded.get_layer(layer.name)
+    assert json.dumps(again.get_config()) == json.dumps(layer.get_config())
     np.testing.assert_allclose(
         keras.ops.convert_to_numpy(loaded(x, training=True)),
         keras.ops.convert_to_numpy(model(x, training=True)),

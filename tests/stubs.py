@@ -61,8 +61,40 @@ def randomize(layer, seed=0):
     return layer
 
 
+def outputs(model, x):
+    """What a model says at inference; eager, as compiling takes longer than running."""
+    return ops.convert_to_numpy(model(x, training=False))
+
+
 def images(*shape, seed=0):
     """Random images, 0 to 255, whose channel means differ from one to the next."""
     rng = np.random.default_rng(seed)
     x = rng.uniform(0, 255, shape) * rng.uniform(0.1, 1.0, (shape[0], 1, 1, shape[-1]))
     return x.astype("float32")
+
+
+def torch_weights(block):
+    """The block's weights by PyTorch's names, float64."""
+    weights = {}
+    pairs = [(f"conv{i}", f"bn{i}") for i in range(1, len(block.convs) + 1)]
+    layers = list(zip(pairs, block.convs, block.norms, strict=True))
+    if block.shortcut_conv is not None:
+        names = ("downsample.0", "downsample.1")
+        layers.append((names, block.shortcut_conv, block.shortcut_norm))
+    for (conv_name, norm_name), conv, norm in layers:
+        kernel = ops.convert_to_numpy(conv.kernel).astype("float64")
+        weights[f"b.{conv_name}.weight"] = kernel.transpose(3, 2, 0, 1)
+        for theirs, value in (
+            ("weight", norm.gamma),
+            ("bias", norm.beta),
+            ("running_mean", norm.moving_mean),
+            ("running_var", norm.moving_variance),
+        ):
+            weights[f"b.{norm_name}.{theirs}"] = ops.convert_to_numpy(value).astype("float64")
+    return weights
+
+
+def built(block, shape, seed=0):
+    """The block, built for images of a shape, with random weights."""
+    block.build((None, *shape))
+    return randomize(block, seed)

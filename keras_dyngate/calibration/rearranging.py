@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dyngate._backend import copy_variable
 from keras_dyngate._walk import dynamic_layers
 
 
@@ -88,5 +89,5 @@ def rearrange(
                 moved.update(id(variable) for variable in layer.weights)
     for ours, theirs in zip(copy.weights, model.weights, strict=True):
         if id(ours) not in moved:
-            ours.assign(theirs)
+            copy_variable(ours, theirs)
     return copy

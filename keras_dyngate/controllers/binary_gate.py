@@ -12,6 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dyngate._backend import copy_variable
 from keras_dyngate._checks import positive_int
 from keras_dyngate._registration import serializable
 from keras_dyngate.controllers.controller import Controller
@@ -143,7 +144,7 @@ class BinaryGate(Controller):
         self._take_state(source)
         for layer, other in ((self.reduce, source.reduce), (self.norm, source.norm)):
             for ours, theirs in zip(layer.weights, other.weights, strict=True):
-                ours.assign(theirs)
+                copy_variable(ours, theirs)
         kernel = ops.convert_to_numpy(source.expand.kernel)[:, list(units)]
         bias = ops.convert_to_numpy(source.expand.bias)[list(units)]
         kernel[:, list(held_open)] = 0.0

@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_dyngate import regularizers as regularizers_module
+from keras_dyngate._backend import copy_variable
 from keras_dyngate._checks import positive_int
 
 
@@ -109,8 +110,8 @@ class Controller(keras.layers.Layer):
     def _take_state(self, source: Any) -> None:
         """Copy what is not of single units: coefficients, the state of the noise."""
         for ours, theirs in zip(self.coefficients, source.coefficients, strict=True):
-            ours.assign(theirs)
-        self.seed_generator.state.assign(source.seed_generator.state)
+            copy_variable(ours, theirs)
+        copy_variable(self.seed_generator.state, source.seed_generator.state)
 
     @property
     def unit_macs(self) -> np.ndarray | None:

@@ -4,8 +4,10 @@ Plain Keras layers are counted from their kernels and the shapes they were calle
 a dynamic layer gives its own rows (`mac_rows`). Nothing is run.
 """
 
+import dataclasses
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,43 +50,42 @@ def kernel_macs(layer: keras.Layer, input_shape: Any) -> int | None:
     Returns:
         An int; 0 for a layer without kernels; None for a kernel of an unknown kind.
     """
-    output_shape = layer.compute_output_shape(input_shape)
     if isinstance(layer, _TRANSPOSED):
-        return math.prod(layer.kernel.shape) * _positions(
-            layer, input_shape, layer.name
-        )
-    if isinstance(layer, _SEPARABLE):
+        size, shape = math.prod(layer.kernel.shape), input_shape
+    elif isinstance(layer, _SEPARABLE):
         size = math.prod(layer.depthwise_kernel.shape)
         size += math.prod(layer.pointwise_kernel.shape)
-        return size * _positions(layer, output_shape, layer.name)
-    if isinstance(layer, (*_CONVS, *_DEPTHWISE)):
+        shape = layer.compute_output_shape(input_shape)
+    elif isinstance(layer, (*_CONVS, *_DEPTHWISE)):
         size = math.prod(layer.kernel.shape)
-        return size * _positions(layer, output_shape, layer.name)
-    if isinstance(layer, keras.layers.Dense):
-        return math.prod(layer.kernel.shape) * _positions(
-            keras.layers.Identity(), output_shape, layer.name
-        )
-    if any(len(weight.shape) > 1 for weight in layer.trainable_weights):
+        shape = layer.compute_output_shape(input_shape)
+    elif isinstance(layer, keras.layers.Dense):
+        size, shape = math.prod(layer.kernel.shape), input_shape
+    elif any(len(weight.shape) > 1 for weight in layer.trainable_weights):
         return None
-    return 0
+    else:
+        return 0
+    return size * _positions(layer, shape, layer.name)
 
 
 def _calls(model: Any) -> Iterator[tuple[Any, Any]]:
-    """(layer, input shape) of every call, nested models opened up."""
-    own_nodes = getattr(model, "_nodes", ())
-    for layer in model.layers:
-        shapes = [
-            node.input_tensors[0].shape
-            for node in layer._inbound_nodes
-            if node in own_nodes and node.input_tensors
-        ]
-        if not shapes and layer.get_build_config():  # a layer of a subclassed model
-            shapes = [layer.get_build_config().get("input_shape")]
-        for shape in shapes:
+    """(layer, input shape) of every call in the order of execution, models opened up."""
+    graph = getattr(model, "_functional", None) or model  # a Sequential holds its graph
+    by_depth = getattr(graph, "_nodes_by_depth", None)
+    if by_depth is None:  # subclassed: each layer once, as it was built
+        for layer in model.layers:
+            config = layer.get_build_config() or {}
             if isinstance(layer, keras.Model):
                 yield from _calls(layer)
-            elif shape is not None:
-                yield layer, tuple(shape)
+            elif config.get("input_shape") is not None:
+                yield layer, tuple(config["input_shape"])
+        return
+    for depth in sorted(by_depth, reverse=True):
+        for node in by_depth[depth]:
+            if isinstance(node.operation, keras.Model):
+                yield from _calls(node.operation)
+            elif isinstance(node.operation, keras.Layer) and node.input_tensors:
+                yield node.operation, tuple(node.input_tensors[0].shape)
 
 
 def count_macs(model: keras.Model) -> MacProfile:
@@ -108,10 +109,17 @@ def count_macs(model: keras.Model) -> MacProfile:
         )
     rows: list[MacRow] = []
     unknown = []
+    calls: Counter[str] = Counter()
     for layer, shape in _calls(model):
         if hasattr(layer, "mac_rows"):
             _positions(layer, shape, layer.name)
-            rows.extend(layer.mac_rows(shape))
+            calls[layer.name] += 1  # named as `_hooks.record` names decisions
+            name = layer.name
+            if calls[name] > 1:
+                name = f"{name}:{calls[name]}"
+            rows.extend(
+                dataclasses.replace(row, layer=name) for row in layer.mac_rows(shape)
+            )
         elif not isinstance(layer, _FREE):
             macs = kernel_macs(layer, shape)
             if macs is None:

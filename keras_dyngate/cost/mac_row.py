@@ -68,7 +68,8 @@ class MacRow:
     """MACs of one kernel for one image, everything open.
 
     Attributes:
-        layer: Name of the layer that the model holds (a block, or a plain layer).
+        layer: Name of the layer that the model holds (a block, or a plain layer); the
+            second call of a block is "name:2", as in its decisions.
         kernel: The kernel inside it ("conv1", "channel_gate"), or "" for the layer.
         macs: Multiply-adds with everything open.
         gatings: Decisions of the same layer that the cost is proportional to.

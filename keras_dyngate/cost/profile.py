@@ -66,11 +66,9 @@ class MacProfile:
             )
         total = np.zeros(samples.pop() if samples else 1, np.int64)
         for row in self.layers:
-            size = (
-                group_size.get(row.layer)
-                if isinstance(group_size, Mapping)
-                else group_size
-            )
+            size = group_size
+            if isinstance(size, Mapping):  # "block:2" is a second call of "block"
+                size = size.get(row.layer, size.get(row.layer.rpartition(":")[0]))
             cost = np.full(len(total), row.macs, np.int64)
             for gating in row.gatings:
                 key = f"{row.layer}/{gating.key}"

@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -47,7 +48,9 @@ def convert(
             converter.target_spec.supported_types = [tf.float16]
         elif quantization == "int8":
             converter.representative_dataset = feed
-        content = bytes(converter.convert())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
+            content = bytes(converter.convert())
     if quantization == "int8":
         content, _, _ = int8_borders(content)
         left = float_kernels(content)

@@ -117,16 +117,8 @@ def trace(
             logits = model(tf.cast(image, tf.float32), training=False)
         found.append(lowering)
         decisions = {
-            f"{block.name}/{key}": lowering.decisions[f"{block.name}/{key}"]
-            if gate is None or not gate.binary
-            else tf.cast(lowering.decisions[f"{block.name}/{key}"], tf.uint8)
-            for block in blocks
-            for gate, keys in (
-                (block.channel_gate, block.channel_keys),
-                (block.layer_gate, ("layer",)),
-            )
-            if gate is not None
-            for key in keys
+            name: tf.cast(score, tf.uint8) if score.dtype == tf.bool else score
+            for name, score in lowering.decisions.items()
         }
         return {
             "logits": logits,

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from keras_dyngate.cost.mac_row import executed_group_size
 from keras_dyngate.layers import GatedBlock, GatedBottleneckBlock
+from keras_dyngate.layers.gated_block import pad_for
 
 MIN_GROUP = 16  # channels; thinner convolutions waste the kernels' lanes
 
@@ -44,7 +45,7 @@ class Lowering:
     Attributes:
         group_size: Channels per branch, or None for a default per block.
         forced: int32 `[blocks]` tensor, 1 opens all of a block; None outside int8.
-        decisions: Scores by name, `[1, units]`.
+        decisions: Scores by name, `[1, units]`: float, or bool of a hard gate.
         executed: (bool or int32 vector of flags, MACs of each) pairs; their products sum up to
             what was executed conditionally.
         branches: What each branch holds.
@@ -197,7 +198,8 @@ class _Block:
         if self.block.channel_gate is None:
             return {}, []
         masks = self.block.masks
-        scores = tf.zeros([1, own_units(self.block)])
+        hard = self.block.channel_gate.binary
+        scores = tf.zeros([1, own_units(self.block)], tf.bool if hard else tf.float32)
         if masks == 1:
             flags = [tf.zeros([self.groups], tf.bool)]
         else:
@@ -205,15 +207,17 @@ class _Block:
         return dict.fromkeys(self.block.channel_keys, scores), flags
 
     def score(self, gate: Any, x: Any) -> Any:
+        """`[1, units]`: float scores, or bools of a hard gate, which int8 leaves alone."""
         with as_constants(gate):
-            return gate(x, training=False).score
+            score = gate(x, training=False).score
+        return tf.cast(score, tf.bool) if gate.binary else score
 
     def is_open(self, scores: Any, groups: int) -> Any:
         """bool `[groups]`: a group runs when any of its units is open, or if forced."""
-        per_group = scores
+        is_open = scores if scores.dtype == tf.bool else scores > 0
         if scores.shape[-1] > groups:
-            per_group = tf.reduce_max(tf.reshape(scores, [groups, -1]), axis=1)
-        is_open = tf.cast(tf.reshape(per_group, [groups]), tf.bool)
+            is_open = tf.reduce_any(tf.reshape(is_open, [groups, -1]), axis=1)
+        is_open = tf.reshape(is_open, [groups])
         return is_open if self.force is None else tf.logical_or(is_open, self.force)
 
     def gated(self, acc: Any, scale: Any) -> tuple[Any, dict[str, Any], list[Any]]:
@@ -223,15 +227,16 @@ class _Block:
         if scale is not None:
             shift = shift * tf.reshape(scale, [1, 1, 1, 1])
         if gate is None:
-            h = self.block_input()
-            for kernel, bias in self.weights[:-1]:
-                h = tf.nn.relu(self.conv(h, kernel) + bias)
+            h = self.x
+            for index, (kernel, bias) in enumerate(self.weights[:-1]):
+                h = tf.nn.relu(self.conv(index, self.padded(index, h), kernel) + bias)
             h = conv2d(h, self.weights[-1][0])
             if scale is not None:
                 h = h * tf.reshape(scale, [1, 1, 1, 1])
             return tf.nn.relu(acc + (h + shift)), {}, []
         masks = self.block.masks
-        scores = tf.split(self.score(gate, self.x), masks, axis=-1)
+        score, units = self.score(gate, self.x), own_units(self.block)
+        scores = [score[:, i * units : (i + 1) * units] for i in range(masks)]
         opened = [self.is_open(score, self.groups) for score in scores]
         factors = [
             self.factors(score, scale if i == masks - 1 else None)
@@ -252,6 +257,7 @@ class _Block:
         gate = self.block.channel_gate
         if gate.binary and score.shape[-1] == self.groups and scale is None:
             return [None] * self.groups
+        score = tf.cast(score, tf.float32)
         if self.force is not None:
             score = tf.maximum(score, tf.cast(self.force, tf.float32))
         repeats = self.block.filters // score.shape[-1]
@@ -260,31 +266,27 @@ class _Block:
             spread = spread * tf.reshape(scale, [1, 1, 1])
         return tf.unstack(tf.reshape(spread, [self.groups, 1, 1, 1, self.size]))
 
-    def block_input(self) -> Any:
-        """The input with the zeros that a strided 3x3 convolution needs around it."""
-        conv = self.block.convs[0]
-        if conv.padding == "same" or conv.kernel_size[0] == 1:
-            return self.x
-        return tf.pad(self.x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    def padded(self, index: int, x: Any) -> Any:
+        """`x` with the zeros around it that convolution `index` wants to find."""
+        return pad_for(self.block.convs[index], x)
 
-    def conv(self, x: Any, kernel: np.ndarray) -> Any:
-        """A convolution of the branch; the strided one takes a padded input."""
-        if self.block.strides > 1 and kernel.shape[0] == 3:
-            return conv2d(x, kernel, self.block.strides, "VALID")
-        return conv2d(x, kernel)
+    def conv(self, index: int, x: Any, kernel: np.ndarray) -> Any:
+        """Convolution `index` of the branch, or a slice of it, on a padded input."""
+        conv = self.block.convs[index]
+        return conv2d(x, kernel, conv.strides[0], conv.padding.upper())
 
     def slices(self) -> list[slice]:
         return [slice(g * self.size, (g + 1) * self.size) for g in range(self.groups)]
 
     def basic(self, acc: Any, opened: Any, factors: list[Any]) -> Any:
         (kernel1, bias1), (kernel2, _) = self.weights
-        x = self.block_input()
+        x = self.padded(0, self.x)
         flags = tf.unstack(opened)
         cost = (self.macs["conv1"] + self.macs["conv2"]) // self.groups
         for g, cut in enumerate(self.slices()):
 
             def run(acc: Any = acc, cut: slice = cut, factor: Any = factors[g]) -> Any:
-                h = tf.nn.relu(self.conv(x, kernel1[..., cut]) + bias1[cut])
+                h = tf.nn.relu(self.conv(0, x, kernel1[..., cut]) + bias1[cut])
                 h = h if factor is None else h * factor
                 return acc + conv2d(h, kernel2[:, :, cut])
 
@@ -298,9 +300,7 @@ class _Block:
         (kernel1, bias1), (kernel2, bias2), (kernel3, _) = self.weights
         first, second = (tf.unstack(flags) for flags in opened)
         cuts = self.slices()
-        strided = self.block.strides > 1
-        sides = [int(side) for side in self.x.shape[1:3]]
-        zeros1 = tf.zeros([1, *(side + 2 * strided for side in sides), self.size])
+        zeros1 = self.padded(1, tf.zeros([1, *self.x.shape[1:3], self.size]))
         zeros2 = tf.zeros([1, *acc.shape[1:3], self.size])
         reduced = []
         for a, cut in enumerate(cuts):
@@ -308,7 +308,7 @@ class _Block:
             def reduce(cut: slice = cut, factor: Any = factors[0][a]) -> Any:
                 h = tf.nn.relu(conv2d(self.x, kernel1[..., cut]) + bias1[cut])
                 h = h if factor is None else h * factor
-                return tf.pad(h, [[0, 0], [1, 1], [1, 1], [0, 0]]) if strided else h
+                return self.padded(1, h)
 
             reduced.append(_when(first[a], reduce, zeros1))
             cost = self.macs["conv1"] // self.groups
@@ -325,7 +325,7 @@ class _Block:
                     def pair(
                         a: int = a, kernel: Any = kernel, total: Any = total
                     ) -> Any:
-                        part = self.conv(reduced[a], kernel)
+                        part = self.conv(1, reduced[a], kernel)
                         return part if a == 0 else total + part
 
                     total = _when(first[a], pair, total)

@@ -13,7 +13,13 @@ from keras_dyngate.cost.mac_row import Gating, MacRow
 
 
 def conv_bn(
-    filters: int, kernel_size: int, strides: int, name: str, epsilon: float, momentum: float
+    filters: int,
+    kernel_size: int,
+    strides: int,
+    name: str,
+    epsilon: float,
+    momentum: float,
+    dtype: Any = None,
 ) -> tuple[keras.layers.Conv2D, keras.layers.BatchNormalization]:
     """A convolution without bias, padded by `kernel_size // 2` on all sides, and its BN.
 
@@ -30,9 +36,14 @@ def conv_bn(
             2.0, "fan_out", "untruncated_normal"
         ),
         name=name,
+        dtype=dtype,
     )
     norm = keras.layers.BatchNormalization(
-        axis=-1, epsilon=epsilon, momentum=momentum, name=name.replace("conv", "bn")
+        axis=-1,
+        epsilon=epsilon,
+        momentum=momentum,
+        name=name.replace("conv", "bn"),
+        dtype=dtype,
     )
     return conv, norm
 
@@ -105,7 +116,13 @@ class GatedBlock(keras.layers.Layer):
         self.convs, self.norms = [], []
         for index, (width, size, stride) in enumerate(self.branch_specs(), 1):
             conv, norm = conv_bn(
-                width, size, stride, f"conv{index}", bn_epsilon, bn_momentum
+                width,
+                size,
+                stride,
+                f"conv{index}",
+                bn_epsilon,
+                bn_momentum,
+                self.dtype_policy,
             )
             self.convs.append(conv)
             self.norms.append(norm)
@@ -161,6 +178,7 @@ class GatedBlock(keras.layers.Layer):
                     "shortcut_conv",
                     self.bn_epsilon,
                     self.bn_momentum,
+                    self.dtype_policy,
                 )
                 self.shortcut_conv.build(input_shape)
                 self.shortcut_norm.build(

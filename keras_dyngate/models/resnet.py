@@ -64,7 +64,7 @@ def _units(filters: int, group_size: int | None, groups: int | None) -> int:
         units = positive_int("gate_groups", groups)
         name, value = "gate_groups", groups
     else:
-        size = positive_int("gate_group_size", group_size or 1)
+        size = positive_int("gate_group_size", 1 if group_size is None else group_size)
         units, rest = divmod(filters, size)
         name, value = "gate_group_size", size
         if rest:

@@ -5,6 +5,8 @@ Every trunk variable of the library's residual nets has one name, PyTorch's
 """
 
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,8 +50,6 @@ def trunk_slots(model: keras.Model) -> dict[str, Any]:
     for layer in model.layers:
         if layer.name in ("conv1", "bn1"):
             slots.update(_layer_slots(layer.name, layer))
-        elif layer.name == "predictions":
-            slots.update(_layer_slots("fc", layer))
     for block in dynamic_layers(model):
         stage, index = block.name.removeprefix("stage").split("_block")
         prefix = f"layer{stage}.{int(index) - 1}"
@@ -58,6 +58,8 @@ def trunk_slots(model: keras.Model) -> dict[str, Any]:
         if block.shortcut_conv is not None:
             slots.update(_layer_slots(f"{prefix}.downsample.0", block.shortcut_conv))
             slots.update(_layer_slots(f"{prefix}.downsample.1", block.shortcut_norm))
+    if "predictions" in names:
+        slots.update(_layer_slots("fc", model.get_layer("predictions")))
     return slots
 
 
@@ -89,13 +91,13 @@ def _assign_all(slots: dict[str, Any], arrays: dict[str, np.ndarray], of: str) -
 
 def _load_npz(model: keras.Model, path: Path) -> None:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {
                 name.replace("linear.", "fc."): _layout(file[name])
                 for name in file.files
                 if not name.endswith("num_batches_tracked")
             }
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"`weights` must be a readable .npz of arrays. Received: {path} ({error})"
         ) from error
@@ -136,18 +138,30 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
             ) from error
 
 
+def _learned(controller: Any) -> list[Any]:
+    """A controller's variables without the coefficients of its penalties."""
+    coefficients = {id(variable) for variable in controller.coefficients}
+    return [v for v in controller.weights if id(v) not in coefficients]
+
+
 def _copy_gate(target: Any, source: Any, of: str) -> None:
     """Copy a controller; per-channel logits are averaged into those of a group."""
-    for ours, theirs in zip(target.weights, source.weights, strict=True):
-        value = keras.ops.convert_to_numpy(theirs)
-        if ours.shape != theirs.shape and source.units % target.units == 0:
-            groups = (*value.shape[:-1], target.units, -1)
-            value = value.reshape(groups).mean(axis=-1)
-        if tuple(ours.shape) != value.shape:
-            raise ValueError(
-                f"The gate of {of!r} does not fit: {target.units} units wanted. "
-                f"Received: {source.units} units"
-            )
+    values = [keras.ops.convert_to_numpy(v) for v in _learned(source)]
+    variables = _learned(target)
+    if source.units != target.units and source.units % target.units == 0:
+        values = [
+            value.reshape(*value.shape[:-1], target.units, -1).mean(axis=-1)
+            if tuple(ours.shape) != value.shape and value.shape[-1] == source.units
+            else value
+            for ours, value in zip(variables, values, strict=True)
+        ]
+    if [tuple(v.shape) for v in variables] != [value.shape for value in values]:
+        raise ValueError(
+            f"The gate of {of!r} does not fit: {target.units} units wanted, of the "
+            f"shapes {[tuple(v.shape) for v in variables]}. "
+            f"Received: {source.units} units, {[value.shape for value in values]}"
+        )
+    for ours, value in zip(variables, values, strict=True):
         ours.assign(value)
 
 

@@ -33,7 +33,10 @@ def random_decisions(seed, samples=60, channels=8, classes=5):
     """Channels follow the class of a sample, each with its own probability."""
     rng = np.random.default_rng(seed)
     probability = rng.beta(0.4, 0.4, (classes, channels))
-    return rng.random((samples, channels)) < probability[rng.integers(classes, size=samples)]
+    return (
+        rng.random((samples, channels))
+        < probability[rng.integers(classes, size=samples)]
+    )
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -63,7 +66,8 @@ def test_finds_groups_that_were_hidden(channels, size):
 
 
 def test_busiest_groups_first_and_channels_in_their_old_order():
-    is_open = np.array([[0, 1, 0, 1, 1, 0], [0, 0, 0, 1, 1, 0], [1, 0, 0, 0, 1, 1]], bool)
+    rows = ["010110", "000110", "100011", "100011"]
+    is_open = np.array([[c == "1" for c in row] for row in rows])
     np.testing.assert_array_equal(group_channels(is_open, 2), [3, 4, 0, 5, 1, 2])
 
 

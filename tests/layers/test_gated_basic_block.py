@@ -3,10 +3,9 @@ import pytest
 from keras import ops
 
 from keras_dyngate import BatchShaping, BinaryGate, GatedBasicBlock, GateSparsity
-from tests.layer_checks import run_layer_test
-from tests.layers.test_gated_block import built, torch_weights
-from tests.stubs import FixedController, images
 from tests import reference
+from tests.layer_checks import run_layer_test
+from tests.stubs import FixedController, built, images, torch_weights
 
 
 @pytest.mark.parametrize("shortcut", ["projection", "pad"])

@@ -9,38 +9,12 @@ from keras_dyngate import BinaryGate, GatedBasicBlock, GatedBottleneckBlock
 from keras_dyngate._hooks import lowering, recording
 from tests import reference
 from tests.backend_utils import gradients
-from tests.stubs import FixedController, images, randomize
+from tests.stubs import FixedController, built, images, torch_weights
 
 pytestmark = pytest.mark.usefixtures("numpy_initializers")
 
 BLOCKS = (GatedBasicBlock, GatedBottleneckBlock)
 to_numpy = ops.convert_to_numpy
-
-
-def torch_weights(block):
-    """The block's weights by PyTorch's names, float64."""
-    weights = {}
-    pairs = [(f"conv{i}", f"bn{i}") for i in range(1, len(block.convs) + 1)]
-    layers = list(zip(pairs, block.convs, block.norms, strict=True))
-    if block.shortcut_conv is not None:
-        names = ("downsample.0", "downsample.1")
-        layers.append((names, block.shortcut_conv, block.shortcut_norm))
-    for (conv_name, norm_name), conv, norm in layers:
-        kernel = to_numpy(conv.kernel).astype("float64")
-        weights[f"b.{conv_name}.weight"] = kernel.transpose(3, 2, 0, 1)
-        for theirs, value in (
-            ("weight", norm.gamma),
-            ("bias", norm.beta),
-            ("running_mean", norm.moving_mean),
-            ("running_var", norm.moving_variance),
-        ):
-            weights[f"b.{norm_name}.{theirs}"] = to_numpy(value).astype("float64")
-    return weights
-
-
-def built(block, shape, seed=0):
-    block.build((None, *shape))
-    return randomize(block, seed)
 
 
 @pytest.mark.parametrize("cls", BLOCKS)

@@ -4,8 +4,7 @@ from keras import ops
 from keras_dyngate import BatchShaping, BinaryGate, GatedBottleneckBlock, GateSparsity
 from tests import reference
 from tests.layer_checks import run_layer_test
-from tests.layers.test_gated_block import built, torch_weights
-from tests.stubs import FixedController, images
+from tests.stubs import FixedController, built, images, torch_weights
 
 
 def test_layer(tmp_path):

@@ -1,0 +1,133 @@
+"""
+Title: Put gates on a trained net
+Description: A trained plain ResNet gets gates, a short fine-tuning, and an exported file.
+
+    python examples/gate_pretrained.py --weights resnet20.npz --data cifar10.npz
+
+`--weights` is an .npz with PyTorch names and layouts (or a .keras file), `--data` an .npz
+with `x_train`, `y_train`, `x_test`, `y_test` (images [N, 32, 32, 3], 0 to 255). The last
+tenth of the training images is kept for validation; the test images are used once, at
+the end.
+"""
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from absl import app, flags
+
+import keras_dyngate as kd
+from keras_dyngate._files import write_whole
+from keras_dyngate.export import quiet
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("weights", None, "Weights of the plain net.", required=True)
+flags.DEFINE_string("data", None, ".npz with the images and labels.", required=True)
+flags.DEFINE_integer("depth", 20, "Of the net: 20, 32, 44, 56 or 110.")
+flags.DEFINE_integer("gate_group_size", 8, "Channels per decision.")
+flags.DEFINE_float("sparsity", 0.005, "Price of an open gate, once fully applied.")
+flags.DEFINE_integer("epochs", 12, "Of fine-tuning.")
+flags.DEFINE_integer("seed", 0, "Of everything random.")
+flags.DEFINE_string("out", "gate_pretrained_out", "Folder for files and figures.")
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    quiet()
+    keras.utils.set_random_seed(FLAGS.seed)
+    out = Path(FLAGS.out)
+    out.mkdir(parents=True, exist_ok=True)
+    with np.load(FLAGS.data, allow_pickle=False) as file:
+        x, y = file["x_train"].astype("float32"), file["y_train"].ravel()
+        x_test, y_test = file["x_test"].astype("float32"), file["y_test"].ravel()
+    held = len(x) // 10
+    x, y, x_val, y_val = x[:-held], y[:-held], x[-held:], y[-held:]
+
+    # The gated net starts as the plain one: same trunk, new gates, mostly open.
+    regularizers = [
+        kd.BatchShaping(coefficient=kd.LinearSchedule(0.75, 0.0, end=0.2)),
+        kd.GateSparsity(kd.LinearSchedule(0.0, FLAGS.sparsity, 0.2, 0.6)),
+    ]
+    model = getattr(kd, f"gated_resnet{FLAGS.depth}")(
+        weights=FLAGS.weights,
+        gate_group_size=FLAGS.gate_group_size,
+        gate_regularizers=regularizers,
+    )
+    plain = getattr(kd, f"resnet{FLAGS.depth}")(weights=FLAGS.weights)
+
+    # Shifted and mirrored pictures, as these nets were trained.
+    augment = keras.Sequential(
+        [
+            keras.layers.RandomTranslation(0.125, 0.125, fill_mode="constant"),
+            keras.layers.RandomFlip("horizontal"),
+        ]
+    )
+    image = keras.Input((32, 32, 3))
+    trainer = keras.Model(image, model(augment(image)))
+    steps = FLAGS.epochs * -(-len(x) // 128)
+    trainer.compile(
+        keras.optimizers.SGD(
+            keras.optimizers.schedules.CosineDecay(0.02, steps),
+            momentum=0.9,
+            nesterov=True,
+        ),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    trainer.fit(
+        x,
+        y,
+        batch_size=128,
+        epochs=FLAGS.epochs,
+        validation_data=(x_val, y_val),
+        callbacks=[kd.RegularizationSchedule()],
+        verbose=2,
+    )
+    model.save(out / "gated.keras")
+
+    # One file per quantization, each compared with Keras on all test images.
+    profile = kd.count_macs(model)
+    decisions = kd.decide(model, x_test)
+    figures = {
+        "command": "python examples/gate_pretrained.py",
+        "settings": {name: FLAGS[name].value for name in
+                     ("depth", "gate_group_size", "sparsity", "epochs", "seed")},
+        "plain_accuracy": _accuracy(plain, x_test, y_test),
+        "gated_accuracy": _accuracy(model, x_test, y_test),
+        "plain_macs": profile.total,
+        "gated_macs": float(profile.of(decisions).mean()),
+        "files": {},
+    }
+    print(f"accuracy {figures['plain_accuracy']:.4f} -> {figures['gated_accuracy']:.4f}")
+    for quantization in (None, "dynamic", "int8"):
+        report = kd.export_tflite(
+            model,
+            out / f"{quantization or 'float32'}.tflite",
+            quantization=quantization,
+            group_size=FLAGS.gate_group_size,
+            representative_data=x,
+            parity_data=x_test,
+        )
+        print(report)
+        figures["files"][quantization or "float32"] = {
+            "bytes": report.bytes,
+            "latency_ms": report.latency_ms,
+            "max_difference": report.parity.max_difference,
+            "argmax_agreement": report.parity.argmax_agreement,
+            "decision_agreement": report.parity.decision_agreement,
+        }
+    write_whole(out / "figures.json", json.dumps(figures, indent=1).encode())
+
+
+def _accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
+    return float((model.predict(x, verbose=0).argmax(-1) == y).mean())
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,13 @@
+"""Figures of what a dynamic net does and costs, and a page that holds them.
+
+Needs matplotlib and jinja2: `pip install keras_dyngate[examples]`.
+"""
+
+from keras_dyngate.visualization.plots import (
+    least_and_most,
+    open_rates_by_class,
+    side_by_side,
+)
+from keras_dyngate.visualization.report import write_report
+
+__all__ = ["least_and_most", "open_rates_by_class", "side_by_side", "write_report"]

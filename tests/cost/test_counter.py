@@ -1,0 +1,240 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_dyngate as kd
+from keras_dyngate.cost.counter import kernel_macs
+
+pytestmark = pytest.mark.usefixtures("numpy_initializers")
+
+
+class TestResnets:
+    """The notes' table: ungated, gateable, controllers; `gates` per net."""
+
+    @pytest.mark.parametrize(
+        ("depth", "ungated", "gateable", "controllers", "gates"),
+        [
+            (20, 443_008, 40_108_032, 9_984, 336),
+            (32, 443_008, 68_419_584, 17_152, 560),
+            (56, 443_008, 125_042_688, 31_488, 1008),
+            (110, 443_008, 252_444_672, 63_744, 2016),
+            (18, 137_793_536, 1_676_279_808, 54_272, 1920),
+            (34, 137_793_536, 3_525_967_872, 113_664, 3776),
+        ],
+    )
+    def test_basic(self, depth, ungated, gateable, controllers, gates):
+        model = getattr(kd, f"gated_resnet{depth}")()
+        profile = kd.count_macs(model)
+        assert (profile.ungated, profile.gateable) == (ungated, gateable)
+        assert profile.total == ungated + gateable
+        assert profile.controllers == controllers
+        blocks = [layer for layer in model.layers if hasattr(layer, "channel_gate")]
+        assert sum(block.channel_gate.units for block in blocks) == gates
+
+    def test_bottleneck(self):
+        profile = kd.count_macs(kd.gated_resnet50())
+        kinds = dict.fromkeys(("conv1", "conv2", "conv3"), 0)
+        for row in profile.layers:
+            if row.gated and not row.controller:
+                kinds[row.kernel] += row.macs
+        assert profile.ungated == 479_723_520
+        assert kinds == {
+            "conv1": 937_689_088,
+            "conv2": 1_849_688_064,
+            "conv3": 822_083_584,
+        }
+        assert profile.total == 4_089_184_256
+        assert profile.controllers == 330_752
+
+    def test_plain_and_gated_cost_the_same(self):
+        arguments = {"input_shape": (16, 16, 3), "width": 0.25}
+        plain = kd.count_macs(kd.resnet20(**arguments))
+        gated = kd.count_macs(kd.gated_resnet20(**arguments))
+        assert plain.total == plain.ungated == gated.total
+        assert plain.gateable == plain.controllers == 0
+
+    def test_rows_of_a_block(self):
+        block = kd.GatedBasicBlock(
+            8,
+            2,
+            channel_gate=kd.BinaryGate(4, hidden=3),
+            layer_gate=kd.BinaryGate(1),
+            name="b",
+        )
+        image = keras.Input((7, 6, 5))
+        rows = kd.count_macs(keras.Model(image, block(image))).layers
+        found = [
+            (row.name, row.macs, row.controller, [g.key for g in row.gatings])
+            for row in rows
+        ]
+        assert found == [
+            ("b/layer_gate", 16 * (5 + 1), True, []),
+            ("b/channel_gate", 3 * (5 + 4), True, ["layer"]),
+            ("b/conv1", 4 * 3 * 9 * 5 * 8, False, ["layer", "channel"]),
+            ("b/conv2", 4 * 3 * 9 * 8 * 8, False, ["layer", "channel"]),
+            ("b/shortcut_conv", 4 * 3 * 5 * 8, False, []),
+        ]
+
+
+def test_mobilenet_v2_against_its_table():
+    """The paper's table (t, c, n, s), at 64x64 and width 0.35, counted here by hand."""
+    model = keras.applications.MobileNetV2(
+        weights=None, input_shape=(64, 64, 3), alpha=0.35, classes=7
+    )
+
+    def channels(c, divisor=8):
+        wide = max(divisor, int(c * 0.35 + divisor / 2) // divisor * divisor)
+        return wide + divisor if wide < 0.9 * c * 0.35 else wide
+
+    side, width = 32, channels(32)
+    macs = side * side * 9 * 3 * width
+    for t, c, n, s in [
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ]:
+        for index in range(n):
+            inner = t * width
+            if t > 1:
+                macs += side * side * width * inner
+            if index == 0:
+                side //= s
+            macs += side * side * 9 * inner  # depthwise
+            macs += side * side * inner * channels(c)
+            width = channels(c)
+    macs += side * side * width * 1280 + 1280 * 7
+    profile = kd.count_macs(model)
+    assert profile.total == profile.ungated == macs
+    assert profile.gateable == profile.controllers == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "macs"),
+    [
+        (lambda: keras.layers.Conv1D(4, 3), (9, 2), 7 * 3 * 2 * 4),
+        (lambda: keras.layers.Conv2D(6, 3, groups=2), (5, 6, 4), 12 * 9 * 2 * 6),
+        (
+            lambda: keras.layers.Conv2D(6, 3, strides=2, padding="same"),
+            (5, 6, 4),
+            9 * 9 * 4 * 6,
+        ),
+        (
+            lambda: keras.layers.Conv2D(6, 3, dilation_rate=2),
+            (7, 6, 4),
+            3 * 2 * 9 * 4 * 6,
+        ),
+        (lambda: keras.layers.Conv3D(2, 2), (3, 3, 3, 4), 8 * 8 * 4 * 2),
+        (
+            lambda: keras.layers.DepthwiseConv2D(3, depth_multiplier=2),
+            (5, 6, 4),
+            12 * 9 * 4 * 2,
+        ),
+        (
+            lambda: keras.layers.SeparableConv2D(6, 3),
+            (5, 6, 4),
+            12 * (9 * 4 + 4 * 6),
+        ),
+        (
+            lambda: keras.layers.Conv2DTranspose(6, 2, strides=2),
+            (5, 6, 4),
+            30 * 4 * 4 * 6,
+        ),
+        (lambda: keras.layers.Dense(6), (4,), 4 * 6),
+        (lambda: keras.layers.Dense(6), (5, 3, 4), 15 * 4 * 6),
+        (lambda: keras.layers.BatchNormalization(), (5, 6, 4), 0),
+        (lambda: keras.layers.MaxPooling2D(), (5, 6, 4), 0),
+    ],
+)
+def test_plain_layers(make, shape, macs):
+    layer = make()
+    layer.build((None, *shape))
+    assert kernel_macs(layer, (None, *shape)) == macs
+
+
+class TestModels:
+    def chain(self):
+        return [
+            keras.layers.Conv2D(4, 3, padding="same"),
+            keras.layers.ReLU(),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(2),
+        ]
+
+    MACS = 5 * 6 * 9 * 3 * 4 + 4 * 2
+
+    def test_functional_with_a_branch_and_a_merge(self):
+        image = keras.Input((5, 6, 3))
+        x = keras.layers.Conv2D(3, 1)(image)
+        x = keras.layers.Add()([image, x])
+        x = keras.layers.Concatenate()([image, x])
+        x = keras.layers.Conv2D(4, 1)(x)
+        model = keras.Model(image, x)
+        assert kd.count_macs(model).total == 30 * (3 * 3 + 6 * 4)
+
+    def test_sequential(self):
+        model = keras.Sequential([keras.Input((5, 6, 3)), *self.chain()])
+        assert kd.count_macs(model).total == self.MACS
+
+    def test_subclassed(self):
+        class Net(keras.Model):
+            def __init__(self, parts):
+                super().__init__()
+                self.parts = parts
+
+            def call(self, x):
+                for part in self.parts:
+                    x = part(x)
+                return x
+
+        model = Net(self.chain())
+        model(np.zeros((1, 5, 6, 3), "float32"))
+        assert kd.count_macs(model).total == self.MACS
+
+    def test_nested_and_called_twice(self):
+        inner = keras.Sequential([keras.Input((5, 6, 3)), keras.layers.Conv2D(3, 1)])
+        image = keras.Input((5, 6, 3))
+        model = keras.Model(image, inner(inner(image)))
+        assert kd.count_macs(model).total == 2 * 30 * 9
+
+    def test_shared_layer_is_counted_for_each_call(self):
+        conv = keras.layers.Conv2D(3, 1)
+        image = keras.Input((8, 8, 3))
+        x = keras.layers.MaxPooling2D()(conv(image))
+        model = keras.Model(image, conv(x))
+        assert kd.count_macs(model).total == (64 + 16) * 9
+
+    def test_calls_of_other_models_are_not_counted(self):
+        conv = keras.layers.Conv2D(3, 1)
+        image, other = keras.Input((8, 8, 3)), keras.Input((4, 4, 3))
+        keras.Model(other, conv(other))
+        assert kd.count_macs(keras.Model(image, conv(image))).total == 64 * 9
+
+    def test_unknown_kernels_are_told(self):
+        image = keras.Input((5, 4))
+        x = keras.layers.EinsumDense("abc,cd->abd", (5, 3), name="odd")(image)
+        model = keras.Model(image, keras.layers.Dense(2)(x))
+        with pytest.warns(UserWarning, match=r"not counted.*\['odd'\]"):
+            assert kd.count_macs(model).total == 5 * 3 * 2
+
+
+class TestRefused:
+    def test_unknown_image_size(self):
+        message = "known image size.*Received: shape .* at layer 'conv1'"
+        model = kd.gated_resnet20(input_shape=(None, None, 3), width=0.25)
+        with pytest.raises(ValueError, match=message):
+            kd.count_macs(model)
+
+    def test_unknown_image_size_at_a_block(self):
+        image = keras.Input((None, None, 4))
+        model = keras.Model(image, kd.GatedBasicBlock(4, name="b")(image))
+        with pytest.raises(ValueError, match="known image size.*at layer 'b'"):
+            kd.count_macs(model)
+
+    @pytest.mark.parametrize("bad", [None, keras.Sequential(), keras.layers.Dense(2)])
+    def test_what_is_no_built_model(self, bad):
+        with pytest.raises(ValueError, match="`model` must be a built keras.Model"):
+            kd.count_macs(bad)

@@ -1,0 +1,64 @@
+import re
+
+import pytest
+
+import keras_dyngate as kd
+from tests.stubs import images, randomize
+
+pytestmark = pytest.mark.usefixtures("numpy_initializers")
+
+
+@pytest.fixture
+def model():
+    return randomize(
+        kd.gated_resnet20(
+            input_shape=(8, 8, 3), width=0.25, gate_groups=2, layer_gate="binary"
+        )
+    )
+
+
+def cells(lines, name):
+    row = next(line for line in lines if re.match(rf"\W+{name}\b", line))
+    return [cell.strip() for cell in re.split("[│┃|]", row)[1:-1]]
+
+
+def test_macs_beside_measured_time(model):
+    lines = []
+    profile = kd.summary(model, print_fn=lines.append)
+    assert profile == kd.count_macs(model)
+    numbers = [f"{n:,}" for n in (profile.total, profile.gateable, profile.controllers)]
+    assert cells(lines, "total") == ["total", "", *numbers]
+    block = cells(lines, "stage2_block1")
+    kernels = 16 * 9 * (4 * 8 + 8 * 8)
+    controllers = 16 * (4 + 2) + 16 * (4 + 1)
+    assert block == [
+        "stage2_block1",
+        "2 x 4 channels, layer",
+        f"{kernels:,}",
+        f"{kernels:,}",
+        f"{controllers:,}",
+    ]
+    measured = [line for line in lines if "Measured" in line]
+    assert len(measured) == 1
+    milliseconds = float(re.search(r"([\d.]+) ms per image", measured[0]).group(1))
+    assert 0 < milliseconds < 60_000
+
+
+def test_what_samples_executed(model):
+    decisions = kd.decide(model, images(6, 8, 8, 3))
+    lines = []
+    profile = kd.summary(model, decisions, measure=False, print_fn=lines.append)
+    assert not any("Measured" in line for line in lines)
+    mean = profile.of(decisions).mean()
+    assert cells(lines, "total")[-1] == f"{mean:,.0f}"
+    rows = [
+        float(cells(lines, name)[-1].replace(",", ""))
+        for name in dict.fromkeys(row.layer for row in profile.layers)
+    ]
+    assert sum(rows) == pytest.approx(mean, abs=len(rows))
+    assert mean < profile.total + profile.controllers
+
+
+def test_it_prints_by_default(capsys):
+    kd.summary(kd.resnet20(input_shape=(8, 8, 3), width=0.25), measure=False)
+    assert "predictions" in capsys.readouterr().out

@@ -1,0 +1,60 @@
+"""Small nets with lively weights, to export in tests."""
+
+import keras
+import numpy as np
+
+import keras_dyngate as kd
+from keras_dyngate._walk import controllers
+
+SHAPE = (12, 12, 3)
+
+
+def images(count, shape=SHAPE, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape)).astype("float32")
+
+
+def enliven(model, seed=0):
+    """Random BN statistics, and gates that differ from image to image."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        if weight.path.endswith(("gamma", "moving_variance")):
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+        elif weight.path.endswith(("beta", "moving_mean")):
+            weight.assign(0.1 * rng.normal(size=weight.shape))
+    for gate in controllers(model):
+        gate.expand.kernel.assign(3 * rng.normal(size=gate.expand.kernel.shape))
+        gate.expand.bias.assign(0.3 * rng.normal(size=gate.expand.bias.shape))
+    return model
+
+
+def small_net(
+    block=kd.GatedBasicBlock,
+    filters=32,
+    groups=2,
+    layers=False,
+    shortcut="projection",
+    seed=0,
+):
+    """Stem, a block, a strided block that widens, softmax head.
+
+    `groups` decisions per mask (None: no channel gates), of 32 and 64 channels here.
+    """
+    keras.utils.set_random_seed(seed)
+    image = x = keras.Input(SHAPE)
+    x = keras.layers.Rescaling(1 / 64, -2.0)(x)
+    x = keras.layers.Conv2D(filters, 3, padding="same", name="stem")(x)
+    for index, stride in enumerate((1, 2), 1):
+        gate = None
+        if groups:
+            gate = kd.BinaryGate((groups * stride if groups > 2 else groups) * block.masks)
+        x = block(
+            filters * stride,
+            strides=stride,
+            channel_gate=gate,
+            layer_gate="binary" if layers else None,
+            shortcut=shortcut,
+            name=f"block{index}",
+        )(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dense(7, activation="softmax")(x)
+    return enliven(keras.Model(image, x), seed)

@@ -1,0 +1,245 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_dyngate as kd
+from keras_dyngate.models.resnet import ARCHITECTURES
+from tests.stubs import images, outputs, randomize
+
+pytestmark = pytest.mark.usefixtures("numpy_initializers")
+
+SMALL = {"input_shape": (8, 8, 3), "width": 0.25}
+
+
+def blocks(model):
+    return [layer for layer in model.layers if hasattr(layer, "channel_gate")]
+
+
+@pytest.mark.parametrize(
+    ("depth", "stages", "convolutions"),
+    [
+        (20, (3, 3, 3), 2),
+        (32, (5, 5, 5), 2),
+        (44, (7, 7, 7), 2),
+        (18, (2, 2, 2, 2), 2),
+        (34, (3, 4, 6, 3), 2),
+        (50, (3, 4, 6, 3), 3),
+    ],
+)
+def test_depths(depth, stages, convolutions):
+    """The depth is the stem, the convolutions of the blocks, and the classifier."""
+    model = getattr(kd, f"resnet{depth}")(input_shape=(32, 32, 3), width=1 / 16)
+    names = [
+        f"stage{stage}_block{index}"
+        for stage, count in enumerate(stages, 1)
+        for index in range(1, count + 1)
+    ]
+    assert [block.name for block in blocks(model)] == names
+    assert 2 + convolutions * len(names) == depth
+    assert {len(block.convs) for block in blocks(model)} == {convolutions}
+    assert model.name == f"resnet{depth}"
+
+
+@pytest.mark.parametrize("depth", [56, 110, 101, 152])
+def test_depths_by_their_tables(depth):
+    arch = ARCHITECTURES[depth]
+    kernels = 3 if depth > 100 and len(arch.blocks) == 4 else 2
+    assert 2 + kernels * sum(arch.blocks) == depth
+    assert callable(getattr(kd, f"gated_resnet{depth}"))
+
+
+def test_normalization_is_inside():
+    raw = kd.resnet20(include_preprocessing=False, **SMALL)
+    mean, std = (0.2, 0.4, 0.6), (0.1, 0.2, 0.4)
+    full = kd.resnet20(mean=mean, std=std, **SMALL)
+    imagenet = kd.resnet20(**SMALL)
+    randomize(raw)
+    for model in (full, imagenet):
+        kd.load_trunk_weights(model, raw)
+    x = images(3, 8, 8, 3)
+    for model, m, s in (
+        (full, mean, std),
+        (imagenet, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ):
+        normal = ((x / 255.0 - np.array(m)) / np.array(s)).astype("float32")
+        np.testing.assert_allclose(
+            outputs(model, x),
+            outputs(raw, normal),
+            rtol=1e-4,
+            atol=1e-6,
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shape"),
+    [
+        ({}, (None, 10)),
+        ({"classes": 3}, (None, 3)),
+        ({"include_top": False}, (None, 2, 2, 16)),
+        ({"include_top": False, "pooling": "avg"}, (None, 16)),
+        ({"include_top": False, "pooling": "max"}, (None, 16)),
+        ({"include_top": False, "width": 0.5}, (None, 2, 2, 32)),
+        ({"include_top": False, "input_shape": (None, 9, 3)}, (None, None, 3, 16)),
+    ],
+)
+def test_heads(arguments, shape):
+    model = kd.resnet20(**{**SMALL, **arguments})
+    assert model.output_shape == shape
+
+
+def test_pooling_and_classifier():
+    features = kd.resnet20(include_top=False, **SMALL)
+    randomize(features)
+    x = images(3, 8, 8, 3)
+    maps = outputs(features, x)
+    for pooling, reduce in (("avg", np.mean), ("max", np.max)):
+        pooled = kd.resnet20(include_top=False, pooling=pooling, **SMALL)
+        kd.load_trunk_weights(pooled, features)
+        np.testing.assert_allclose(
+            outputs(pooled, x), reduce(maps, axis=(1, 2)), rtol=1e-5, atol=1e-6
+        )
+    probabilities = outputs(kd.resnet20(**SMALL), x)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    logits = kd.resnet20(classifier_activation=None, **SMALL)
+    assert logits.get_layer("predictions").activation is keras.activations.linear
+
+
+def test_gated_with_all_open_is_the_plain_net():
+    plain = randomize(kd.resnet20(**SMALL))
+    gated = kd.load_trunk_weights(kd.gated_resnet20(layer_gate="binary", **SMALL), plain)
+    x = images(3, 8, 8, 3)
+    expected = outputs(plain, x)
+    with kd.force_open_rate(gated, 1.0):
+        found = outputs(gated, x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    with kd.force_open_rate(gated, 0.0):
+        assert (abs(outputs(gated, x) - expected) > 1e-4).any()
+
+
+class TestGates:
+    def test_one_per_channel_by_default(self):
+        model = kd.gated_resnet20(**SMALL)
+        units = [b.channel_gate.units for b in blocks(model)]
+        assert units == [4] * 3 + [8] * 3 + [16] * 3
+        assert all(b.layer_gate is None for b in blocks(model))
+
+    def test_group_size(self):
+        model = kd.gated_resnet20(gate_group_size=4, **SMALL)
+        units = [b.channel_gate.units for b in blocks(model)]
+        assert units == [1] * 3 + [2] * 3 + [4] * 3
+        assert {b.group_size for b in blocks(model)} == {4}
+
+    def test_groups_of_a_bottleneck_are_per_convolution(self):
+        model = kd.gated_resnet50(
+            gate_groups=2, layer_gate="binary", input_shape=(32, 32, 3), width=1 / 16
+        )
+        assert {b.channel_gate.units for b in blocks(model)} == {4}
+        assert [b.group_size for b in blocks(model)][::4] == [2, 4, 8, 8]
+        assert {b.layer_gate.units for b in blocks(model)} == {1}
+
+    def test_layer_gates_alone(self):
+        model = kd.gated_resnet20(channel_gate=None, layer_gate="binary", **SMALL)
+        assert all(b.channel_gate is None for b in blocks(model))
+        assert all(b.layer_gate.units == 1 for b in blocks(model))
+
+    def test_own_controllers_and_regularizers(self):
+        model = kd.gated_resnet20(
+            channel_gate=lambda units: kd.BinaryGate(
+                units, hidden=2, regularizers="batch_shaping"
+            ),
+            layer_gate="binary",
+            gate_regularizers=kd.GateSparsity(0.2),
+            layer_regularizers=["gate_sparsity"],
+            **SMALL,
+        )
+        for block in blocks(model):
+            assert block.channel_gate.hidden == 2
+            items = block.channel_gate.regularizers
+            assert [item.name for item in items] == ["batch_shaping", "gate_sparsity"]
+            assert items[1].coefficient == 0.2
+            assert [r.coefficient for r in block.layer_gate.regularizers] == [0.01]
+        gates = [block.channel_gate for block in blocks(model)]
+        assert len({id(g.regularizers[1]) for g in gates}) == len(gates)
+
+    def test_channels_differ_from_gate_to_gate(self):
+        """Gates made one after the other do not draw the same noise."""
+        states = [
+            tuple(keras.ops.convert_to_numpy(b.channel_gate.seed_generator.state))
+            for b in blocks(kd.gated_resnet20(**SMALL))
+        ]
+        assert len(set(states)) == len(states)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pooling": "sum"}, "`pooling` must be None, 'avg' or 'max'. Received: pool"),
+        ({"width": 0}, "`width` must be positive. Received: width=0"),
+        ({"classes": 0}, "`classes` must be a positive integer. Received: classes=0"),
+        ({"input_shape": (8, 8)}, r"`input_shape` must be .*Received: .*\(8, 8\)"),
+        ({"input_shape": (8, 8, None)}, "`input_shape` must be .*known channels"),
+        ({"gate_groups": 2, "gate_group_size": 2}, "Give one of `gate_group_size` and"),
+        ({"gate_groups": 3}, "`gate_groups` must divide .*16 .*gate_groups=3"),
+        ({"gate_groups": 0}, "`gate_groups` must be a positive integer"),
+        ({"gate_group_size": 32}, "`gate_group_size` must divide .*_size=32"),
+        ({"gate_group_size": 3}, "`gate_group_size` must divide .*_size=3"),
+        ({"gate_group_size": 0}, "`gate_group_size` must be a positive integer"),
+        ({"channel_gate": "soft"}, "A gate must be None, one of"),
+        ({"channel_gate": kd.BinaryGate(16)}, "A model needs a gate per block"),
+        (
+            {"channel_gate": lambda units: kd.BinaryGate(5)},
+            "The gate must have 16 units here. Received: units=5",
+        ),
+        ({"weights": "imagenet"}, "`weights` must be None or the path of"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kd.gated_resnet20(**{"input_shape": (8, 8, 3), **arguments})
+
+
+def test_unexpected_arguments():
+    with pytest.raises(TypeError, match=r"gated_resnet20\(\) got .*\['gate_size'\]"):
+        kd.gated_resnet20(gate_size=3)
+    with pytest.raises(TypeError, match=r"^resnet20\(\) got .*\['channel_gate', 'gate_"):
+        kd.resnet20(channel_gate="binary", gate_groups=2)
+    with pytest.raises(TypeError):
+        kd.resnet20(10)
+
+
+def test_channels_first_is_refused():
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match="`data_format` must be 'channels_last'"):
+            kd.resnet20(**SMALL)
+    finally:
+        keras.config.set_image_data_format(before)
+
+
+def test_whole_net_in_a_file(tmp_path):
+    model = kd.gated_resnet20(
+        gate_groups=2,
+        layer_gate="binary",
+        gate_regularizers=["batch_shaping", "gate_sparsity"],
+        **SMALL,
+    )
+    randomize(model)
+    x = images(4, 8, 8, 3)
+    model.save(tmp_path / "net.keras")
+    loaded = keras.saving.load_model(tmp_path / "net.keras")
+    np.testing.assert_array_equal(
+        outputs(loaded, x), outputs(model, x)
+    )
+    assert kd.count_macs(loaded) == kd.count_macs(model)
+    for ours, theirs in zip(blocks(model), blocks(loaded), strict=True):
+        states = [b.channel_gate.seed_generator.state for b in (ours, theirs)]
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, states))
+        unit_macs = [b.channel_gate.unit_macs.tolist() for b in (ours, theirs)]
+        assert unit_macs[0] == unit_macs[1]
+
+
+def test_docstrings():
+    assert "gate_groups" in kd.gated_resnet18.__doc__
+    assert "gate_groups" not in kd.resnet18.__doc__
+    assert "(224, 224, 3)" in kd.resnet18.__doc__ and kd.resnet18.__name__ == "resnet18"
