@@ -50,7 +50,7 @@ flags.DEFINE_integer("start_epochs", 5, "Epochs of the plain net both start from
 flags.DEFINE_integer("epochs", 8, "Further epochs, the same for both nets.")
 flags.DEFINE_float("width", 1.0, "Width of both nets; 1 is the usual ResNet-20.")
 flags.DEFINE_integer("group_size", 16, "Channels per decision.")
-flags.DEFINE_float("sparsity", 1.0, "Price of computing everything that can be gated.")
+flags.DEFINE_float("sparsity", 1.0, "Price of computing a whole block.")
 flags.DEFINE_float("learning_rate", 2e-3, "Of Adam, falling along a cosine.")
 flags.DEFINE_integer("batch_size", 32, "Images per training step.")
 flags.DEFINE_integer("seed", 0, "Of the split, the weights and the noise of the gates.")
@@ -121,9 +121,9 @@ def load_data() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 # Both come from one builder. The gated one has a `BinaryGate` in every block with two
 # penalties. Batch-shaping, at first, pulls each gate's openings over a batch towards a
 # Beta prior, so that a gate opens for some images and not for others; it fades out.
-# Then sparsity puts a price on multiply-adds: with `reduction="mean"` the penalty is the
-# share of the gateable work that a net expects to do, so its coefficient is the price of
-# doing all of it, in units of the cross-entropy.
+# Then sparsity puts a price on multiply-adds: with `reduction="mean"` each penalty is the
+# share of the gateable work that a block expects to do, so the coefficient is the price
+# of doing all the work of one block, in units of the cross-entropy.
 
 
 def make_gated() -> keras.Model:

@@ -10,7 +10,6 @@ from keras import ops
 
 import keras_dyngate as kd
 from keras_dyngate.callbacks import decision_statistics
-from keras_dyngate.callbacks import decision_statistics as function
 
 MODULE = sys.modules["keras_dyngate.callbacks.decision_statistics"]
 IMAGES = np.random.default_rng(0).normal(size=(12, 4, 4, 3)).astype("float32")
@@ -51,7 +50,7 @@ def test_rates_of_gates_and_layers():
     a[:1, 3] = 1  # half a percent: always off
     b = np.zeros((200, 1))
     b[:199] = 1
-    found = function({"a/channel": a, "b/layer": b})
+    found = decision_statistics({"a/channel": a, "b/layer": b})
     np.testing.assert_allclose(found["gates"]["a/channel"], [1, 0.99, 0.01, 0.005])
     np.testing.assert_allclose(found["gates"]["b/layer"], [0.995])
     assert found["layers"]["a/channel"] == pytest.approx(2.005 / 4)

@@ -56,7 +56,9 @@ def fit(model, epochs, schedule=None, x=IMAGES, **kwargs):
     if x is IMAGES:
         kwargs |= {"y": LABELS, "batch_size": 4}
     callbacks = [schedule, watch, *kwargs.pop("callbacks", ())]
-    history = model.fit(x, epochs=epochs, verbose=0, callbacks=callbacks, **kwargs)
+    history = model.fit(
+        x, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks, **kwargs
+    )
     return watch.losses, history.history
 
 
