@@ -96,15 +96,19 @@ def main(argv: list[str]) -> None:
     decisions = kd.decide(model, x_test)
     figures = {
         "command": "python examples/gate_pretrained.py",
-        "settings": {name: FLAGS[name].value for name in
-                     ("depth", "gate_group_size", "sparsity", "epochs", "seed")},
+        "settings": {
+            name: FLAGS[name].value
+            for name in ("depth", "gate_group_size", "sparsity", "epochs", "seed")
+        },
         "plain_accuracy": _accuracy(plain, x_test, y_test),
         "gated_accuracy": _accuracy(model, x_test, y_test),
         "plain_macs": profile.total,
         "gated_macs": float(profile.of(decisions).mean()),
         "files": {},
     }
-    print(f"accuracy {figures['plain_accuracy']:.4f} -> {figures['gated_accuracy']:.4f}")
+    print(
+        f"accuracy {figures['plain_accuracy']:.4f} -> {figures['gated_accuracy']:.4f}"
+    )
     for quantization in (None, "dynamic", "int8"):
         report = kd.export_tflite(
             model,

@@ -2,10 +2,10 @@
 Description: A gated ResNet-20 beside the plain one, on real digits, down to LiteRT.
 
 A dynamic network computes less for easy images than for hard ones. Here a small
-controller in every residual block looks at the block's input and opens or shuts groups of
-16 channels; a shut group is not computed in the exported file. The script trains a gated
-and a plain ResNet-20 on the 1,797 handwritten digits that come with scikit-learn, exports
-both, and measures accuracy, multiply-adds and time side by side:
+controller in every residual block looks at the block's input and opens or shuts groups
+of 16 channels; a shut group is not computed in the exported file. The script trains a
+gated and a plain ResNet-20 on the 1,797 handwritten digits that come with scikit-learn,
+exports both, and measures accuracy, multiply-adds and time side by side:
 
     python examples/quickstart.py --out outputs/quickstart
 
@@ -88,9 +88,9 @@ def step(title: str) -> Iterator[None]:
 
 # ## The data
 #
-# 1,797 grey 8x8 digits, brought to what every model of the library takes: 32x32 RGB from
-# 0 to 255. Three disjoint parts: the nets learn on the first; settings were chosen on the
-# second, and progress is watched on it; the third is looked at once, at the end.
+# 1,797 grey 8x8 digits, brought to what every model of the library takes: 32x32 RGB
+# from 0 to 255. Three disjoint parts: the nets learn on the first; settings were chosen
+# on the second, and progress is watched on it; the third is looked at once, at the end.
 
 
 def load_data() -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -121,9 +121,9 @@ def load_data() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 # Both come from one builder. The gated one has a `BinaryGate` in every block with two
 # penalties. Batch-shaping, at first, pulls each gate's openings over a batch towards a
 # Beta prior, so that a gate opens for some images and not for others; it fades out.
-# Then sparsity puts a price on multiply-adds: with `reduction="mean"` each penalty is the
-# share of the gateable work that a block expects to do, so the coefficient is the price
-# of doing all the work of one block, in units of the cross-entropy.
+# Then sparsity puts a price on multiply-adds: with `reduction="mean"` each penalty is
+# the share of its gateable work that a block expects to do, so the coefficient is the
+# price of doing all the work of one block, in units of the cross-entropy.
 
 
 def make_gated() -> keras.Model:
@@ -145,7 +145,9 @@ def make_gated() -> keras.Model:
 def train(model: keras.Model, data: Any, epochs: int, callbacks: Any = ()) -> Any:
     """Train with the settings that all nets here share."""
     steps = epochs * -(-len(data["train"][0]) // FLAGS.batch_size)
-    rate = keras.optimizers.schedules.CosineDecay(FLAGS.learning_rate, steps, alpha=0.02)
+    rate = keras.optimizers.schedules.CosineDecay(
+        FLAGS.learning_rate, steps, alpha=0.02
+    )
     model.compile(
         keras.optimizers.Adam(rate),
         "sparse_categorical_crossentropy",
@@ -208,9 +210,9 @@ def export_all(nets: Any, data: Any, out: Path) -> dict[str, Any]:
 
 # ## The test
 #
-# Every test image runs through every file, twice: once for the answers, and once for the
-# time, one image after another, each through all files in turn, so that a machine that
-# slows down slows down for all. One thread.
+# Every test image runs through every file, twice: once for the answers, and once for
+# the time, one image after another, each through all files in turn, so that a machine
+# that slows down slows down for all. One thread.
 
 
 def differences(model: keras.Model, images: Any, theirs: np.ndarray) -> dict[str, Any]:
@@ -294,8 +296,8 @@ def provenance(data: Any) -> dict[str, str]:
         "command": f"python examples/quickstart.py {given}",
         "data": "scikit-learn's digits (real handwriting, 8x8), enlarged to 32x32 RGB; "
         f"stratified, disjoint: {sizes}; no augmentation",
-        "training": f"{FLAGS.start_epochs} epochs shared, then {FLAGS.epochs} epochs of "
-        "each net from the same weights; Adam, cosine",
+        "training": f"{FLAGS.start_epochs} epochs shared, then {FLAGS.epochs} epochs "
+        "of each net from the same weights; Adam, cosine",
         "timing": "LiteRT, 1 thread, batch 1, every test image once, interleaved",
         "hardware": f"{cpu_name()}, {os.cpu_count()} cores",
         "software": f"keras_dyngate {kd.__version__}, Keras {keras.__version__} on "
@@ -374,20 +376,20 @@ def write_page(results: Any, data: Any, out: Path) -> None:
                 },
                 {
                     "title": "All files",
-                    "text": "Times are medians of interleaved runs; the ratio is to the "
-                    "plain net in the same number format. \u201cAs Keras\u201d is the "
-                    "share of test images with the same label as the Keras model.",
+                    "text": "Times are medians of interleaved runs; the ratio is to "
+                    "the plain net in the same number format. \u201cAs Keras\u201d is "
+                    "the share of test images with the same label as in Keras.",
                     "table": {"head": HEAD, "rows": table_rows(results)},
                 },
                 {
                     "title": "Where the net decides",
-                    "text": "Share of channel groups that are open, by block and digit.",
+                    "text": "Share of channel groups that are open, per digit.",
                     "figure": open_rates_by_class(results["_decisions"], labels),
                 },
                 {
                     "title": "Easy and hard images",
-                    "text": "The digits that used least and most. Under each: its label, "
-                    "and its multiply-adds as a share of the plain net's.",
+                    "text": "The digits that used least and most. Under each: its "
+                    "label, and its multiply-adds as a share of the plain net's.",
                     "figure": least_and_most(images, macs, captions),
                 },
                 {
@@ -413,16 +415,17 @@ def print_tables(results: Any) -> None:
     console.print(table)
     found = results["decisions"]
     console.print(
-        f"Gates: open rate {found['open_rate']:.1%}; always on {found['always_on']:.1%}, "
-        f"always off {found['always_off']:.1%}, conditional {found['conditional']:.1%}."
+        f"Gates: open rate {found['open_rate']:.1%}; "
+        f"always on {found['always_on']:.1%}, always off {found['always_off']:.1%}, "
+        f"conditional {found['conditional']:.1%}."
     )
     for name, rate in found["layers"].items():
         console.print(f"  {name:<28}{rate:>7.1%}", highlight=False)
     macs = results["macs"]
     console.print(
-        f"MMACs per image: plain {macs['plain'] / 1e6:.1f}; gated "
-        f"{macs['gated_mean'] / 1e6:.1f} on average, from {macs['gated_least'] / 1e6:.1f} "
-        f"to {macs['gated_most'] / 1e6:.1f}."
+        f"MMACs per image: plain {macs['plain'] / 1e6:.1f}; "
+        f"gated {macs['gated_mean'] / 1e6:.1f} on average, "
+        f"from {macs['gated_least'] / 1e6:.1f} to {macs['gated_most'] / 1e6:.1f}."
     )
     times = Table(title="Where the time went")
     times.add_column("step")

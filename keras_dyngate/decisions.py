@@ -1,7 +1,7 @@
 """What a model decided for each sample, as plain arrays keyed by name.
 
-    decisions = kd.decide(model, images)
-    decisions["stage1_block1/channel"]      # [N, units], 0 = skipped
+decisions = kd.decide(model, images)
+decisions["stage1_block1/channel"]      # [N, units], 0 = skipped
 """
 
 from typing import Any

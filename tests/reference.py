@@ -14,7 +14,9 @@ def conv(x, kernel, stride=1):
     total = np.zeros((len(x), rows, columns, len(kernel)))
     for i in range(size):
         for j in range(size):
-            part = x[:, i : i + stride * rows : stride, j : j + stride * columns : stride]
+            part = x[
+                :, i : i + stride * rows : stride, j : j + stride * columns : stride
+            ]
             total += part[:, :rows, :columns] @ kernel[:, :, i, j].T
     return total
 

@@ -90,7 +90,9 @@ def torch_weights(block):
             ("running_mean", norm.moving_mean),
             ("running_var", norm.moving_variance),
         ):
-            weights[f"b.{norm_name}.{theirs}"] = ops.convert_to_numpy(value).astype("float64")
+            weights[f"b.{norm_name}.{theirs}"] = ops.convert_to_numpy(value).astype(
+                "float64"
+            )
     return weights
 
 

@@ -1,6 +1,6 @@
 """Two devices, each with half of the batch, take the step that one device would take.
 
-The halves differ in scale, so that two sorts of a half each are not a sort of the whole.
+The halves differ in scale: two sorts of a half each are no sort of the whole.
 Logical devices have to be set up before a backend starts: in another process.
 """
 
@@ -52,7 +52,7 @@ tf.config.set_logical_device_configuration(
     + STEP
     + """
 def value_of(gate, x):
-    # The penalties on each replica; Keras logs another mean of them than this.
+    # Not `gate.losses`, nor what `fit` logs: there Keras mixes the replicas' losses.
     parts = np.split(x, 2)
     x = strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(parts[context.replica_id_in_sync_group])
@@ -60,8 +60,9 @@ def value_of(gate, x):
 
     @tf.function
     def penalties(x):
-        gate(x, training=True)
-        return tf.stack(gate.losses)
+        output = gate(x, training=True)
+        pairs = zip(gate.coefficients, gate.regularizers)
+        return tf.stack([coefficient * item(output) for coefficient, item in pairs])
 
     values = strategy.experimental_local_results(strategy.run(penalties, (x,)))
     shaping, sparsity = np.transpose([value.numpy() for value in values])
@@ -94,9 +95,10 @@ print(json.dumps([one, two]))
 @pytest.mark.skipif(BACKEND == "torch", reason="no data parallelism in Keras on torch")
 def test_value_and_gradient_are_those_of_one_process(tmp_path):
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(16, 1, 1, 4)) * np.where(np.arange(16) < 8, 0.2, 3.0)[
-        :, None, None, None
-    ]
+    x = (
+        rng.normal(size=(16, 1, 1, 4))
+        * np.where(np.arange(16) < 8, 0.2, 3.0)[:, None, None, None]
+    )
     np.save(tmp_path / "x.npy", x.astype("float32"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": BACKEND}
     environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"

@@ -22,7 +22,7 @@ def run(code, *arguments):
     """Run code in another process; what it prints, read as JSON."""
     environment = {"PYTHONPATH": str(ROOT), **os.environ}
     done = subprocess.run(
-        [sys.executable, "-W", "error::ImportWarning", "-c", code, *map(str, arguments)],
+        [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
         env=environment,

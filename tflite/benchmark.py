@@ -80,7 +80,9 @@ class Bench:
             model, path, quantization=quantization, representative_data=images
         )
         litert = kd.LiteRTModel(path, num_threads=FLAGS.threads)
-        macs = [litert.run("classify", image=image)["executed_macs"] for image in images]
+        macs = [
+            litert.run("classify", image=image)["executed_macs"] for image in images
+        ]
         self.models[name] = litert
         self.rows[name] = {
             "name": name,
@@ -112,7 +114,9 @@ class Bench:
 def forced_rates(bench: Bench) -> list[dict[str, Any]]:
     """Random weights, fixed open rates, beside plain nets."""
     if not FLAGS.model.startswith("gated_"):
-        raise app.UsageError("--model must name a gated constructor, gated_resnet34 say")
+        raise app.UsageError(
+            "--model must name a gated constructor, gated_resnet34 say"
+        )
     plain_name = FLAGS.model.removeprefix("gated_")
     options: dict[str, Any] = {"width": FLAGS.width}
     if FLAGS.image_size:

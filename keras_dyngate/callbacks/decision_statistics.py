@@ -76,7 +76,7 @@ class DecisionStatistics(keras.callbacks.Callback):
         group_size: Channels an exported file executes together, for `mean_macs`; see
             `MacProfile.of`. None: the paper's count.
         log_dir: Folder for TensorBoard: the figures as scalars, the gates' open rates
-            as one histogram per decision. Needs the package tensorboard, on any backend.
+            as one histogram per decision. Needs tensorboard, whatever the backend.
         batch_size: As in `model.predict`.
         per_layer: Whether `logs` gets the open rate of each decision too; TensorBoard
             always does. Default True.
@@ -190,7 +190,7 @@ def _tensorboard() -> tuple[Any, Any, Any, Any]:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
     except ImportError as error:
         raise ImportError(
-            "`DecisionStatistics(log_dir=...)` needs the package tensorboard. Install it "
-            "with `pip install keras_dyngate[tensorboard]`."
+            "`DecisionStatistics(log_dir=...)` needs the package tensorboard. "
+            "Install it with `pip install keras_dyngate[tensorboard]`."
         ) from error
     return EventFileWriter, Event, scalar_pb, histogram_pb

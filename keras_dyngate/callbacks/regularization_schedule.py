@@ -4,6 +4,8 @@
     model = kd.gated_resnet20(gate_regularizers=gate_regularizers)
     model.compile(...)
     model.fit(..., callbacks=[kd.RegularizationSchedule()])
+
+Without this callback a coefficient stays at its schedule's first value.
 """
 
 from typing import Any
@@ -19,8 +21,8 @@ class RegularizationSchedule(keras.callbacks.Callback):
     """Sets every controller's coefficients before each batch, by training progress.
 
     Progress is the share of steps done. With data of unknown length (a generator
-    without `steps_per_epoch`) it is the share of epochs done, and coefficients move once
-    per epoch; give `total_steps` to have them move per batch. A run resumed with
+    without `steps_per_epoch`) it is the share of epochs done, and coefficients move
+    once per epoch; give `total_steps` to have them move per batch. A run resumed with
     `initial_epoch` goes on where it stopped.
 
     At the end of an epoch the coefficients of its last batch enter `logs` as
@@ -70,8 +72,8 @@ class RegularizationSchedule(keras.callbacks.Callback):
             self._first_epoch = epoch
             if self.total_steps and epoch and not self.params.get("steps"):
                 raise ValueError(
-                    "Give `steps_per_epoch` to `fit` as well: how many of `total_steps` "
-                    "were done before `initial_epoch` is unknown otherwise. "
+                    "Give `steps_per_epoch` to `fit` as well: how many of "
+                    "`total_steps` were done before `initial_epoch` is unknown. "
                     f"Received: initial_epoch={epoch}, total_steps={self.total_steps}"
                 )
         self._drive(0)

@@ -34,13 +34,14 @@ def get(
     """
     if identifier is None or isinstance(identifier, Controller):
         return identifier
+    make: Any = identifier
+    if isinstance(identifier, str):
+        make = _NAMES.get(identifier)
     made: Any = None
-    if isinstance(identifier, str) and identifier in _NAMES:
-        identifier = _NAMES[identifier]
     if isinstance(identifier, dict):
         made = keras.saving.deserialize_keras_object(identifier)
-    elif callable(identifier):
-        made = identifier(units=units)
+    elif callable(make):
+        made = make(units=units)
     if not isinstance(made, Controller):
         raise ValueError(
             "A gate must be None, one of "

@@ -92,8 +92,7 @@ class BinaryGate(Controller):
         self.hidden = positive_int("hidden", hidden)
         if not temperature > 0:
             raise ValueError(
-                "`temperature` must be positive. "
-                f"Received: temperature={temperature!r}"
+                f"`temperature` must be positive. Received: temperature={temperature!r}"
             )
         self.temperature = float(temperature)
         if isinstance(bias_initializer, (int, float)):

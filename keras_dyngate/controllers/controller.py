@@ -1,8 +1,8 @@
 """The interface that every controller has, so that blocks need not know which they hold.
 
-    output = controller(x, training=True)
-    output.score      # [batch, units], >= 0; exactly 0 means: skip this unit
-    output.logit      # [batch, units], what the score was made from
+output = controller(x, training=True)
+output.score      # [batch, units], >= 0; exactly 0 means: skip this unit
+output.logit      # [batch, units], what the score was made from
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Hold a model at a given open rate, to measure what an open rate costs.
 
-    with force_open_rate(model, 0.5):
-        export_tflite(model, "half.tflite")
+with force_open_rate(model, 0.5):
+    export_tflite(model, "half.tflite")
 """
 
 import contextlib
@@ -29,7 +29,9 @@ def _spread(rates: list[float], units: list[int]) -> list[int]:
 
 
 def _per_block(name: str, rate: Rate, blocks: int) -> list[float]:
-    rates = list(rate) if isinstance(rate, (list, tuple, np.ndarray)) else [rate] * blocks
+    rates = (
+        list(rate) if isinstance(rate, (list, tuple, np.ndarray)) else [rate] * blocks
+    )
     if len(rates) != blocks:
         raise ValueError(
             f"`{name}` must be one number or one per gated block ({blocks}). "

@@ -74,8 +74,7 @@ class MacProfile:
                 key = f"{row.layer}/{gating.key}"
                 if key not in decisions:
                     raise ValueError(
-                        f"`decisions` must hold {key!r}. "
-                        f"Received: {sorted(decisions)}"
+                        f"`decisions` must hold {key!r}. Received: {sorted(decisions)}"
                     )
                 scores = np.asarray(decisions[key])
                 count, groups = gating.open_groups(scores, size)

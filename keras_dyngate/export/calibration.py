@@ -1,33 +1,8 @@
 """Calibration of int8 files: which images, with which branches forced open."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
-
-
-def take_images(name: str, data: Any, shape: tuple[int, ...], limit: int) -> np.ndarray:
-    """Up to `limit` images from an array or a dataset of images or (image, label).
-
-    Raises:
-        ValueError: If there are none, or they have another shape.
-    """
-    if isinstance(data, np.ndarray):
-        images = data[:limit]
-    else:
-        found: list[np.ndarray] = []
-        for item in data:
-            image = np.asarray(item[0] if isinstance(item, (tuple, list)) else item)
-            found.extend(image if image.ndim == len(shape) + 1 else [image])
-            if len(found) >= limit:
-                break
-        images = np.asarray(found[:limit])
-    if len(images) == 0 or tuple(images.shape[1:]) != shape:
-        raise ValueError(
-            f"`{name}` must hold images of shape {shape}. "
-            f"Received: an array of shape {images.shape}"
-        )
-    return images
 
 
 def calibration_feed(

@@ -20,9 +20,10 @@ import numpy as np
 from keras_dyngate import __version__
 from keras_dyngate._checks import one_of
 from keras_dyngate._files import writable_target, write_whole
+from keras_dyngate._images import take_images
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.export import flatbuffer
-from keras_dyngate.export.calibration import calibration_feed, take_images
+from keras_dyngate.export.calibration import calibration_feed
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert
 from keras_dyngate.export.graph import trace
 from keras_dyngate.export.parity import check_parity
@@ -111,7 +112,7 @@ def export_tflite(
             "representative_data", representative_data, shape, calibration_samples
         )
     if parity_data is not None:
-        parity_data = take_images("parity_data", parity_data, shape, len(parity_data))
+        parity_data = take_images("parity_data", parity_data, shape)
     if labels is not None and len(labels) != model.output_shape[-1]:
         raise ValueError(
             f"`labels` must name the model's {model.output_shape[-1]} classes. "
@@ -162,5 +163,7 @@ def export_tflite(
         latency_ms=litert.benchmark(
             "classify", {"image": sample.astype(input_type)}, repeats=5, warmup=1
         ).median_ms,
-        parity=None if parity_data is None else check_parity(model, target, parity_data),
+        parity=None
+        if parity_data is None
+        else check_parity(model, target, parity_data),
     )

@@ -65,13 +65,13 @@ def _executed_macs(lowering: Lowering, profile: MacProfile) -> Any:
     fixed = sum(row.macs for row in profile.layers if not row.gated)
     if not lowering.executed:
         return tf.constant([round(fixed / KILO)], tf.int32)
-    flags, costs = [], []
+    vectors, numbers = [], []
     for dtype in (tf.bool, tf.int32):  # bools are joined first: one cast for all
         found = [item for item in lowering.executed if item[0].dtype == dtype]
         if found:
-            flags.append(tf.cast(tf.concat([f for f, _ in found], 0), tf.int32))
-            costs += [np.full(int(f.shape[0]), cost) for f, cost in found]
-    flags, costs = tf.concat(flags, 0), np.concatenate(costs)
+            vectors.append(tf.cast(tf.concat([f for f, _ in found], 0), tf.int32))
+            numbers += [np.full(int(f.shape[0]), cost) for f, cost in found]
+    flags, costs = tf.concat(vectors, 0), np.concatenate(numbers)
     thousands = tf.reduce_sum(flags * (costs // KILO).astype("int32"), keepdims=True)
     rest = tf.reduce_sum(flags * (costs % KILO).astype("int32"), keepdims=True)
     rest = (rest + (fixed % KILO + KILO // 2)) // KILO
@@ -108,9 +108,7 @@ def trace(
         lowering = Lowering(group_size, force)
         scope = keras.StatelessScope(
             state_mapping=[
-                (v, tf.constant(value(v)))
-                for v in model.weights
-                if id(v) not in inside
+                (v, tf.constant(value(v))) for v in model.weights if id(v) not in inside
             ]
         )
         with scope, _hooks.lowering(lowering):

@@ -27,7 +27,7 @@ class Branch:
 
     Attributes:
         name: Decision and group: "stage1_block1/channel[0]".
-        channels: Channels the branch computes; for a layer, the block's filters.
+        channels: Channels the branch gates; for a layer, all of the block's.
         macs: MACs that only this branch runs, when it and all inside it are open.
         parameters: Weights and biases stored inside it, inner branches included.
     """
@@ -125,18 +125,18 @@ class _Block:
         ]
         rows = block.mac_rows(tuple(x.shape))
         self.macs = {row.kernel: row.macs for row in rows}
-        self.size = block.filters
+        self.size = block.inner_filters
         if block.channel_gate is not None:
             own = block.group_size
             self.size = (
-                default_group_size(block.filters, own)
+                default_group_size(block.inner_filters, own)
                 if owner.group_size is None
                 else executed_group_size(
-                    block.filters, own_units(block), owner.group_size
+                    block.inner_filters, own_units(block), owner.group_size
                 )
             )
             owner.group_sizes[block.name] = self.size
-        self.groups = block.filters // self.size
+        self.groups = block.inner_filters // self.size
 
     def lower(self) -> Any:
         shortcut = self.shortcut()
@@ -185,7 +185,7 @@ class _Block:
             start,
             Branch(
                 f"{self.block.name}/layer",
-                self.block.filters,
+                self.block.inner_filters,
                 sum(self.macs[conv.name] for conv in self.block.convs)
                 + self.macs.get("channel_gate", 0),
                 sum(kernel.size + shift.size for kernel, shift in self.weights),
@@ -260,7 +260,7 @@ class _Block:
         score = tf.cast(score, tf.float32)
         if self.force is not None:
             score = tf.maximum(score, tf.cast(self.force, tf.float32))
-        repeats = self.block.filters // score.shape[-1]
+        repeats = self.block.inner_filters // score.shape[-1]
         spread = tf.reshape(score, [self.groups, -1, 1]) * np.ones([1, 1, repeats], "f")
         if scale is not None:
             spread = spread * tf.reshape(scale, [1, 1, 1])

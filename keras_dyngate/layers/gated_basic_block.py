@@ -1,6 +1,6 @@
 """The two-convolution residual block whose inner channels are gated per input.
 
-    y = ReLU(BN2(W2 * (G(x) . ReLU(BN1(W1 * x)))) + shortcut(x))
+y = ReLU(BN2(W2 * (G(x) . ReLU(BN1(W1 * x)))) + shortcut(x))
 """
 
 from keras_dyngate._registration import serializable

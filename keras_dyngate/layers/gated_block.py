@@ -275,7 +275,7 @@ class GatedBlock(keras.layers.Layer):
 
     def apply_shortcut(self, x: Any, training: bool | None = None) -> Any:
         """The ungated path: identity, projection, or subsampling and zero channels."""
-        if self.shortcut_conv is not None:
+        if self.shortcut_conv is not None and self.shortcut_norm is not None:
             return self.shortcut_norm(self.shortcut_conv(x), training=training)
         missing = self.filters * self.expansion - x.shape[-1]
         if self.strides > 1:

@@ -17,7 +17,7 @@ import keras
 from keras_dyngate import controllers
 from keras_dyngate._checks import channels_last, positive_int
 from keras_dyngate.layers import GatedBasicBlock, GatedBlock, GatedBottleneckBlock
-from keras_dyngate.layers.gated_block import conv_bn, pad_for
+from keras_dyngate.layers.gated_block import conv_bn
 from keras_dyngate.models.weights import load_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dyngate._backend import copy_variable
 from keras_dyngate._walk import dynamic_layers
 
 _BN = {
@@ -86,7 +87,7 @@ def _assign_all(slots: dict[str, Any], arrays: dict[str, np.ndarray], of: str) -
             f"Received: {len(spare)} arrays too many"
         )
     for name, variable in slots.items():
-        variable.assign(arrays[name])
+        copy_variable(variable, arrays[name])
 
 
 def _load_npz(model: keras.Model, path: Path) -> None:
@@ -162,7 +163,7 @@ def _copy_gate(target: Any, source: Any, of: str) -> None:
             f"Received: {source.units} units, {[value.shape for value in values]}"
         )
     for ours, value in zip(variables, values, strict=True):
-        ours.assign(value)
+        copy_variable(ours, value)
 
 
 def load_trunk_weights(target: keras.Model, source: keras.Model) -> keras.Model:

@@ -12,6 +12,7 @@ wrong image fails with a sentence instead of running on reinterpreted numbers:
 
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -86,7 +87,7 @@ class LiteRTModel:
         ImportError: ai-edge-litert is not installed.
     """
 
-    def __init__(self, path: str | Path, num_threads: int = 1) -> None:
+    def __init__(self, path: str | os.PathLike[str], num_threads: int = 1) -> None:
         self.num_threads = positive_int("num_threads", num_threads)
         self.path = Path(path)
         content = _read(self.path)

@@ -1,7 +1,7 @@
 """Figures: what a net costs, where it decides, which images are easy.
 
-Every function returns a `matplotlib.figure.Figure` of its own. pyplot is not used, so no
-figure stays open and no backend is chosen for the caller.
+Every function returns a `matplotlib.figure.Figure` of its own. pyplot is not used, so
+no figure stays open and no backend is chosen for the caller.
 
     figure = open_rates_by_class(kd.decide(model, images), labels)
     figure.savefig("open_rates.png")
@@ -62,7 +62,9 @@ def side_by_side(panels: Mapping[str, Mapping[str, float]]) -> Any:
         np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True
     ):
         values = [float(value) for value in panel.values()]
-        bars = axes.barh(list(panel), values, 0.62, color=[colors[net] for net in panel])
+        bars = axes.barh(
+            list(panel), values, 0.62, color=[colors[net] for net in panel]
+        )
         axes.bar_label(bars, [f" {v:.4g}" for v in values], color=INK, fontsize=10)
         axes.set_title(title, loc="left", fontsize=10, color=INK)
         axes.invert_yaxis()
@@ -78,7 +80,7 @@ def open_rates_by_class(
     labels: Any,
     class_names: Sequence[str] | None = None,
 ) -> Any:
-    """A heat map: share of units that are open, per decision (rows) and class (columns).
+    """A heat map: share of open units, per decision (rows) and class (columns).
 
     Args:
         decisions: As `decide` returns them: `[N, units]` arrays by name.
@@ -114,9 +116,8 @@ def open_rates_by_class(
     if rates.size <= 400:
         for (row, column), rate in np.ndenumerate(rates):
             color = "white" if rate > 0.6 else INK
-            axes.text(
-                column, row, f"{rate:.0%}", ha="center", va="center", color=color, size=8
-            )
+            place = {"ha": "center", "va": "center"}
+            axes.text(column, row, f"{rate:.0%}", color=color, size=8, **place)
     names = [str(c) for c in classes]
     if class_names is not None:
         names = [class_names[c] for c in classes]
@@ -154,8 +155,8 @@ def least_and_most(
         captions = [f"{share:.0%}" for share in used / max(used.max(initial=0), 1)]
     if not len(images) or not len(images) == len(used) == len(captions):
         raise ValueError(
-            "`images`, `used` and `captions` must be of the same samples, at least one. "
-            f"Received: {len(images)}, {len(used)} and {len(captions)}"
+            "`images`, `used` and `captions` must be of the same samples, at least "
+            f"one. Received: {len(images)}, {len(used)} and {len(captions)}"
         )
     count = min(positive_int("count", count), len(images))
     order = np.argsort(used, kind="stable")

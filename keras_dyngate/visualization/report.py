@@ -8,6 +8,8 @@
             "sections": [{"title": "Cost", "text": "...", "figure": figure}],
         },
     )
+
+Needs matplotlib for figures and jinja2: `pip install keras_dyngate[examples]`.
 """
 
 import base64

@@ -116,12 +116,14 @@ def test_a_resumed_run_goes_on_where_it_stopped():
     np.testing.assert_allclose(losses, np.arange(9, 12) / 12, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_data_of_unknown_length_moves_once_per_epoch():
     model, _ = make(One(RAMP, "one"))
     losses, _ = fit(model, epochs=2, x=unknown_length())
     np.testing.assert_allclose(losses, [0, 0, 0, 0.5, 0.5, 0.5], atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize("unknown", [False, True])
 def test_total_steps_set_the_pace_and_the_end(unknown):
     model, gate = make(One(RAMP, "one"))

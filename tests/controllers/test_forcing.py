@@ -136,7 +136,10 @@ def test_controllers_are_computed_and_counted():
 )
 def test_bad_rates(arguments, message):
     model = net((4, 4), layer_gates=True)
-    with pytest.raises(ValueError, match=message), kd.force_open_rate(model, *arguments):
+    with (
+        pytest.raises(ValueError, match=message),
+        kd.force_open_rate(model, *arguments),
+    ):
         pass
     gates = [b.channel_gate for b in model.layers[1:]]
     assert [gate.forced for gate in gates] == [None, None]

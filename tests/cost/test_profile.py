@@ -124,7 +124,9 @@ def test_missing_and_uneven_decisions():
     some = {key: value for key, value in DECISIONS.items() if key != "b/channel_2"}
     with pytest.raises(ValueError, match="`decisions` must hold 'b/channel_2'"):
         PROFILE.of(some)
-    with pytest.raises(ValueError, match=r"same samples. Received: arrays of \[3, 12\]"):
+    with pytest.raises(
+        ValueError, match=r"same samples. Received: arrays of \[3, 12\]"
+    ):
         PROFILE.of({**some, "b/channel_2": np.ones((3, 4))})
 
 

@@ -10,7 +10,9 @@ SHAPE = (12, 12, 3)
 
 
 def images(count, shape=SHAPE, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (count, *shape)).astype("float32")
+    return (
+        np.random.default_rng(seed).integers(0, 256, (count, *shape)).astype("float32")
+    )
 
 
 def enliven(model, seed=0):
@@ -46,7 +48,9 @@ def small_net(
     for index, stride in enumerate((1, 2), 1):
         gate = None
         if groups:
-            gate = kd.BinaryGate((groups * stride if groups > 2 else groups) * block.masks)
+            gate = kd.BinaryGate(
+                (groups * stride if groups > 2 else groups) * block.masks
+            )
         x = block(
             filters * stride,
             strides=stride,

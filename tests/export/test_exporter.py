@@ -178,12 +178,12 @@ def test_forced_rates_export_so(tmp_path):
 def test_weights_are_stored_once(tmp_path):
     model = small_net(filters=128, groups=2)
     report = kd.export_tflite(model, tmp_path / "a.tflite")
-    trunk = 4 * sum(
-        np.prod(w.shape) for w in model.weights if "seed" not in w.path
-    )
+    trunk = 4 * sum(np.prod(w.shape) for w in model.weights if "seed" not in w.path)
     assert report.bytes < 1.05 * trunk
     file = flatbuffer.read((tmp_path / "a.tflite").read_bytes())
-    held = [bytes(b.data) for b in file.buffers if b.data is not None and len(b.data) > 99]
+    held = [
+        bytes(b.data) for b in file.buffers if b.data is not None and len(b.data) > 99
+    ]
     assert len(held) == len(set(held)), "two buffers hold the same bytes"
     inside = sum(branch.parameters for branch in report.branches)
     blocks = [model.get_layer("block1"), model.get_layer("block2")]
@@ -215,7 +215,9 @@ def test_quantized_files_stay_close(tmp_path, quantization):
         assert not float_kernels(content)
         file = flatbuffer.read(content)
         called = {
-            index for *_, op in flatbuffer.walk(file) for index in flatbuffer.branches(op)
+            index
+            for *_, op in flatbuffer.walk(file)
+            for index in flatbuffer.branches(op)
         }
         inside = [
             flatbuffer.op_name(file, op)

@@ -15,7 +15,9 @@ def test_layer(tmp_path, shortcut):
             6,
             strides=2,
             channel_gate=BinaryGate(3, hidden=4, seed=1, regularizers=[BatchShaping()]),
-            layer_gate=BinaryGate(1, hidden=4, seed=2, regularizers=[GateSparsity(0.1)]),
+            layer_gate=BinaryGate(
+                1, hidden=4, seed=2, regularizers=[GateSparsity(0.1)]
+            ),
             shortcut=shortcut,
             bn_epsilon=1e-4,
             bn_momentum=0.8,
@@ -29,7 +31,9 @@ def test_layer(tmp_path, shortcut):
 def test_a_shut_channel_is_a_removed_filter(numpy_initializers):
     """A net without the filter, its BN and the second convolution's input slice."""
     is_open = np.array([[1, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0]])
-    block = built(GatedBasicBlock(4, 2, channel_gate=FixedController(is_open)), (5, 6, 3))
+    block = built(
+        GatedBasicBlock(4, 2, channel_gate=FixedController(is_open)), (5, 6, 3)
+    )
     x = images(3, 5, 6, 3) / 255 - 0.3
     found = ops.convert_to_numpy(block(x))
     for image, keep, y in zip(x, is_open == 1, found, strict=True):

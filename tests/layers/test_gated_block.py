@@ -44,7 +44,9 @@ def test_option_a_pads_channels_on_both_sides(channels, filters, before, after):
     block = built(GatedBasicBlock(filters, 2, shortcut="pad"), (5, 4, channels))
     x = images(2, 5, 4, channels)
     found = to_numpy(block.apply_shortcut(ops.convert_to_tensor(x)))
-    np.testing.assert_array_equal(found[..., before : before + channels], x[:, ::2, ::2])
+    np.testing.assert_array_equal(
+        found[..., before : before + channels], x[:, ::2, ::2]
+    )
     assert found.shape == (2, 3, 2, filters)
     assert not found[..., :before].any() and not found[..., filters - after :].any()
     assert block.shortcut_conv is None
@@ -66,7 +68,9 @@ def test_both_gates_against_numpy(cls):
     rng = np.random.default_rng(0)
     channel = rng.integers(0, 2, (4, 2 * cls.masks))
     runs = [[1], [1], [0], [1]]
-    block = cls(4, channel_gate=FixedController(channel), layer_gate=FixedController(runs))
+    block = cls(
+        4, channel_gate=FixedController(channel), layer_gate=FixedController(runs)
+    )
     built(block, (5, 5, 6))
     x = images(4, 5, 5, 6) / 255 - 0.3
     masks = np.split(np.repeat(channel, 2, axis=1), cls.masks, axis=1)
@@ -189,7 +193,11 @@ def test_an_exporter_can_take_the_place_of_a_block():
             {"filters": 4, "layer_gate": BinaryGate(2)},
             "`layer_gate` must have one unit. Received: units=2",
         ),
-        (GatedBasicBlock, {"filters": 4, "channel_gate": "soft"}, "A gate must be None"),
+        (
+            GatedBasicBlock,
+            {"filters": 4, "channel_gate": "soft"},
+            "A gate must be None",
+        ),
     ],
 )
 def test_bad_arguments(cls, arguments, message):

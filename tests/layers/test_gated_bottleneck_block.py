@@ -13,7 +13,9 @@ def test_layer(tmp_path):
             4,
             strides=2,
             channel_gate=BinaryGate(4, hidden=4, seed=1, regularizers=[BatchShaping()]),
-            layer_gate=BinaryGate(1, hidden=4, seed=2, regularizers=[GateSparsity(0.1)]),
+            layer_gate=BinaryGate(
+                1, hidden=4, seed=2, regularizers=[GateSparsity(0.1)]
+            ),
             bn_epsilon=1e-4,
             bn_momentum=0.8,
         ),

@@ -106,7 +106,9 @@ def test_pooling_and_classifier():
 
 def test_gated_with_all_open_is_the_plain_net():
     plain = randomize(kd.resnet20(**SMALL))
-    gated = kd.load_trunk_weights(kd.gated_resnet20(layer_gate="binary", **SMALL), plain)
+    gated = kd.load_trunk_weights(
+        kd.gated_resnet20(layer_gate="binary", **SMALL), plain
+    )
     x = images(3, 8, 8, 3)
     expected = outputs(plain, x)
     with kd.force_open_rate(gated, 1.0):
@@ -201,7 +203,9 @@ def test_bad_arguments(arguments, message):
 def test_unexpected_arguments():
     with pytest.raises(TypeError, match=r"gated_resnet20\(\) got .*\['gate_size'\]"):
         kd.gated_resnet20(gate_size=3)
-    with pytest.raises(TypeError, match=r"^resnet20\(\) got .*\['channel_gate', 'gate_"):
+    with pytest.raises(
+        TypeError, match=r"^resnet20\(\) got .*\['channel_gate', 'gate_"
+    ):
         kd.resnet20(channel_gate="binary", gate_groups=2)
     with pytest.raises(TypeError):
         kd.resnet20(10)
@@ -228,9 +232,7 @@ def test_whole_net_in_a_file(tmp_path):
     x = images(4, 8, 8, 3)
     model.save(tmp_path / "net.keras")
     loaded = keras.saving.load_model(tmp_path / "net.keras")
-    np.testing.assert_array_equal(
-        outputs(loaded, x), outputs(model, x)
-    )
+    np.testing.assert_array_equal(outputs(loaded, x), outputs(model, x))
     assert kd.count_macs(loaded) == kd.count_macs(model)
     for ours, theirs in zip(blocks(model), blocks(loaded), strict=True):
         states = [b.channel_gate.seed_generator.state for b in (ours, theirs)]

@@ -127,7 +127,10 @@ class TestNpz:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"blocks": (2, 2, 2)}, r"'layer1.2.conv1.weight' .* Received: no such arr"),
+            (
+                {"blocks": (2, 2, 2)},
+                r"'layer1.2.conv1.weight' .* Received: no such arr",
+            ),
             ({"blocks": (4, 4, 4)}, "has no 'layer1.3.conv1.weight'. Received: 30 arr"),
             (
                 {"widths": (4, 8, 32)},
@@ -206,7 +209,9 @@ class TestTrunk:
         target = randomize(kd.resnet20(**SMALL), seed=2)
         before = target.get_layer("predictions").get_weights()
         kd.load_trunk_weights(target, source)
-        for a, b in zip(before, target.get_layer("predictions").get_weights(), strict=True):
+        for a, b in zip(
+            before, target.get_layer("predictions").get_weights(), strict=True
+        ):
             np.testing.assert_array_equal(a, b)
         kernels = [m.get_layer("conv1").get_weights()[0] for m in (source, target)]
         np.testing.assert_array_equal(*kernels)
@@ -216,13 +221,13 @@ class TestTrunk:
         target = kd.gated_resnet20(layer_gate="binary", **SMALL)
         kd.load_trunk_weights(target, source)
         x = images(3, 8, 8, 3)
-        np.testing.assert_array_equal(
-            outputs(target, x), outputs(source, x)
-        )
+        np.testing.assert_array_equal(outputs(target, x), outputs(source, x))
 
     def test_regularizers_may_differ(self):
         """A second phase of training: other penalties, the gates of the first."""
-        source = randomize(kd.gated_resnet20(gate_regularizers="batch_shaping", **SMALL))
+        source = randomize(
+            kd.gated_resnet20(gate_regularizers="batch_shaping", **SMALL)
+        )
         target = kd.gated_resnet20(
             gate_regularizers=[kd.GateSparsity(0.2), kd.BatchShaping()], **SMALL
         )
@@ -263,7 +268,9 @@ class TestTrunk:
     def test_finer_gates_cannot_be_made(self):
         source = kd.gated_resnet20(gate_groups=2, **SMALL)
         target = kd.gated_resnet20(gate_groups=4, **SMALL)
-        message = "gate of 'stage1_block1' does not fit: 4 units wanted, .* Received: 2 units"
+        message = (
+            "gate of 'stage1_block1' does not fit: 4 units wanted, .* Received: 2 units"
+        )
         with pytest.raises(ValueError, match=message):
             kd.load_trunk_weights(target, source)
 
@@ -274,5 +281,7 @@ class TestTrunk:
 
     def test_a_stranger(self):
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-        with pytest.raises(ValueError, match="Expected a ResNet built by keras_dyngate"):
+        with pytest.raises(
+            ValueError, match="Expected a ResNet built by keras_dyngate"
+        ):
             kd.load_trunk_weights(kd.resnet20(**SMALL), model)

@@ -108,7 +108,10 @@ class TestLoss:
     def test_sorted_per_gate_and_summed_against_brute_force(self):
         t = np.random.default_rng(0).normal(0, 3, (50, 7)).astype("float32")
         exact = reference.batch_shaping(t)
-        for normalization, expected in (("sum", exact.sum()), ("mean", exact.sum() / 50)):
+        for normalization, expected in (
+            ("sum", exact.sum()),
+            ("mean", exact.sum() / 50),
+        ):
             value, gradient = gradients(
                 lambda t, n=normalization: batch_shaping_loss(t, CDF, n), t
             )

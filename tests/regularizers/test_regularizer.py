@@ -1,8 +1,13 @@
 import keras
 import pytest
 
-from keras_dyngate import BatchShaping, GateRegularizer, GateSparsity, LinearSchedule
-from keras_dyngate import regularizers
+from keras_dyngate import (
+    BatchShaping,
+    GateRegularizer,
+    GateSparsity,
+    LinearSchedule,
+    regularizers,
+)
 
 
 def test_coefficient_is_a_number_or_a_schedule():
