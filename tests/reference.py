@@ -5,7 +5,7 @@ from scipy.stats import beta
 
 
 def conv(x, kernel, stride=1):
-    """Convolution of NHWC images by an OIHW kernel with `size // 2` zeros all around."""
+    """Convolution of NHWC images by an OIHW kernel with `size // 2` zeros around."""
     _, _, size, _ = kernel.shape
     side = size // 2
     x = np.pad(np.asarray(x, "float64"), [(0, 0), (side, side), (side, side), (0, 0)])

@@ -47,7 +47,7 @@ class MeanController(Controller):
 
 
 def randomize(layer, seed=0):
-    """Give every variable of a layer or model another value, variances a positive one."""
+    """Give every variable another random value, variances a positive one."""
     rng = np.random.default_rng(seed)
     for variable in layer.weights:
         shape = tuple(variable.shape)

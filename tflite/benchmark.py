@@ -14,10 +14,8 @@ times a trained net on real pictures (an .npz with `images` [N, height, width, 3
 255), its own gates deciding, beside the same net held wholly open.
 """
 
-import contextlib
 import json
 import os
-import platform
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -34,7 +32,7 @@ from rich.table import Table
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
 from keras_dyngate.export import quiet
-from keras_dyngate.runtime import compare_latency
+from keras_dyngate.runtime import compare_latency, describe_machine
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "gated_resnet34", "Constructor of the gated net.")
@@ -53,15 +51,6 @@ flags.DEFINE_integer("seed", 0, "Of random weights and images.")
 flags.DEFINE_string("keras_file", None, "A trained net, to be timed as it decides.")
 flags.DEFINE_string("images", None, "With --keras_file: .npz with `images`.")
 flags.DEFINE_string("json", None, "Where to write the figures.")
-
-
-def cpu_name() -> str:
-    """The processor's name, as far as the system tells."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 class Bench:
@@ -196,8 +185,7 @@ def main(argv: list[str]) -> None:
         }
         result = {
             "settings": settings,
-            "cpu": cpu_name(),
-            "cores": os.cpu_count(),
+            **describe_machine(),
             "keras_dyngate": kd.__version__,
             "rows": rows,
         }

@@ -34,8 +34,8 @@ def _positions(layer: Any, shape: Any, name: str) -> int:
     if any(side is None for side in sides):
         raise ValueError(
             "MACs can be counted only for a known image size; build the model with "
-            f"`input_shape=(height, width, 3)`. Received: shape {tuple(shape)} at layer "
-            f"{name!r}"
+            f"`input_shape=(height, width, 3)`. Received: shape {tuple(shape)} at "
+            f"layer {name!r}"
         )
     return math.prod(sides)
 
@@ -69,7 +69,7 @@ def kernel_macs(layer: keras.Layer, input_shape: Any) -> int | None:
 
 
 def _calls(model: Any) -> Iterator[tuple[Any, Any]]:
-    """(layer, input shape) of every call in the order of execution, models opened up."""
+    """(layer, input shape) of every call as executed, nested models opened up."""
     graph = getattr(model, "_functional", None) or model  # a Sequential holds its graph
     by_depth = getattr(graph, "_nodes_by_depth", None)
     if by_depth is None:  # subclassed: each layer once, as it was built

@@ -46,8 +46,8 @@ class Lowering:
         group_size: Channels per branch, or None for a default per block.
         forced: int32 `[blocks]` tensor, 1 opens all of a block; None outside int8.
         decisions: Scores by name, `[1, units]`: float, or bool of a hard gate.
-        executed: (bool or int32 vector of flags, MACs of each) pairs; their products sum up to
-            what was executed conditionally.
+        executed: (bool or int32 vector of flags, MACs of each) pairs; their products sum
+            up to what was executed conditionally.
         branches: What each branch holds.
         group_sizes: Channels per branch, by block.
     """

@@ -3,11 +3,12 @@
     model = gated_resnet34(gate_groups=4, gate_regularizers=["batch_shaping"])
     plain = resnet34()
 
-The gated and the plain net of a depth come from one builder and share the names of their
-layers: `stage1_block1`, `stage1_block2`, ...
+The gated and the plain net of a depth come from one builder and share the names of
+their layers: `stage1_block1`, `stage1_block2`, ...
 """
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -191,7 +192,7 @@ def build_resnet(
     return model
 
 
-_COMMON_ARGS = """include_top: Whether to end in global average pooling and a dense layer.
+_COMMON_ARGS = """include_top: Whether to end in average pooling and a dense layer.
         weights: None (random), or a path: `.keras`, `.weights.h5`, or an `.npz` with
             the names and layouts of PyTorch and torchvision.
         input_shape: (height, width, channels); default ({image}, {image}, 3).
@@ -218,20 +219,23 @@ _GATE_ARGS = """
 def _constructor(depth: int, gated: bool) -> Callable[..., keras.Model]:
     arch = ARCHITECTURES[depth]
 
-    def construct(**kwargs: Any) -> keras.Model:
-        name = ("gated_" if gated else "") + f"resnet{depth}"
-        refused = set() if gated else _GATE_NAMES & set(kwargs)
-        if refused or set(kwargs) - _NAMES:
-            unknown = sorted(refused or set(kwargs) - _NAMES)
-            raise TypeError(f"{name}() got unexpected arguments: {unknown}")
-        kwargs = {"name": name, **kwargs}
-        if gated:
-            kwargs = {"channel_gate": "binary", **kwargs}
-        return build_resnet(depth, **kwargs)
+    name = ("gated_" if gated else "") + f"resnet{depth}"
+    defaults = {"name": name, **({"channel_gate": "binary"} if gated else {})}
+    parameters = {
+        key: parameter.replace(default=defaults.get(key, parameter.default))
+        for key, parameter in inspect.signature(build_resnet).parameters.items()
+        if key != "depth" and (gated or key not in _GATE_NAMES)
+    }
 
-    construct.__name__ = construct.__qualname__ = (
-        "gated_" if gated else ""
-    ) + f"resnet{depth}"
+    def construct(**kwargs: Any) -> keras.Model:
+        if unknown := sorted(set(kwargs) - set(parameters)):
+            raise TypeError(f"{name}() got unexpected arguments: {unknown}")
+        return build_resnet(depth, **{**defaults, **kwargs})
+
+    construct.__name__ = construct.__qualname__ = name
+    construct.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        list(parameters.values())
+    )
     kind = "Channel-gated" if gated else "Plain"
     args = _COMMON_ARGS.format(image=arch.image, classes=arch.classes)
     construct.__doc__ = f"""{kind} ResNet-{depth} for {arch.image}x{arch.image} images.
@@ -256,8 +260,6 @@ _GATE_NAMES = {
     "gate_regularizers",
     "layer_regularizers",
 }
-_NAMES = set(build_resnet.__kwdefaults__ or ())
-
 __all__ = []
 for _depth in ARCHITECTURES:
     for _gated in (False, True):

@@ -2,5 +2,6 @@
 
 from keras_dyngate.runtime.comparison import compare_latency
 from keras_dyngate.runtime.litert_model import LiteRTModel
+from keras_dyngate.runtime.machine import describe_machine
 
-__all__ = ["LiteRTModel", "compare_latency"]
+__all__ = ["LiteRTModel", "compare_latency", "describe_machine"]

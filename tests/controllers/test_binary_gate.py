@@ -50,11 +50,13 @@ def test_straight_through_value_is_exact_and_gradient_that_of_the_sigmoid(temper
     noise = np.array([1, 7, 0.2, 0, 0, 0, -0.5, -3, 2], "float32")
     weights = np.arange(1.0, 10.0, dtype="float32")
 
-    value = binary_concrete(ops.convert_to_tensor(logits), temperature, noise)
+    shift = ops.convert_to_tensor(noise)
+    value = binary_concrete(ops.convert_to_tensor(logits), temperature, shift)
     np.testing.assert_array_equal(to_numpy(value), logits + noise > 0)
 
     def weighted(t):
-        return ops.sum(binary_concrete(t, temperature, noise) * weights)
+        scores = binary_concrete(t, temperature, shift)
+        return ops.sum(scores * ops.convert_to_tensor(weights))
 
     _, gradient = gradients(weighted, logits)
     s = (logits.astype("float64") + noise) / temperature

@@ -34,7 +34,7 @@ def test_penalties_are_added_in_training_only_and_as_they_are(batch):
     shaping = reference.batch_shaping(t).sum() / batch
     sparsity = (1 / (1 + np.exp(-t))).mean(axis=0).sum()
     np.testing.assert_allclose(
-        [float(loss) for loss in controller.losses],
+        [to_numpy(loss) for loss in controller.losses],
         [0.75 * shaping, 0.1 * sparsity],
         rtol=1e-5,
     )
