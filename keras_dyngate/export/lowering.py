@@ -58,7 +58,7 @@ class Lowering:
     executed: list[tuple[Any, int]] = dataclasses.field(default_factory=list)
     branches: list[Branch] = dataclasses.field(default_factory=list)
     group_sizes: dict[str, int] = dataclasses.field(default_factory=dict)
-    _blocks: int = 0
+    _seen: set[str] = dataclasses.field(default_factory=set)
 
     def __call__(self, layer: Any, x: Any) -> Any:
         if not isinstance(layer, GatedBlock):
@@ -66,10 +66,15 @@ class Lowering:
                 f"There is no conditional form of {type(layer).__name__} yet. "
                 f"Received: layer {layer.name!r}"
             )
+        if layer.name in self._seen:
+            raise ValueError(
+                "A block must be called once, and have a name of its own, to be "
+                f"exported. Received: a second call of {layer.name!r}"
+            )
         force = None
         if self.forced is not None:
-            force = tf.greater(self.forced[self._blocks], 0)
-        self._blocks += 1
+            force = tf.greater(self.forced[len(self._seen)], 0)
+        self._seen.add(layer.name)
         return _Block(self, layer, x, force).lower()
 
 

@@ -12,7 +12,7 @@ import keras_dyngate as kd  # noqa: E402
 from keras_dyngate._walk import dynamic_layers  # noqa: E402
 from keras_dyngate.export import flatbuffer, graph  # noqa: E402
 from keras_dyngate.export.conversion import float_kernels  # noqa: E402
-from tests.export.nets import images, small_net  # noqa: E402
+from tests.export.nets import SHAPE, enliven, images, small_net  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
@@ -326,3 +326,26 @@ def test_unknown_image_size_and_foreign_objects(tmp_path):
     with pytest.raises(ValueError, match="`model` must have one input"):
         kd.export_tflite(two, tmp_path / "a.tflite")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_block_called_twice_is_refused(tmp_path):
+    image = keras.Input((8, 8, 4))
+    block = kd.GatedBasicBlock(4, channel_gate="binary", name="twice")
+    x = keras.layers.GlobalAveragePooling2D()(block(block(image)))
+    model = keras.Model(image, x)
+    with pytest.raises(ValueError, match="second call of 'twice'"):
+        kd.export_tflite(model, tmp_path / "a.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pruned_nets_are_exported_with_what_is_left(tmp_path):
+    """Blocks whose gated convolutions are thinner than their output."""
+    image = x = keras.Input(SHAPE)
+    x = keras.layers.Conv2D(32, 3, padding="same")(x)
+    x = kd.GatedBasicBlock(32, channel_gate=kd.BinaryGate(8), inner_filters=16)(x)
+    x = kd.GatedBottleneckBlock(8, channel_gate=kd.BinaryGate(4), inner_filters=4)(x)
+    x = keras.layers.Dense(7)(keras.layers.GlobalAveragePooling2D()(x))
+    model = enliven(keras.Model(image, x))
+    report = kd.export_tflite(model, tmp_path / "a.tflite", parity_data=images(4))
+    assert report.parity.max_difference < 1e-5
+    assert report.parity.decision_agreement == 1.0

@@ -53,7 +53,9 @@ def test_macs_are_those_of_the_block_that_holds_the_gate():
     t = ops.convert_to_numpy(gate(x, training=True).logit).astype("float64")
     weights = np.array([first, first, second, second]) / 2e6
     expected = 2.0 * ((1 / (1 + np.exp(-t))).mean(axis=0) * weights).sum()
-    np.testing.assert_allclose(float(block.losses[0]), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(block.losses[0]), expected, rtol=1e-5
+    )
 
 
 def test_macs_of_a_controller_on_its_own_are_unknown():
