@@ -47,7 +47,7 @@ def beta_cdf_of_logit(a: float = 0.6, b: float = 0.4) -> Callable[[Any], Any]:
         A function of a float32 tensor of any shape, to about 1e-7.
     """
     for name, value in (("a", a), ("b", b)):
-        if not 0 < value <= MAX_SHAPE:
+        if not isinstance(value, (int, float)) or not 0 < value <= MAX_SHAPE:
             raise ValueError(
                 f"`{name}` must be above 0 and at most {MAX_SHAPE:g}. "
                 f"Received: {name}={value!r}"
