@@ -30,8 +30,9 @@ flags.DEFINE_string("weights", None, "Weights of the plain net.", required=True)
 flags.DEFINE_string("data", None, ".npz with the images and labels.", required=True)
 flags.DEFINE_integer("depth", 20, "Of the net: 20, 32, 44, 56 or 110.")
 flags.DEFINE_integer("gate_group_size", 8, "Channels per decision.")
-flags.DEFINE_float("sparsity", 0.005, "Price of an open gate, once fully applied.")
-flags.DEFINE_integer("epochs", 12, "Of fine-tuning.")
+flags.DEFINE_float("gate_bias", 2.0, "First logit of every gate; 2 is 88 % open.")
+flags.DEFINE_float("sparsity", 0.003, "Price of an open gate, once fully applied.")
+flags.DEFINE_integer("epochs", 10, "Of fine-tuning.")
 flags.DEFINE_integer("seed", 0, "Of everything random.")
 flags.DEFINE_string("out", "gate_pretrained_out", "Folder for files and figures.")
 
@@ -56,6 +57,9 @@ def main(argv: list[str]) -> None:
     ]
     model = getattr(kd, f"gated_resnet{FLAGS.depth}")(
         weights=FLAGS.weights,
+        channel_gate=lambda units: kd.BinaryGate(
+            units, bias_initializer=FLAGS.gate_bias
+        ),
         gate_group_size=FLAGS.gate_group_size,
         gate_regularizers=regularizers,
     )
@@ -73,7 +77,7 @@ def main(argv: list[str]) -> None:
     steps = FLAGS.epochs * -(-len(x) // 128)
     trainer.compile(
         keras.optimizers.SGD(
-            keras.optimizers.schedules.CosineDecay(0.02, steps),
+            keras.optimizers.schedules.CosineDecay(0.01, steps),
             momentum=0.9,
             nesterov=True,
         ),
@@ -98,7 +102,14 @@ def main(argv: list[str]) -> None:
         "command": "python examples/gate_pretrained.py",
         "settings": {
             name: FLAGS[name].value
-            for name in ("depth", "gate_group_size", "sparsity", "epochs", "seed")
+            for name in (
+                "depth",
+                "gate_group_size",
+                "gate_bias",
+                "sparsity",
+                "epochs",
+                "seed",
+            )
         },
         "plain_accuracy": _accuracy(plain, x_test, y_test),
         "gated_accuracy": _accuracy(model, x_test, y_test),
@@ -114,7 +125,6 @@ def main(argv: list[str]) -> None:
             model,
             out / f"{quantization or 'float32'}.tflite",
             quantization=quantization,
-            group_size=FLAGS.gate_group_size,
             representative_data=x,
             parity_data=x_test,
         )

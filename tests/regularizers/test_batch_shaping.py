@@ -85,7 +85,7 @@ class TestCdf:
         np.testing.assert_array_equal(gradient[4:], 0)
 
     @pytest.mark.parametrize("name", ["a", "b"])
-    @pytest.mark.parametrize("value", [0, -1, 3.5, float("nan")])
+    @pytest.mark.parametrize("value", [0, -1, 3.5, float("nan"), "0.5"])
     def test_shapes_out_of_range_are_refused(self, name, value):
         with pytest.raises(ValueError, match=f"`{name}` must be .*Received: {name}="):
             BatchShaping(**{name: value})
