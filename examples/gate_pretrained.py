@@ -19,6 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+import tensorflow as tf
 from absl import app, flags
 
 import keras_dyngate as kd
@@ -66,16 +67,14 @@ def main(argv: list[str]) -> None:
     plain = getattr(kd, f"resnet{FLAGS.depth}")(weights=FLAGS.weights)
 
     # Shifted and mirrored pictures, as these nets were trained.
-    augment = keras.Sequential(
-        [
-            keras.layers.RandomTranslation(0.125, 0.125, fill_mode="constant"),
-            keras.layers.RandomFlip("horizontal"),
-        ]
-    )
-    image = keras.Input((32, 32, 3))
-    trainer = keras.Model(image, model(augment(image)))
+    def augment(image, label):
+        image = tf.image.random_flip_left_right(tf.pad(image, [[4, 4], [4, 4], [0, 0]]))
+        return tf.image.random_crop(image, (32, 32, 3)), label
+
+    data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), FLAGS.seed)
+    data = data.map(augment, tf.data.AUTOTUNE).batch(128).prefetch(2)
     steps = FLAGS.epochs * -(-len(x) // 128)
-    trainer.compile(
+    model.compile(
         keras.optimizers.SGD(
             keras.optimizers.schedules.CosineDecay(0.01, steps),
             momentum=0.9,
@@ -84,10 +83,8 @@ def main(argv: list[str]) -> None:
         "sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
-    trainer.fit(
-        x,
-        y,
-        batch_size=128,
+    model.fit(
+        data,
         epochs=FLAGS.epochs,
         validation_data=(x_val, y_val),
         callbacks=[kd.RegularizationSchedule()],

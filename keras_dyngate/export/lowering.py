@@ -247,12 +247,17 @@ class _Block:
             self.factors(score, scale if i == masks - 1 else None)
             for i, score in enumerate(scores)
         ]
-        if isinstance(self.block, GatedBottleneckBlock):
-            acc = self.bottleneck(acc, opened, factors)
-        else:
-            acc = self.basic(acc, opened[0], factors[0])
         decisions = dict(zip(self.block.channel_keys, scores, strict=True))
-        return tf.nn.relu(acc + shift), decisions, self.executed(opened)
+        # In float the sum starts from the shortcut. In int8 it has a scale of its own,
+        # finer than the shortcut's, and the two are added once, at the end.
+        apart = self.force is not None
+        total = tf.zeros(acc.shape) if apart else acc
+        if isinstance(self.block, GatedBottleneckBlock):
+            total = self.bottleneck(total, opened, factors, apart)
+        else:
+            total = self.basic(total, opened[0], factors[0], apart)
+        y = acc + (total + shift) if apart else total + shift
+        return tf.nn.relu(y), decisions, self.executed(opened)
 
     def factors(self, score: Any, scale: Any) -> list[Any]:
         """Per group what its channels are multiplied by, `[1, 1, 1, size]`, or None.
@@ -283,7 +288,8 @@ class _Block:
     def slices(self) -> list[slice]:
         return [slice(g * self.size, (g + 1) * self.size) for g in range(self.groups)]
 
-    def basic(self, acc: Any, opened: Any, factors: list[Any]) -> Any:
+    def basic(self, acc: Any, opened: Any, factors: list[Any], zero: bool) -> Any:
+        """`acc` and what the open groups add to it; `zero` says that it starts at 0."""
         (kernel1, bias1), (kernel2, _) = self.weights
         x = self.padded(0, self.x)
         flags = tf.unstack(opened)
@@ -293,14 +299,17 @@ class _Block:
             def run(acc: Any = acc, cut: slice = cut, factor: Any = factors[g]) -> Any:
                 h = tf.nn.relu(self.conv(0, x, kernel1[..., cut]) + bias1[cut])
                 h = h if factor is None else h * factor
-                return acc + conv2d(h, kernel2[:, :, cut])
+                part = conv2d(h, kernel2[:, :, cut])
+                return part if zero and cut.start == 0 else acc + part
 
             acc = _when(flags[g], run, acc)
             parameters = kernel1[..., cut].size + kernel2[:, :, cut].size + self.size
             self.note("channel", g, cost, parameters)
         return acc
 
-    def bottleneck(self, acc: Any, opened: list[Any], factors: list[list[Any]]) -> Any:
+    def bottleneck(
+        self, acc: Any, opened: list[Any], factors: list[list[Any]], zero: bool
+    ) -> Any:
         """Pairs of groups: the 3x3 of (a, b) runs when both masks open its two ends."""
         (kernel1, bias1), (kernel2, bias2), (kernel3, _) = self.weights
         first, second = (tf.unstack(flags) for flags in opened)
@@ -336,7 +345,8 @@ class _Block:
                     total = _when(first[a], pair, total)
                 h = tf.nn.relu(total + bias2[cut])
                 h = h if factor is None else h * factor
-                return acc + conv2d(h, kernel3[:, :, cut])
+                part = conv2d(h, kernel3[:, :, cut])
+                return part if zero and cut.start == 0 else acc + part
 
             acc = _when(second[b], expand, acc)
             self.note(
