@@ -45,7 +45,7 @@ flags.DEFINE_list("rates", ["1", "0.75", "0.5", "0.25", "0"], "Open rates to for
 flags.DEFINE_list("against", ["resnet18"], "Further plain nets to time beside it.")
 flags.DEFINE_float("width", 1.0, "Width multiplier of all nets.")
 flags.DEFINE_integer("image_size", None, "Side of the images; default: the net's own.")
-flags.DEFINE_integer("rounds", 20, "Timed calls per net.")
+flags.DEFINE_integer("rounds", 30, "Timed calls per net.")
 flags.DEFINE_integer("threads", 1, "CPU threads.")
 flags.DEFINE_integer("seed", 0, "Of random weights and images.")
 flags.DEFINE_string("keras_file", None, "A trained net, to be timed as it decides.")
@@ -81,7 +81,7 @@ class Bench:
         }
 
     def measure(self, images: np.ndarray, base: str) -> list[dict[str, Any]]:
-        """Time all files, interleaved; ratios are to `base`."""
+        """Time all files, interleaved; ratios are to `base`, medians over the rounds."""
         inputs = [{"image": image} for image in images]
         times = compare_latency(
             {name: (m, "classify", inputs) for name, m in self.models.items()},
@@ -92,11 +92,17 @@ class Bench:
             row["mean_ms"] = float(np.mean(times[name]))
         for row in self.rows.values():
             for ratio, key in (
-                ("time_ratio", "median_ms"),
                 ("cost_ratio", "executed_macs"),
                 ("size_ratio", "bytes"),
             ):
                 row[ratio] = row[key] / self.rows[base][key]
+            # Round by round, so that a machine that slows down does not matter.
+            row["time_ratios"] = {
+                plain: float(np.median(times[row["name"]] / times[plain]))
+                for plain in self.rows
+                if plain == base or plain.startswith("plain")
+            }
+            row["time_ratio"] = row["time_ratios"][base]
         return list(self.rows.values())
 
 

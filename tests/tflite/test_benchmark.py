@@ -51,7 +51,8 @@ def test_forced_rates_beside_the_plain_net(tmp_path):
     )
     for row in found["rows"]:
         assert row["median_ms"] > 0
-        assert row["time_ratio"] == row["median_ms"] / plain["median_ms"]
+        assert row["time_ratio"] > 0
+    assert plain["time_ratio"] == plain["cost_ratio"] == 1
     assert found["cpu"] and found["settings"]["threads"] == 1
     assert "MMACs" in printed and "median ms" in printed
 
