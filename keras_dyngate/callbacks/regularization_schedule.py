@@ -48,6 +48,7 @@ class RegularizationSchedule(keras.callbacks.Callback):
         self._values: list[float | None] = []
         self._first_epoch: int | None = None
         self._epoch = 0
+        self._before_epoch = 0
         self._counted = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -68,6 +69,7 @@ class RegularizationSchedule(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
+        self._before_epoch = self._counted
         if self._first_epoch is None:
             self._first_epoch = epoch
             if self.total_steps and epoch and not self.params.get("steps"):
@@ -80,7 +82,10 @@ class RegularizationSchedule(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._drive(batch)
-        self._counted += 1
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        # Counted when done: data of unknown length begin a batch that never comes.
+        self._counted = self._before_epoch + batch + 1
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is None:
