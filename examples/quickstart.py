@@ -47,11 +47,11 @@ from keras_dyngate.visualization import (
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("start_epochs", 4, "Epochs of the plain net both start from.")
-flags.DEFINE_integer("epochs", 12, "Further epochs, the same for both nets.")
+flags.DEFINE_integer("epochs", 16, "Further epochs, the same for both nets.")
 flags.DEFINE_float("width", 1.0, "Width of both nets; 1 is the usual ResNet-20.")
 flags.DEFINE_integer("group_size", 16, "Channels per decision.")
 flags.DEFINE_float("gate_bias", 2.0, "First logit of every gate; 2 is 88 % open.")
-flags.DEFINE_float("sparsity", 0.6, "Price of computing a whole block.")
+flags.DEFINE_float("sparsity", 0.5, "Price of computing a whole block.")
 flags.DEFINE_float("learning_rate", 2e-3, "Of Adam, falling along a cosine.")
 flags.DEFINE_integer("batch_size", 32, "Images per training step.")
 flags.DEFINE_integer("seed", 0, "Of the split, the weights and the noise of the gates.")
