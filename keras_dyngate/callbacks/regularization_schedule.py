@@ -46,6 +46,7 @@ class RegularizationSchedule(keras.callbacks.Callback):
         self.total_steps = total_steps
         self._slots: list[tuple[Any, Any]] = []
         self._values: list[float | None] = []
+        self._finished: list[float | None] = []
         self._first_epoch: int | None = None
         self._epoch = 0
         self._before_epoch = 0
@@ -63,13 +64,14 @@ class RegularizationSchedule(keras.callbacks.Callback):
             for gate in gates
             for item, variable in zip(gate.regularizers, gate.coefficients, strict=True)
         ]
-        self._values = [None] * len(self._slots)
         self._first_epoch = None
         self._counted = 0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch = epoch
         self._before_epoch = self._counted
+        # Assigned anew: on JAX, what was assigned for a batch that never came is lost.
+        self._values = self._finished = [None] * len(self._slots)
         if self._first_epoch is None:
             self._first_epoch = epoch
             if self.total_steps and epoch and not self.params.get("steps"):
@@ -78,6 +80,8 @@ class RegularizationSchedule(keras.callbacks.Callback):
                     "`total_steps` were done before `initial_epoch` is unknown. "
                     f"Received: initial_epoch={epoch}, total_steps={self.total_steps}"
                 )
+        # What was assigned at a batch that never came is lost on JAX: assign again.
+        self._values = [None] * len(self._slots)
         self._drive(0)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -86,12 +90,13 @@ class RegularizationSchedule(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         # Counted when done: data of unknown length begin a batch that never comes.
         self._counted = self._before_epoch + batch + 1
+        self._finished = self._values
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is None:
             return
         found: dict[str, list[float]] = {}
-        for (item, _), value in zip(self._slots, self._values, strict=True):
+        for (item, _), value in zip(self._slots, self._finished, strict=True):
             if value is not None:
                 found.setdefault(f"{item.name}_coefficient", []).append(value)
         for name, values in found.items():

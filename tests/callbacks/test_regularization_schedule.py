@@ -129,8 +129,9 @@ def test_total_steps_set_the_pace_and_the_end(unknown):
     model, gate = make(One(RAMP, "one"))
     schedule = kd.RegularizationSchedule(total_steps=4)
     x = unknown_length() if unknown else IMAGES
-    losses, _ = fit(model, 2, schedule, x)
+    losses, history = fit(model, 2, schedule, x)
     np.testing.assert_allclose(losses, [0, 0.25, 0.5, 0.75, 1, 1], atol=1e-6)
+    assert history["one_coefficient"] == [0.5, 1.0]
     assert float(gate.coefficients[0]) == 1.0
 
 
@@ -178,9 +179,9 @@ def test_one_name_on_several_controllers_logs_the_mean():
 
 @pytest.mark.parametrize(
     "coefficient, expected",
-    [(0.5, 1), (RAMP, 6), (kd.LinearSchedule(1.0, 0.0, end=0.5), 4)],
+    [(0.5, 2), (RAMP, 6), (kd.LinearSchedule(1.0, 0.0, end=0.5), 4)],
 )
-def test_variables_are_assigned_only_when_a_value_changed(
+def test_variables_are_assigned_once_an_epoch_and_when_a_value_changed(
     monkeypatch, coefficient, expected
 ):
     calls = []
