@@ -92,8 +92,8 @@ def step(title: str) -> Iterator[None]:
 # ## The data
 #
 # 1,797 grey 8x8 digits, brought to what every model of the library takes: 32x32 RGB
-# from 0 to 255. Three disjoint parts: the nets learn on the first; settings were chosen
-# on the second, and progress is watched on it; the third is looked at once, at the end.
+# from 0 to 255. Three disjoint parts: the nets learn on the first; progress is
+# watched on the second; the third is for the figures at the end.
 
 
 def load_data() -> dict[str, tuple[np.ndarray, np.ndarray]]:
