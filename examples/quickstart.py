@@ -37,7 +37,7 @@ from sklearn.model_selection import train_test_split
 import keras_dyngate as kd
 from keras_dyngate.callbacks import decision_statistics
 from keras_dyngate.export import quiet
-from keras_dyngate.runtime import compare_latency
+from keras_dyngate.runtime import compare_latency, describe_machine
 from keras_dyngate.visualization import (
     least_and_most,
     open_rates_by_class,
@@ -300,15 +300,6 @@ def evaluate_both(nets: Any, reports: Any, data: Any) -> dict[str, Any]:
 # ## What came out
 
 
-def cpu_name() -> str:
-    """The processor's name, as far as the system tells."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def provenance(data: Any) -> dict[str, str]:
     """What another person needs to make the same figures."""
     given = " ".join(f"--{name}={FLAGS[name].value}" for name in SETTINGS)
@@ -321,7 +312,7 @@ def provenance(data: Any) -> dict[str, str]:
         "of each net from the same weights; Adam, cosine",
         "timing": "LiteRT, 1 thread, batch 1, every test image once; the files take "
         f"turns, {BLOCK} images a turn (cold: one image a turn)",
-        "hardware": f"{cpu_name()}, {os.cpu_count()} cores",
+        "hardware": "{cpu}, {cores} cores".format(**describe_machine()),
         "software": f"keras_dyngate {kd.__version__}, Keras {keras.__version__} on "
         f"{keras.backend.backend()}, Python {platform.python_version()}",
         "seed": str(FLAGS.seed),
