@@ -23,16 +23,31 @@ _DEPTHS = (18, 20, 32, 34, 44, 50, 56, 101, 110, 152)
 
 _MODULES = {
     "callbacks": ("DecisionStatistics", "RegularizationSchedule"),
-    "calibration": ("PackingReport", "pack_channels"),
-    "controllers": ("BinaryGate", "Controller", "ControllerOutput", "force_open_rate"),
+    "calibration": ("ExitOutcome", "PackingReport", "pack_channels"),
+    "controllers": (
+        "BinaryGate",
+        "Controller",
+        "ControllerOutput",
+        "SalienceController",
+        "force_open_rate",
+    ),
     "cost": ("MacProfile", "MacRow", "count_macs", "summary"),
     "decisions": ("decide",),
     "export": ("ExportReport", "export_tflite"),
-    "layers": ("GatedBasicBlock", "GatedBottleneckBlock"),
+    "layers": ("DecisionGate", "GatedBasicBlock", "GatedBottleneckBlock"),
+    "losses": ("OneVsAllHinge",),
     "models": (
+        "CutPoint",
+        "EarlyExitModel",
+        "add_decision_gates",
+        "cut_points",
+        "densenet121",
+        "densenet169",
+        "densenet201",
         "load_trunk_weights",
         *(f"resnet{depth}" for depth in _DEPTHS),
         *(f"gated_resnet{depth}" for depth in _DEPTHS),
+        *(f"lc_resnet{depth}" for depth in _DEPTHS),
     ),
     "regularizers": (
         "BatchShaping",
@@ -50,7 +65,7 @@ __all__ = sorted(_HOME)
 
 def _register() -> None:
     """Import what Keras must know to load this library's layers from a file."""
-    for module in ("regularizers", "controllers", "layers"):
+    for module in ("regularizers", "controllers", "layers", "losses", "models"):
         importlib.import_module(f"{__name__}.{module}")
 
 

@@ -45,6 +45,13 @@ def record(layer: Any, decisions: Mapping[str, Any]) -> None:
         found[f"{name}/{key}"] = value
 
 
+def relay(decisions: Mapping[str, Any]) -> None:
+    """Pass on what was recorded apart, under the names it has."""
+    found = _recorder.get()
+    if found is not None:
+        found.update(decisions)
+
+
 @contextlib.contextmanager
 def lowering(lower: Lower) -> Iterator[None]:
     """Let `lower(layer, x)` replace the `call` of every dynamic layer inside."""

@@ -50,12 +50,14 @@ def decide(
     Returns:
         Scores `[N, units]` by name: `<block>/channel`, `<block>/channel_2` (second mask
         of a bottleneck), `<block>/layer`. 0 means skipped; units of a skipped block
-        read 0.
+        read 0. A net with early exits also has `exit`, int `[N, 1]`: the gate that a
+        sample leaves at, or the number of gates for the head; what comes later reads 0.
 
     Raises:
-        ValueError: If the model has no controllers.
+        ValueError: If the model has neither controllers nor decision gates.
     """
-    if not any(True for _ in controllers(model)):
+    exits = getattr(model, "gates", ())
+    if not exits and not any(True for _ in controllers(model)):
         raise ValueError(
             "`model` must hold controllers to decide anything. "
             f"Received: {model.name!r} without any"

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture
-def numpy_initializers(monkeypatch):
-    """Random kernels drawn by NumPy: JAX compiles a draw for every new shape."""
+def _draw_by_numpy(monkeypatch):
     import keras
 
     rng = np.random.default_rng(0)
@@ -18,6 +16,20 @@ def numpy_initializers(monkeypatch):
         )
 
     monkeypatch.setattr(keras.initializers.VarianceScaling, "__call__", draw)
+
+
+@pytest.fixture
+def numpy_initializers(monkeypatch):
+    """Random kernels drawn by NumPy: JAX compiles a draw for every new shape."""
+    _draw_by_numpy(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def module_numpy_initializers():
+    """The same for a module that has fixtures of its scope build nets."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _draw_by_numpy(monkeypatch)
+        yield
 
 
 @pytest.fixture

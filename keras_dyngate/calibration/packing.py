@@ -75,7 +75,7 @@ def _split(count: int, holdout: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _arrange(
-    masks: list[np.ndarray], group_size: int, prune: bool
+    masks: list[np.ndarray], group_size: int, prune: bool, hold: bool = True
 ) -> list[Arrangement]:
     """Choose the channels of one block from bool `[samples, channels]` per mask."""
     filters = masks[0].shape[1]
@@ -89,7 +89,7 @@ def _arrange(
         never = ~mask.any(axis=0)
         stays = np.sort(np.argsort(never, kind="stable")[:kept])
         order = stays[group_channels(mask[:, stays], min(group_size, kept))]
-        always = mask[:, order].all(axis=0) & (prune and len(mask) > 0)
+        always = mask[:, order].all(axis=0) & (prune and hold and len(mask) > 0)
         found.append(Arrangement(order, np.flatnonzero(always)))
     return found
 
@@ -121,8 +121,8 @@ def pack_channels(
     itself. Design of this library.
 
     With `prune`, channels that never open on `data` are removed (as many as leave whole
-    groups, or one smaller group), and gates that never shut on it are held open. That
-    may change what the net computes for other images: read the report.
+    groups, or one smaller group), and binary gates that never shut on it are held open.
+    That may change what the net computes for other images: read the report.
 
     Args:
         model: A built net with one decision per channel (`gate_group_size=1`). It is
@@ -158,7 +158,9 @@ def pack_channels(
         if block.layer_gate is not None:  # a skipped block decides nothing
             runs = on_data[f"{block.name}/layer"][:, 0] > 0
             masks = [mask[runs] for mask in masks]
-        plans[block.name] = _arrange(masks, group_size, prune)
+        plans[block.name] = _arrange(
+            masks, group_size, prune, hold=block.channel_gate.binary
+        )
     packed = rearrange(model, plans)
     outputs_after, after = predict_with_decisions(packed, images[apart], batch_size)
 

@@ -47,7 +47,9 @@ def _resize(config: Any, sizes: Mapping[str, int]) -> None:
 def _assign_taken(target: Any, source: Any, orders: list[Any]) -> None:
     """Fill a block's branch and gate; `orders` holds an `Arrangement` per mask."""
     arrays = keras.ops.convert_to_numpy
-    sides: list[Any] = [slice(None), *(item.order for item in orders), slice(None)]
+    sides: list[Any] = [slice(None)] * (len(source.convs) + 1)
+    for index, item in zip(source.masked, orders, strict=True):
+        sides[index + 1] = item.order
     for i, (conv, norm) in enumerate(zip(target.convs, target.norms, strict=True)):
         kernel = arrays(source.convs[i].kernel)
         conv.kernel.assign(kernel[:, :, sides[i]][..., sides[i + 1]])

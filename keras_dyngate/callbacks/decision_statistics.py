@@ -27,7 +27,8 @@ def decision_statistics(decisions: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """How often gates are open, and how many of them decide at all.
 
     Args:
-        decisions: As `decide` returns them: `[N, units]` arrays by name.
+        decisions: As `decide` returns them: `[N, units]` arrays by name. `exit`, which
+            is an index and no gate, is left out.
 
     Returns:
         A dict with, over all gates alike, `open_rate` (mean share of images a gate is
@@ -41,6 +42,7 @@ def decision_statistics(decisions: Mapping[str, np.ndarray]) -> dict[str, Any]:
     gates = {
         name: (np.asarray(values) > 0).mean(axis=0) if len(values) else np.zeros(0)
         for name, values in decisions.items()
+        if name != "exit"
     }
     rates = np.concatenate([np.zeros(0), *gates.values()])
     if not rates.size:

@@ -71,7 +71,8 @@ class RegularizationSchedule(keras.callbacks.Callback):
         self._epoch = epoch
         self._before_epoch = self._counted
         # Assigned anew: on JAX, what was assigned for a batch that never came is lost.
-        self._values = self._finished = [None] * len(self._slots)
+        self._values = [None] * len(self._slots)
+        self._finished = self._values
         if self._first_epoch is None:
             self._first_epoch = epoch
             if self.total_steps and epoch and not self.params.get("steps"):
@@ -80,8 +81,6 @@ class RegularizationSchedule(keras.callbacks.Callback):
                     "`total_steps` were done before `initial_epoch` is unknown. "
                     f"Received: initial_epoch={epoch}, total_steps={self.total_steps}"
                 )
-        # What was assigned at a batch that never came is lost on JAX: assign again.
-        self._values = [None] * len(self._slots)
         self._drive(0)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:

@@ -8,10 +8,22 @@ import keras
 from keras_dyngate.controllers.binary_gate import BinaryGate
 from keras_dyngate.controllers.controller import Controller, ControllerOutput
 from keras_dyngate.controllers.forcing import force_open_rate
+from keras_dyngate.controllers.salience import SalienceController
 
-_NAMES: dict[str, type[Controller]] = {"binary": BinaryGate, "binary_gate": BinaryGate}
+_NAMES: dict[str, type[Controller]] = {
+    "binary": BinaryGate,
+    "binary_gate": BinaryGate,
+    "salience": SalienceController,
+}
 
-__all__ = ["BinaryGate", "Controller", "ControllerOutput", "force_open_rate", "get"]
+__all__ = [
+    "BinaryGate",
+    "Controller",
+    "ControllerOutput",
+    "SalienceController",
+    "force_open_rate",
+    "get",
+]
 
 
 def get(
@@ -21,7 +33,7 @@ def get(
     """Turn an identifier into a controller.
 
     Args:
-        identifier: None, a name ("binary"), a `Controller`, its serialized config, or a
+        identifier: None, a name ("binary", "salience"), a `Controller`, its serialized config, or a
             callable such as the class that takes `units` and returns a controller.
         units: How many decisions a controller made here is to take. None if the
             identifier says so itself.

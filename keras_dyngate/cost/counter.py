@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from keras_dyngate._graph import graph_of, nodes
 from keras_dyngate.cost.mac_row import MacRow
 from keras_dyngate.cost.profile import MacProfile
 
@@ -61,6 +62,8 @@ def kernel_macs(layer: keras.Layer, input_shape: Any) -> int | None:
         shape = layer.compute_output_shape(input_shape)
     elif isinstance(layer, keras.layers.Dense):
         size, shape = math.prod(layer.kernel.shape), input_shape
+    elif hasattr(layer, "kernel_macs"):
+        return int(layer.kernel_macs(input_shape))
     elif any(len(weight.shape) > 1 for weight in layer.trainable_weights):
         return None
     else:
@@ -70,9 +73,8 @@ def kernel_macs(layer: keras.Layer, input_shape: Any) -> int | None:
 
 def _calls(model: Any) -> Iterator[tuple[Any, Any]]:
     """(layer, input shape) of every call as executed, nested models opened up."""
-    graph = getattr(model, "_functional", None) or model  # a Sequential holds its graph
-    by_depth = getattr(graph, "_nodes_by_depth", None)
-    if by_depth is None:  # subclassed: each layer once, as it was built
+    graph = graph_of(model)
+    if graph is None:  # subclassed: each layer once, as it was built
         for layer in model.layers:
             config = layer.get_build_config() or {}
             if isinstance(layer, keras.Model):
@@ -80,12 +82,42 @@ def _calls(model: Any) -> Iterator[tuple[Any, Any]]:
             elif config.get("input_shape") is not None:
                 yield layer, tuple(config["input_shape"])
         return
-    for depth in sorted(by_depth, reverse=True):
-        for node in by_depth[depth]:
-            if isinstance(node.operation, keras.Model):
-                yield from _calls(node.operation)
-            elif isinstance(node.operation, keras.Layer) and node.input_tensors:
-                yield node.operation, tuple(node.input_tensors[0].shape)
+    for node in nodes(graph):
+        yield from _node_calls(node)
+
+
+def _node_calls(node: Any) -> Iterator[tuple[Any, Any]]:
+    """The same of one node of a graph: several calls if it is a nested model."""
+    if isinstance(node.operation, keras.Model):
+        yield from _calls(node.operation)
+    elif isinstance(node.operation, keras.Layer) and node.input_tensors:
+        yield node.operation, tuple(node.input_tensors[0].shape)
+
+
+def _rows(layer: Any, shape: Any) -> list[MacRow] | None:
+    """The rows of one call; None for a kernel of an unknown kind."""
+    if hasattr(layer, "mac_rows"):
+        _positions(layer, shape, layer.name)
+        return list(layer.mac_rows(shape))
+    macs = 0 if isinstance(layer, _FREE) else kernel_macs(layer, shape)
+    if macs is None:
+        return None
+    return [MacRow(layer.name, "", macs)] if macs else []
+
+
+def node_macs(node: Any) -> int:
+    """MACs of one node of a graph for one image.
+
+    Args:
+        node: As `keras_dyngate._graph.nodes` returns it.
+
+    Returns:
+        The sum of its rows in `count_macs`: everything open, controllers included.
+
+    Raises:
+        ValueError: If the image size is unknown.
+    """
+    return sum(row.macs for call in _node_calls(node) for row in _rows(*call) or ())
 
 
 def count_macs(model: keras.Model) -> MacProfile:
@@ -107,25 +139,23 @@ def count_macs(model: keras.Model) -> MacProfile:
         raise ValueError(
             f"`model` must be a built keras.Model. Received: {type(model).__name__}"
         )
+    if hasattr(model, "mac_profile"):
+        return model.mac_profile()
     rows: list[MacRow] = []
     unknown = []
     calls: Counter[str] = Counter()
     for layer, shape in _calls(model):
+        found = _rows(layer, shape)
+        if found is None:
+            unknown.append(layer.name)
+            continue
         if hasattr(layer, "mac_rows"):
-            _positions(layer, shape, layer.name)
             calls[layer.name] += 1  # named as `_hooks.record` names decisions
             name = layer.name
             if calls[name] > 1:
                 name = f"{name}:{calls[name]}"
-            rows.extend(
-                dataclasses.replace(row, layer=name) for row in layer.mac_rows(shape)
-            )
-        elif not isinstance(layer, _FREE):
-            macs = kernel_macs(layer, shape)
-            if macs is None:
-                unknown.append(layer.name)
-            elif macs:
-                rows.append(MacRow(layer.name, "", macs))
+            found = [dataclasses.replace(row, layer=name) for row in found]
+        rows.extend(found)
     if unknown:
         warnings.warn(
             f"MACs of these layers are not counted, their kind is unknown: {unknown}",

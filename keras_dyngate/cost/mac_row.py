@@ -73,7 +73,9 @@ class MacRow:
         kernel: The kernel inside it ("conv1", "channel_gate"), or "" for the layer.
         macs: Multiply-adds with everything open.
         gatings: Decisions of the same layer that the cost is proportional to.
-        controller: Whether this is a controller, counted apart.
+        controller: Whether this is a controller or a decision gate, counted apart.
+        stage: Of a net with early exits: spent only on a sample whose `exit` decision
+            is this or a later one.
     """
 
     layer: str
@@ -81,6 +83,7 @@ class MacRow:
     macs: int
     gatings: tuple[Gating, ...] = ()
     controller: bool = False
+    stage: int = 0
 
     @property
     def name(self) -> str:
@@ -88,4 +91,4 @@ class MacRow:
 
     @property
     def gated(self) -> bool:
-        return bool(self.gatings)
+        return bool(self.gatings) or self.stage > 0

@@ -35,8 +35,21 @@ class MacProfile:
 
     @property
     def controllers(self) -> int:
-        """MACs of all controllers."""
+        """MACs of all controllers and decision gates."""
         return sum(row.macs for row in self.layers if row.controller)
+
+    @property
+    def per_exit(self) -> tuple[int, ...]:
+        """MACs up to each exit of a net with early exits, everything open.
+
+        Controllers and the decision gates on the way are included; the last exit is the
+        net's own head. One number for a net without early exits.
+        """
+        last = max((row.stage for row in self.layers), default=0)
+        spent = [0] * (last + 1)
+        for row in self.layers:
+            spent[row.stage] += row.macs
+        return tuple(np.cumsum(spent).tolist())
 
     def of(
         self,
@@ -79,5 +92,12 @@ class MacProfile:
                 scores = np.asarray(decisions[key])
                 count, groups = gating.open_groups(scores, size)
                 cost = cost * count // groups
+            if row.stage:
+                if "exit" not in decisions:
+                    raise ValueError(
+                        "`decisions` must hold 'exit' for a net with early exits. "
+                        f"Received: {sorted(decisions)}"
+                    )
+                cost *= np.ravel(decisions["exit"]) >= row.stage
             total += cost
         return total

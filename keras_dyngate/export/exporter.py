@@ -7,6 +7,8 @@ The file has two signatures, at batch 1:
 
     classify(image) -> logits, label, executed_macs (thousands of MACs)
     explain(image)  -> the same, and every decision by name
+
+A net with early exits has more: see `keras_dyngate.export.exits`.
 """
 
 import json
@@ -21,14 +23,14 @@ from keras_dyngate import __version__
 from keras_dyngate._checks import one_of
 from keras_dyngate._files import writable_target, write_whole
 from keras_dyngate._images import take_images
-from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.export import flatbuffer
-from keras_dyngate.export.calibration import calibration_feed
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert
-from keras_dyngate.export.graph import trace
+from keras_dyngate.export.exits import FAR, plan_exits
+from keras_dyngate.export.graph import Plan, plan_classifier
 from keras_dyngate.export.parity import check_parity
 from keras_dyngate.export.report import ExportReport
-from keras_dyngate.export.views import add_view, freeze_input
+from keras_dyngate.export.views import add_view, freeze_input, make_default
+from keras_dyngate.models.early_exit import EarlyExitModel
 from keras_dyngate.runtime import LiteRTModel
 from keras_dyngate.runtime.litert_model import METADATA_NAME
 
@@ -57,6 +59,32 @@ def _check_model(model: Any) -> tuple[int, ...]:
             f"`input_shape=(height, width, 3)`. Received: input_shape={shape}"
         )
     return shape[1:]
+
+
+def _add_signatures(file: Any, plan: Plan) -> None:
+    """Freeze what was for calibration, and add the views, the first as default."""
+    for name, blocks in plan.forced.items():
+        freeze_input(file, name, "force", np.zeros(blocks, np.int32))
+    for view in plan.views:
+        add_view(file, view.source, view.name, view.outputs)
+        for name, value in view.frozen.items():
+            freeze_input(file, view.name, name, value)
+    make_default(file, plan.views[0].name)
+
+
+def _time_exits(litert: LiteRTModel, image: np.ndarray) -> tuple[float, ...] | None:
+    """Median ms of 5 runs to each exit of a file, the head last; None without exits."""
+    if "classify_at" not in litert.signatures:
+        return None
+    (gates,) = litert.signatures["classify_at"].inputs["thresholds"].shape
+    times = []
+    for gate in range(gates + 1):
+        limits = np.full(gates, FAR, "float32")
+        limits[gate:] = -FAR
+        inputs = {"image": image, "thresholds": limits}
+        found = litert.benchmark("classify_at", inputs, repeats=5, warmup=1)
+        times.append(found.median_ms)
+    return tuple(times)
 
 
 def export_tflite(
@@ -93,7 +121,7 @@ def export_tflite(
 
     Raises:
         RuntimeError: On another backend than TensorFlow.
-        ValueError: For a model without a known image size, a bad argument, missing
+        ValueError: For early exits without thresholds, for a model without a known image size, a bad argument, missing
             representative data, a group size that does not fit, or an unwritable path.
             Nothing is written then.
     """
@@ -119,37 +147,35 @@ def export_tflite(
             f"Received: {len(labels)} names"
         )
 
-    blocks = sum(1 for _ in dynamic_layers(model))
-    forced = quantization == "int8" and blocks > 0
-    traced = trace(
-        model, group_size=group_size, input_type=input_type, with_force=forced
+    make_plan = plan_exits if isinstance(model, EarlyExitModel) else plan_classifier
+    plan = make_plan(
+        model,
+        group_size=group_size,
+        input_type=input_type,
+        with_force=quantization == "int8",
     )
-    feed = None
-    if images is not None:
-        feed = calibration_feed(images, blocks, input_type)
-    content = convert({"explain": traced.function}, quantization, feed)
-
-    file = flatbuffer.read(content)
-    if forced:
-        freeze_input(file, "explain", "force")
-    add_view(file, "explain", "classify", traced.classify_outputs)
+    feed = None if images is None else plan.feed(images)
+    file = flatbuffer.read(convert(plan.functions, quantization, feed))
+    _add_signatures(file, plan)
     metadata = {
         "keras_dyngate": __version__,
         "model": model.name,
         "quantization": quantization,
         "input": "RGB, 0 to 255, [1, height, width, channels]",
         "executed_macs": "thousands of MACs, controllers included",
-        "macs": traced.profile.total,
-        "gateable_macs": traced.profile.gateable,
-        "controller_macs": traced.profile.controllers,
-        "group_sizes": traced.lowering.group_sizes,
+        "macs": plan.profile.total,
+        "gateable_macs": plan.profile.gateable,
+        "controller_macs": plan.profile.controllers,
+        "group_sizes": plan.lowering.group_sizes,
         "labels": None if labels is None else list(labels),
+        **plan.metadata,
     }
     flatbuffer.set_metadata(file, METADATA_NAME, json.dumps(metadata).encode())
     write_whole(target, flatbuffer.write(file))
 
     litert = LiteRTModel(target)
     sample = np.zeros(shape, input_type) if images is None else images[0]
+    sample = sample.astype(input_type)
     return ExportReport(
         path=str(target),
         bytes=target.stat().st_size,
@@ -157,12 +183,13 @@ def export_tflite(
         signatures={
             name: tuple(found.outputs) for name, found in litert.signatures.items()
         },
-        branches=tuple(traced.lowering.branches),
-        group_sizes=dict(traced.lowering.group_sizes),
-        macs=traced.profile,
+        branches=tuple(plan.lowering.branches),
+        group_sizes=dict(plan.lowering.group_sizes),
+        macs=plan.profile,
         latency_ms=litert.benchmark(
-            "classify", {"image": sample.astype(input_type)}, repeats=5, warmup=1
+            "classify", {"image": sample}, repeats=5, warmup=1
         ).median_ms,
+        exit_ms=_time_exits(litert, sample),
         parity=None
         if parity_data is None
         else check_parity(model, target, parity_data),

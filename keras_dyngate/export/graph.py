@@ -1,8 +1,8 @@
-"""From a Keras model to the TensorFlow functions behind a file's signatures."""
+"""From a Keras classifier to the TensorFlow function behind its file's signatures."""
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -10,26 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyngate import _hooks
+from keras_dyngate._logits import plain_logits
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.cost import MacProfile, count_macs
+from keras_dyngate.export.calibration import calibration_feed
+from keras_dyngate.export.conversion import Feed
 from keras_dyngate.export.lowering import Lowering, value
 
 KILO = 1000  # executed_macs counts thousands of MACs, to fit an int32
-
-
-@contextlib.contextmanager
-def plain_logits(model: keras.Model) -> Iterator[None]:
-    """Take a softmax off the model's last layer: a file's `logits` are logits."""
-    head = model.layers[-1]
-    softmax = keras.activations.softmax
-    if getattr(head, "activation", None) is not softmax:
-        yield
-        return
-    head.activation = keras.activations.linear
-    try:
-        yield
-    finally:
-        head.activation = softmax
 
 
 @contextlib.contextmanager
@@ -50,41 +38,98 @@ def in_float32(model: keras.Model) -> Iterator[None]:
             layer.dtype_policy = policy
 
 
-@dataclasses.dataclass
-class Traced:
-    """A traced model: the function behind `explain`, and what lowering found."""
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A signature that sees part of another: fewer outputs, some inputs fixed."""
 
-    function: Any
+    source: str
+    name: str
+    outputs: tuple[str, ...] | None = None
+    frozen: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a file is made from.
+
+    Attributes:
+        functions: Concrete functions by signature.
+        forced: Of those that have the int32 input `force`, `[blocks]`, which is for
+            calibration alone and frozen at 0 in the file: the number of blocks.
+        views: Signatures to make from those; the first is the file's default.
+        feed: From calibration images to what the converter is to run.
+        lowering: What the conditional form consists of.
+        profile: The model's MACs.
+        metadata: More entries for the file.
+    """
+
+    functions: dict[str, Any]
+    views: tuple[View, ...]
+    feed: Callable[[np.ndarray], Feed]
     lowering: Lowering
     profile: MacProfile
-    classify_outputs: tuple[str, ...] = ("logits", "label", "executed_macs")
+    forced: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def _executed_macs(lowering: Lowering, profile: MacProfile) -> Any:
-    """int32 `[1]`: thousands of MACs that this file ran, controllers included."""
-    fixed = sum(row.macs for row in profile.layers if not row.gated)
-    if not lowering.executed:
-        return tf.constant([round(fixed / KILO)], tf.int32)
+def weights_as_constants(layers: Iterable[keras.Layer]) -> keras.StatelessScope:
+    """A scope in which weights are constants, but for those of blocks to be lowered."""
+    layers = list(layers)
+    inside = {
+        id(v)
+        for layer in layers
+        for block in dynamic_layers(layer)
+        for v in block.variables
+    }
+    return keras.StatelessScope(
+        state_mapping=[
+            (v, tf.constant(value(v)))
+            for layer in layers
+            for v in layer.weights
+            if id(v) not in inside
+        ]
+    )
+
+
+def executed_counts(lowering: Lowering, fixed: int) -> Any:
+    """int32 `[2]`: thousands of MACs that were run, and what is left below a thousand.
+
+    Args:
+        lowering: After its blocks have been lowered.
+        fixed: MACs that are under no decision.
+    """
+    total = tf.constant([fixed // KILO, fixed % KILO], tf.int32)
     vectors, numbers = [], []
     for dtype in (tf.bool, tf.int32):  # bools are joined first: one cast for all
         found = [item for item in lowering.executed if item[0].dtype == dtype]
         if found:
             vectors.append(tf.cast(tf.concat([f for f, _ in found], 0), tf.int32))
             numbers += [np.full(int(f.shape[0]), cost) for f, cost in found]
+    if not vectors:
+        return total
     flags, costs = tf.concat(vectors, 0), np.concatenate(numbers)
-    thousands = tf.reduce_sum(flags * (costs // KILO).astype("int32"), keepdims=True)
-    rest = tf.reduce_sum(flags * (costs % KILO).astype("int32"), keepdims=True)
-    rest = (rest + (fixed % KILO + KILO // 2)) // KILO
-    return thousands + rest + fixed // KILO
+    parts = (flags * (costs // KILO).astype("int32")), (
+        flags * (costs % KILO).astype("int32")
+    )
+    return total + tf.concat([tf.reduce_sum(p, keepdims=True) for p in parts], 0)
 
 
-def trace(
-    model: keras.Model,
-    *,
-    group_size: int | None,
-    input_type: str,
-    with_force: bool,
-) -> Traced:
+def in_thousands(counts: Any) -> Any:
+    """int32 `[1]` from `executed_counts`, rounded."""
+    return counts[:1] + (counts[1:] + KILO // 2) // KILO
+
+
+def visible(decisions: Mapping[str, Any]) -> dict[str, Any]:
+    """Decisions as a signature may put them out: bools are not allowed there."""
+    return {
+        name: tf.cast(score, tf.uint8) if score.dtype == tf.bool else score
+        for name, score in decisions.items()
+    }
+
+
+def plan_classifier(
+    model: keras.Model, *, group_size: int | None, input_type: str, with_force: bool
+) -> Plan:
     """Trace `explain(image)` of a model at batch 1, its blocks in conditional form.
 
     Args:
@@ -92,39 +137,35 @@ def trace(
         group_size: Channels per branch, or None for the default per block.
         input_type: "float32" or "uint8".
         with_force: Add the int32 input `force`, `[blocks]`: 1 opens a block wholly.
-
-    Returns:
-        A `Traced`; its function maps (image[, force]) to a dict of outputs.
     """
     profile = count_macs(model)
-    blocks = list(dynamic_layers(model))
-    inside = {id(v) for block in blocks for v in block.variables}
+    blocks = sum(1 for _ in dynamic_layers(model))
+    with_force = with_force and blocks > 0
     spec = {"image": tf.TensorSpec([1, *model.input_shape[1:]], input_type, "image")}
     if with_force:
-        spec["force"] = tf.TensorSpec([max(1, len(blocks))], tf.int32, "force")
+        spec["force"] = tf.TensorSpec([blocks], tf.int32, "force")
+    fixed = sum(row.macs for row in profile.layers if not row.gated)
     found: list[Lowering] = []
 
     def explain(image: Any, force: Any = None) -> dict[str, Any]:
         lowering = Lowering(group_size, force)
-        scope = keras.StatelessScope(
-            state_mapping=[
-                (v, tf.constant(value(v))) for v in model.weights if id(v) not in inside
-            ]
-        )
-        with scope, _hooks.lowering(lowering):
+        with weights_as_constants([model]), _hooks.lowering(lowering):
             logits = model(tf.cast(image, tf.float32), training=False)
         found.append(lowering)
-        decisions = {
-            name: tf.cast(score, tf.uint8) if score.dtype == tf.bool else score
-            for name, score in lowering.decisions.items()
-        }
         return {
             "logits": logits,
             "label": tf.argmax(logits, axis=-1, output_type=tf.int32),
-            "executed_macs": _executed_macs(lowering, profile),
-            **decisions,
+            "executed_macs": in_thousands(executed_counts(lowering, fixed)),
+            **visible(lowering.decisions),
         }
 
     with plain_logits(model), in_float32(model):
         function = tf.function(explain, autograph=False).get_concrete_function(**spec)
-    return Traced(function, found[-1], profile)
+    return Plan(
+        functions={"explain": function},
+        views=(View("explain", "classify", ("logits", "label", "executed_macs")),),
+        feed=lambda images: calibration_feed(images, blocks, input_type),
+        lowering=found[-1],
+        profile=profile,
+        forced={"explain": blocks} if with_force else {},
+    )

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyngate.cost.mac_row import executed_group_size
-from keras_dyngate.layers import GatedBlock, GatedBottleneckBlock
+from keras_dyngate.layers import GatedBlock
 from keras_dyngate.layers.gated_block import pad_for
 
 MIN_GROUP = 16  # channels; thinner convolutions waste the kernels' lanes
@@ -59,6 +59,10 @@ class Lowering:
     branches: list[Branch] = dataclasses.field(default_factory=list)
     group_sizes: dict[str, int] = dataclasses.field(default_factory=dict)
     _seen: set[str] = dataclasses.field(default_factory=set)
+
+    def child(self) -> "Lowering":
+        """For a branch: decisions and flags of its own, all else shared."""
+        return dataclasses.replace(self, decisions={}, executed=[])
 
     def __call__(self, layer: Any, x: Any) -> Any:
         if not isinstance(layer, GatedBlock):
@@ -130,6 +134,9 @@ class _Block:
         ]
         rows = block.mac_rows(tuple(x.shape))
         self.macs = {row.kernel: row.macs for row in rows}
+        self.under_layer_only = sum(
+            row.macs for row in rows if [g.key for g in row.gatings] == ["layer"]
+        )
         self.size = block.inner_filters
         if block.channel_gate is not None:
             own = block.group_size
@@ -182,10 +189,7 @@ class _Block:
         y, decisions, flags = tf.cond(runs, run, skip)
         decisions["layer"] = score
         executed = list(zip(flags, costs, strict=True))
-        always = self.macs.get("channel_gate", 0)
-        if self.block.channel_gate is None:
-            always = sum(self.macs[conv.name] for conv in self.block.convs)
-        executed.append((tf.reshape(runs, [1]), always))
+        executed.append((tf.reshape(runs, [1]), self.under_layer_only))
         self.owner.branches.insert(
             start,
             Branch(
@@ -230,15 +234,15 @@ class _Block:
         gate = self.block.channel_gate
         shift = self.weights[-1][1]
         if scale is not None:
-            shift = shift * tf.reshape(scale, [1, 1, 1, 1])
+            scale = tf.reshape(scale, [1, 1, 1, 1])
         if gate is None:
             h = self.x
             for index, (kernel, bias) in enumerate(self.weights[:-1]):
                 h = tf.nn.relu(self.conv(index, self.padded(index, h), kernel) + bias)
-            h = conv2d(h, self.weights[-1][0])
-            if scale is not None:
-                h = h * tf.reshape(scale, [1, 1, 1, 1])
-            return tf.nn.relu(acc + (h + shift)), {}, []
+            h = conv2d(h, self.weights[-1][0]) + shift
+            return tf.nn.relu(acc + (h if scale is None else h * scale)), {}, []
+        if scale is not None:
+            shift = shift * scale
         masks = self.block.masks
         score, units = self.score(gate, self.x), own_units(self.block)
         scores = [score[:, i * units : (i + 1) * units] for i in range(masks)]
@@ -252,10 +256,10 @@ class _Block:
         # finer than the shortcut's, and the two are added once, at the end.
         apart = self.force is not None
         total = tf.zeros(acc.shape) if apart else acc
-        if isinstance(self.block, GatedBottleneckBlock):
+        if masks == 2:
             total = self.bottleneck(total, opened, factors, apart)
         else:
-            total = self.basic(total, opened[0], factors[0], apart)
+            total = self.one_mask(total, opened[0], factors[0], apart)
         y = acc + (total + shift) if apart else total + shift
         return tf.nn.relu(y), decisions, self.executed(opened)
 
@@ -273,7 +277,7 @@ class _Block:
         repeats = self.block.inner_filters // score.shape[-1]
         spread = tf.reshape(score, [self.groups, -1, 1]) * np.ones([1, 1, repeats], "f")
         if scale is not None:
-            spread = spread * tf.reshape(scale, [1, 1, 1])
+            spread = spread * scale[0]
         return tf.unstack(tf.reshape(spread, [self.groups, 1, 1, 1, self.size]))
 
     def padded(self, index: int, x: Any) -> Any:
@@ -285,19 +289,33 @@ class _Block:
         conv = self.block.convs[index]
         return conv2d(x, kernel, conv.strides[0], conv.padding.upper())
 
+    @property
+    def gated_macs(self) -> tuple[int, int]:
+        """MACs of the convolutions around a single mask."""
+        before, after = self.block.convs[-2:]
+        return self.macs[before.name], self.macs[after.name]
+
     def slices(self) -> list[slice]:
         return [slice(g * self.size, (g + 1) * self.size) for g in range(self.groups)]
 
-    def basic(self, acc: Any, opened: Any, factors: list[Any], zero: bool) -> Any:
-        """`acc` and what the open groups add to it; `zero` says that it starts at 0."""
-        (kernel1, bias1), (kernel2, _) = self.weights
+    def one_mask(self, acc: Any, opened: Any, factors: list[Any], zero: bool) -> Any:
+        """`acc` and what the open groups add to it; `zero` says that it starts at 0.
+
+        The mask stands before the last convolution: a group is a slice of the outputs of
+        the one before and of the inputs of the last. Any earlier one runs whole.
+        """
+        *earlier, (kernel1, bias1), (kernel2, _) = self.weights
         x = self.padded(0, self.x)
+        for index, (kernel, bias) in enumerate(earlier):
+            h = tf.nn.relu(self.conv(index, x, kernel) + bias)
+            x = self.padded(index + 1, h)
+        first = len(earlier)
         flags = tf.unstack(opened)
-        cost = (self.macs["conv1"] + self.macs["conv2"]) // self.groups
+        cost = sum(self.gated_macs) // self.groups
         for g, cut in enumerate(self.slices()):
 
             def run(acc: Any = acc, cut: slice = cut, factor: Any = factors[g]) -> Any:
-                h = tf.nn.relu(self.conv(0, x, kernel1[..., cut]) + bias1[cut])
+                h = tf.nn.relu(self.conv(first, x, kernel1[..., cut]) + bias1[cut])
                 h = h if factor is None else h * factor
                 part = conv2d(h, kernel2[:, :, cut])
                 return part if zero and cut.start == 0 else acc + part
@@ -361,7 +379,7 @@ class _Block:
         """Flags of what ran, and the MACs of each."""
         n = self.groups
         if len(opened) == 1:
-            return [(opened[0], (self.macs["conv1"] + self.macs["conv2"]) // n)]
+            return [(opened[0], sum(self.gated_macs) // n)]
         flags = [tf.cast(item, tf.int32) for item in opened]
         both = tf.reshape(tf.reduce_sum(flags[0]) * tf.reduce_sum(flags[1]), [1])
         return [

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dyngate._logits import plain_logits
 from keras_dyngate.decisions import predict_with_decisions
-from keras_dyngate.export.graph import plain_logits
 from keras_dyngate.runtime import LiteRTModel
 
 
@@ -20,13 +20,27 @@ class Parity:
         samples: How many images.
         max_difference: Largest difference of a logit, relative to the largest logit.
         argmax_agreement: Share of images with the same label.
-        decision_agreement: Share of equal decisions; 1 if there are none.
+        decision_agreement: Share of equal decisions, to run or to skip; 1 if there are
+            none.
+        max_score_difference: Largest difference of a score, where both sides run.
     """
 
     samples: int
     max_difference: float
     argmax_agreement: float
     decision_agreement: float
+    max_score_difference: float = 0.0
+
+
+def _witness(model: Any, images: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """Logits and decisions in Keras, where everything is computed and masked."""
+    with plain_logits(getattr(model, "trunk", model)):
+        outputs, decisions = predict_with_decisions(model, images)
+    if "exit" not in decisions:
+        return outputs, decisions
+    every = np.stack([outputs[name] for name in outputs], axis=1)
+    exits = decisions["exit"][:, 0]
+    return every[np.arange(len(every)), exits], decisions
 
 
 def check_parity(
@@ -40,22 +54,26 @@ def check_parity(
         images: `[N, height, width, channels]`, 0 to 255.
     """
     litert = LiteRTModel(path)
-    with plain_logits(model):
-        logits, decisions = predict_with_decisions(model, images)
+    logits, decisions = _witness(model, images)
     found: dict[str, list[Any]] = {}
     for image in images:
         for name, value in litert.run("explain", image=image).items():
             found.setdefault(name, []).append(value[0])
     theirs = np.stack(found["logits"])
-    equal = [
-        np.isclose(np.stack(found[name]), decisions[name], rtol=1e-4, atol=1e-6)
-        for name in decisions
-    ]
+    equal, difference = [np.ones(0, bool)], 0.0
+    for name, ours in decisions.items():
+        scores = np.stack(found[name]).reshape(ours.shape)
+        if name == "exit":
+            equal.append((scores == ours).ravel())
+            continue
+        equal.append(((scores > 0) == (ours > 0)).ravel())
+        both = (scores > 0) & (ours > 0)
+        difference = max(difference, float(np.abs((scores - ours) * both).max()))
+    agreement = np.concatenate(equal)
     return Parity(
         samples=len(images),
         max_difference=float(np.abs(theirs - logits).max() / np.abs(logits).max()),
         argmax_agreement=float((theirs.argmax(-1) == logits.argmax(-1)).mean()),
-        decision_agreement=float(np.concatenate([e.ravel() for e in equal]).mean())
-        if equal
-        else 1.0,
+        decision_agreement=float(agreement.mean()) if agreement.size else 1.0,
+        max_score_difference=difference,
     )

@@ -20,6 +20,9 @@ class ExportReport:
         group_sizes: Channels that run together, by block; `MacProfile.of` takes it.
         macs: The model's MACs.
         latency_ms: Median of 5 runs of `classify` on one image, one thread, this machine.
+        exit_ms: The same by `classify_at`, to each exit of a net with early exits, the
+            head last; None for others. What `EarlyExitModel.calibrate` takes as
+            `path_ms`.
         parity: Agreement with Keras, if `parity_data` was given.
     """
 
@@ -31,6 +34,7 @@ class ExportReport:
     group_sizes: dict[str, int]
     macs: MacProfile
     latency_ms: float
+    exit_ms: tuple[float, ...] | None = None
     parity: Parity | None = None
 
     def __str__(self) -> str:
@@ -43,6 +47,11 @@ class ExportReport:
             f"(+ {self.macs.controllers:,} of controllers); one image took "
             f"{self.latency_ms:.2f} ms (one thread, this machine)",
         ]
+        if self.exit_ms is not None:
+            macs = [f"{n:,}" for n in self.macs.per_exit]
+            paths = [f"{ms:.2f} ms" for ms in self.exit_ms]
+            pairs = [f"{a} MACs, {b}" for a, b in zip(macs, paths, strict=True)]
+            lines.append(f"to each exit: {'; '.join(pairs)}")
         if self.parity is not None:
             p = self.parity
             lines.append(

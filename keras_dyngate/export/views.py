@@ -6,6 +6,7 @@ operators whose results nobody asks for; the branches are called by both.
 
 import copy
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_dyngate.export import flatbuffer
@@ -20,24 +21,26 @@ def signature(model: schema.ModelT, name: str) -> schema.SignatureDefT:
 
 
 def add_view(
-    model: schema.ModelT, source: str, name: str, outputs: tuple[str, ...]
+    model: schema.ModelT, source: str, name: str, outputs: tuple[str, ...] | None
 ) -> None:
-    """Add a signature with some outputs of another; it becomes subgraph 0.
+    """Add a signature with some outputs of another.
 
     Args:
-        model: The file, changed in place; `source` must be its subgraph 0.
+        model: The file, changed in place.
         source: Name of the signature to view.
         name: Name of the new signature.
-        outputs: Names of the outputs it keeps.
+        outputs: Names of the outputs it keeps; None: all.
     """
     old = signature(model, source)
-    assert old.subgraphIndex == 0
     view = copy.deepcopy(old)
     view.signatureKey = name.encode()
-    kept = {n.encode() for n in outputs}
-    view.outputs = [entry for entry in view.outputs if entry.name in kept]
-    graph = copy.copy(model.subgraphs[0])
+    if outputs is not None:
+        kept = {n.encode() for n in outputs}
+        view.outputs = [entry for entry in view.outputs if entry.name in kept]
+    graph = copy.copy(model.subgraphs[old.subgraphIndex])
     graph.name = name.encode()
+    graph.tensors = [copy.copy(tensor) for tensor in graph.tensors]
+    graph.inputs = list(graph.inputs)
     graph.outputs = [entry.tensorIndex for entry in view.outputs]
     needed, operators = set(graph.outputs), []
     for operator in reversed(graph.operators):
@@ -45,19 +48,31 @@ def add_view(
             operators.append(copy.copy(operator))
             needed.update(operator.inputs)
     graph.operators = operators[::-1]
-    model.subgraphs.append(model.subgraphs[0])
-    model.subgraphs[0] = graph
-    old.subgraphIndex = len(model.subgraphs) - 1
-    model.signatureDefs.insert(0, view)
+    view.subgraphIndex = len(model.subgraphs)
+    model.subgraphs.append(graph)
+    model.signatureDefs.append(view)
 
 
-def freeze_input(model: schema.ModelT, source: str, name: str) -> None:
-    """Make an int32 input of a signature the constant 0."""
+def make_default(model: schema.ModelT, name: str) -> None:
+    """Make a signature the first, its subgraph number 0: what runs without a name."""
+    first = signature(model, name)
+    place = first.subgraphIndex
+    for other in model.signatureDefs:
+        if other.subgraphIndex == 0:
+            other.subgraphIndex = place
+    first.subgraphIndex = 0
+    graphs = model.subgraphs
+    graphs[0], graphs[place] = graphs[place], graphs[0]
+    rest = [other for other in model.signatureDefs if other is not first]
+    model.signatureDefs = [first, *rest]
+
+
+def freeze_input(model: schema.ModelT, source: str, name: str, value: np.ndarray) -> None:
+    """Make an input of a signature a constant."""
     found = signature(model, source)
     (entry,) = (e for e in found.inputs if e.name == name.encode())
     found.inputs = [e for e in found.inputs if e is not entry]
     graph = model.subgraphs[found.subgraphIndex]
     graph.inputs = [t for t in graph.inputs if t != entry.tensorIndex]
     tensor = graph.tensors[entry.tensorIndex]
-    zeros = bytes(4 * int(tensor.shape[0]))
-    tensor.buffer = flatbuffer.intern_buffer(model, zeros)
+    tensor.buffer = flatbuffer.intern_buffer(model, value.tobytes())

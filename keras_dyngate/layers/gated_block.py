@@ -59,8 +59,8 @@ def pad_for(conv: keras.layers.Conv2D, x: Any) -> Any:
 class GatedBlock(keras.layers.Layer):
     """Base of the gated residual blocks; use `GatedBasicBlock` or the bottleneck.
 
-    A subclass sets `masks` (how many activations the channel gate masks), `expansion`
-    (output channels per filter) and gives `branch_specs` and `branch`.
+    A subclass sets `masked` (which convolutions' activations the channel gate masks),
+    `expansion` (output channels per filter) and gives `branch_specs`.
 
     Args:
         filters: Channels of the gated activations, and `1 / expansion` of the output's.
@@ -83,7 +83,7 @@ class GatedBlock(keras.layers.Layer):
         ValueError: If the gate's units do not divide the filters, or for a bad argument.
     """
 
-    masks = 1
+    masked: tuple[int, ...] = (0,)
     expansion = 1
 
     def __init__(
@@ -132,6 +132,11 @@ class GatedBlock(keras.layers.Layer):
     def branch_specs(self) -> list[tuple[int, int, int]]:
         """(filters, kernel size, strides) of the branch's convolutions."""
         raise NotImplementedError
+
+    @property
+    def masks(self) -> int:
+        """How many activations the channel gate masks."""
+        return len(self.masked)
 
     def _check_gates(self) -> None:
         gate = self.channel_gate
@@ -260,17 +265,17 @@ class GatedBlock(keras.layers.Layer):
         return ops.cast(ops.expand_dims(scores, (1, 2)), dtype)
 
     def branch(self, x: Any, masks: list[Any] | None, training: bool | None) -> Any:
-        """The residual branch: convolutions, BN, ReLU, and a mask after each but the last.
+        """The residual branch: convolutions, BN, ReLU, and masks.
 
-        The mask stands after BN and ReLU: a shut channel is an exact zero.
+        A mask stands after BN and ReLU: a shut channel is an exact zero.
         """
         last = len(self.convs) - 1
         for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             x = norm(conv(pad_for(conv, x)), training=training)
             if index < last:
                 x = ops.relu(x)
-                if masks is not None:
-                    x = x * masks[index]
+                if masks is not None and index in self.masked:
+                    x = x * masks[self.masked.index(index)]
         return x
 
     def apply_shortcut(self, x: Any, training: bool | None = None) -> Any:
@@ -288,11 +293,10 @@ class GatedBlock(keras.layers.Layer):
     def mac_rows(self, input_shape: Any) -> list[MacRow]:
         """MACs of every kernel, and the decisions each is under."""
         layer = (Gating("layer"),) if self.layer_gate is not None else ()
-        channel: tuple[Gating, ...] = ()
+        channel: dict[int, Gating] = {}  # by the convolution that puts the channels out
         if self.channel_gate is not None:
-            channel = tuple(
-                Gating(key, self.inner_filters) for key in self.channel_keys
-            )
+            for index, key in zip(self.masked, self.channel_keys, strict=True):
+                channel[index] = Gating(key, self.inner_filters)
         rows, shape = [], tuple(input_shape)
         for gate, name, under in (
             (self.layer_gate, "layer_gate", ()),
@@ -303,9 +307,9 @@ class GatedBlock(keras.layers.Layer):
                 rows.append(MacRow(self.name, name, macs, under, controller=True))
         for index, conv in enumerate(self.convs):
             padded = self._padded(conv, shape)
-            around = channel[max(index - 1, 0) : index + 1]
+            around = [channel[i] for i in (index - 1, index) if i in channel]
             macs = kernel_macs(conv, padded) or 0
-            rows.append(MacRow(self.name, conv.name, macs, layer + around))
+            rows.append(MacRow(self.name, conv.name, macs, (*layer, *around)))
             shape = conv.compute_output_shape(padded)
         if self.shortcut_conv is not None:
             macs = kernel_macs(self.shortcut_conv, tuple(input_shape)) or 0

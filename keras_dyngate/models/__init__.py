@@ -1,7 +1,20 @@
-"""Residual nets, gated and plain, from the same builders."""
+"""Residual and dense nets, and early exits on any classifier."""
 
 from keras_dyngate.models import resnet as _resnet
+from keras_dyngate.models.cut_points import CutPoint, cut_points
+from keras_dyngate.models.densenet import densenet121, densenet169, densenet201
+from keras_dyngate.models.early_exit import EarlyExitModel, add_decision_gates
 from keras_dyngate.models.resnet import *  # noqa: F403
 from keras_dyngate.models.weights import load_trunk_weights
 
-__all__ = [*_resnet.__all__, "load_trunk_weights"]
+__all__ = [
+    *_resnet.__all__,
+    "CutPoint",
+    "EarlyExitModel",
+    "add_decision_gates",
+    "cut_points",
+    "densenet121",
+    "densenet169",
+    "densenet201",
+    "load_trunk_weights",
+]

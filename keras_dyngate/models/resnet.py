@@ -1,10 +1,10 @@
-"""Residual nets for 32x32 and 224x224 images, gated or plain.
+"""Residual nets for 32x32 and 224x224 images: gated, LC-Net or plain.
 
     model = gated_resnet34(gate_groups=4, gate_regularizers=["batch_shaping"])
+    model = lc_resnet34(gate_groups=4)
     plain = resnet34()
 
-The gated and the plain net of a depth come from one builder and share the names of
-their layers: `stage1_block1`, `stage1_block2`, ...
+The nets of a depth come from one builder and share the names of their layers: `stage1_block1`, `stage1_block2`, ...
 """
 
 import dataclasses
@@ -16,13 +16,19 @@ from typing import Any
 import keras
 
 from keras_dyngate import controllers
-from keras_dyngate._checks import channels_last, positive_int
+from keras_dyngate._checks import one_of, positive_int
 from keras_dyngate.layers import GatedBasicBlock, GatedBlock, GatedBottleneckBlock
-from keras_dyngate.layers.gated_block import conv_bn
+from keras_dyngate.layers.gated_bottleneck_block import ACTIVATIONS
+from keras_dyngate.models.parts import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    STEMS,
+    apply_head,
+    apply_stem,
+    check_arguments,
+    normalize,
+)
 from keras_dyngate.models.weights import load_weights
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,18 +36,18 @@ class _Architecture:
     blocks: tuple[int, ...]
     block: type[GatedBlock]
     widths: tuple[int, ...]
-    image: int
-    classes: int
+    stem: str
     shortcut: str
 
 
 def _cifar(depth: int) -> _Architecture:
     blocks = ((depth - 2) // 6,) * 3
-    return _Architecture(blocks, GatedBasicBlock, (16, 32, 64), 32, 10, "pad")
+    return _Architecture(blocks, GatedBasicBlock, (16, 32, 64), "cifar", "pad")
 
 
 def _imagenet(blocks: tuple[int, ...], block: type[GatedBlock]) -> _Architecture:
-    return _Architecture(blocks, block, (64, 128, 256, 512), 224, 1000, "projection")
+    widths = (64, 128, 256, 512)
+    return _Architecture(blocks, block, widths, "imagenet", "projection")
 
 
 ARCHITECTURES = {
@@ -104,6 +110,7 @@ def _make_gate(identifier: Any, units: int, regularizers: Any) -> Any:
 def build_resnet(
     depth: int,
     *,
+    stem: str | None = None,
     include_top: bool = True,
     weights: str | os.PathLike[str] | None = None,
     input_shape: Sequence[int | None] | None = None,
@@ -121,53 +128,34 @@ def build_resnet(
     gate_groups: int | None = None,
     gate_regularizers: Any = None,
     layer_regularizers: Any = None,
+    gated_activations: str = "both",
 ) -> keras.Model:
     """Build a residual net; see the constructors for the arguments."""
     arch = ARCHITECTURES[depth]
-    channels_last(None)
-    if pooling not in (None, "avg", "max"):
-        raise ValueError(
-            f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}"
-        )
+    stem = arch.stem if stem is None else stem
+    shape, classes = check_arguments(stem, input_shape, pooling, classes)
     if not width > 0:
         raise ValueError(f"`width` must be positive. Received: width={width!r}")
-    shape = tuple(input_shape or (arch.image, arch.image, 3))
-    if len(shape) != 3 or shape[-1] is None:
-        raise ValueError(
-            "`input_shape` must be (height, width, channels) with known channels. "
-            f"Received: input_shape={input_shape!r}"
-        )
-    classes = positive_int("classes", arch.classes if classes is None else classes)
     widths = [max(1, round(channels * width)) for channels in arch.widths]
 
-    # Stem
     image = x = keras.Input(shape, name="image")
     if include_preprocessing:
-        x = keras.layers.Normalization(
-            mean=[255.0 * m for m in mean],
-            variance=[(255.0 * s) ** 2 for s in std],
-            name="preprocessing",
-        )(x)
-    small = arch.shortcut == "pad"
-    conv, norm = conv_bn(
-        widths[0], 3 if small else 7, 1 if small else 2, "conv1", 1e-5, 0.9
-    )
-    if not small:
-        x = keras.layers.ZeroPadding2D(3, name="conv1_pad")(x)
-    x = keras.layers.ReLU(name="relu1")(norm(conv(x)))
-    if not small:
-        x = keras.layers.ZeroPadding2D(1, name="pool1_pad")(x)
-        x = keras.layers.MaxPooling2D(3, 2, name="pool1")(x)
+        x = normalize(x, mean, std)
+    x = apply_stem(x, widths[0], stem)
 
     # Stages
+    bottleneck = {}
+    one_of("gated_activations", gated_activations, tuple(ACTIVATIONS))
+    if issubclass(arch.block, GatedBottleneckBlock):
+        bottleneck["gated_activations"] = gated_activations
     for stage, (filters, count) in enumerate(zip(widths, arch.blocks, strict=True), 1):
         for index in range(1, count + 1):
             channel = None
             if channel_gate is not None:
                 units = _units(filters, gate_group_size, gate_groups)
-                channel = _make_gate(
-                    channel_gate, units * arch.block.masks, gate_regularizers
-                )
+                if "gated_activations" in bottleneck:
+                    units *= len(ACTIVATIONS[gated_activations])
+                channel = _make_gate(channel_gate, units, gate_regularizers)
             x = arch.block(
                 filters,
                 strides=2 if stage > 1 and index == 1 else 1,
@@ -175,22 +163,20 @@ def build_resnet(
                 layer_gate=_make_gate(layer_gate, 1, layer_regularizers),
                 shortcut=arch.shortcut,
                 name=f"stage{stage}_block{index}",
+                **bottleneck,
             )(x)
 
-    # Head
-    if include_top or pooling == "avg":
-        x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
-    elif pooling == "max":
-        x = keras.layers.GlobalMaxPooling2D(name="max_pool")(x)
-    if include_top:
-        x = keras.layers.Dense(
-            classes, activation=classifier_activation, name="predictions"
-        )(x)
+    x = apply_head(x, include_top, pooling, classes, classifier_activation)
     model = keras.Model(image, x, name=name)
     if weights is not None:
         load_weights(model, weights)
     return model
 
+
+_STEM_ARG = """stem: "imagenet" (default): 7x7 convolution of stride 2 and 3x3 max
+            pooling; or "cifar": one 3x3 convolution, no pooling, and by default input
+            of (32, 32, 3) and 10 classes.
+        """
 
 _COMMON_ARGS = """include_top: Whether to end in average pooling and a dense layer.
         weights: None (random), or a path: `.keras`, `.weights.h5`, or an `.npz` with
@@ -205,43 +191,99 @@ _COMMON_ARGS = """include_top: Whether to end in average pooling and a dense lay
             255, by `mean` and `std`.
         mean, std: Per channel, of images from 0 to 1. Default: ImageNet's."""
 
-_GATE_ARGS = """
-        channel_gate: "binary" (default), None, or a callable that makes a `Controller`
-            from `units`.
-        layer_gate: The same, for a gate around each block. Default None.
+_GROUP_ARGS = """
         gate_group_size: One decision per so many neighbouring channels; the default, 1,
             is the paper's.
         gate_groups: Or: so many decisions per gated convolution.
         gate_regularizers, layer_regularizers: `GateRegularizer`s of each channel or
-            layer gate."""
+            layer gate.
+        gated_activations: Of a bottleneck, "both" or "last", see
+            `GatedBottleneckBlock`. Default "{activations}"."""
+
+_KIND_ARGS = {
+    "": "",
+    "gated_": """
+        channel_gate: "binary" (default), "salience", None, or a callable that makes a
+            `Controller` from `units`.
+        layer_gate: The same, for a gate around each block. Default None."""
+    + _GROUP_ARGS.format(activations="both"),
+    "lc_": """
+        mode: "lc" (default): saliences of layers and of channels; "l": of layers only;
+            "c": of channels only.
+        leak: Gradient of the saliences' clip outside [0, 1]. Default 0."""
+    + _GROUP_ARGS.format(activations="last"),
+}
+_KINDS = {"": "Plain", "gated_": "Channel-gated", "lc_": "LC-Net on a"}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "": {},
+    "gated_": {"channel_gate": "binary"},
+    "lc_": {"gated_activations": "last"},
+}
+_GATES = ("channel_gate", "layer_gate")
+_CONTROL = (
+    *_GATES,
+    "gate_group_size",
+    "gate_groups",
+    "gate_regularizers",
+    "layer_regularizers",
+    "gated_activations",
+)
+_LC_PARAMETERS = {
+    key: inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default)
+    for key, default in (("mode", "lc"), ("leak", 0.0))
+}
 
 
-def _constructor(depth: int, gated: bool) -> Callable[..., keras.Model]:
+def _salience_gates(mode: str = "lc", leak: float = 0.0) -> dict[str, Any]:
+    """The two gates that a mode of LC-Net stands for."""
+    one_of("mode", mode, ("lc", "l", "c"))
+
+    def salience(units: int) -> controllers.Controller:
+        return controllers.SalienceController(units, leak=leak)
+
+    return {
+        "channel_gate": salience if "c" in mode else None,
+        "layer_gate": salience if "l" in mode else None,
+    }
+
+
+def _constructor(depth: int, kind: str) -> Callable[..., keras.Model]:
     arch = ARCHITECTURES[depth]
+    large = arch.stem == "imagenet"
+    hidden = {"": _CONTROL, "gated_": (), "lc_": _GATES}[kind]
 
-    name = ("gated_" if gated else "") + f"resnet{depth}"
-    defaults = {"name": name, **({"channel_gate": "binary"} if gated else {})}
+    name = f"{kind}resnet{depth}"
+    defaults = {"name": name, **_DEFAULTS[kind]}
     parameters = {
         key: parameter.replace(default=defaults.get(key, parameter.default))
         for key, parameter in inspect.signature(build_resnet).parameters.items()
-        if key != "depth" and (gated or key not in _GATE_NAMES)
+        if key != "depth" and key not in hidden and (large or key != "stem")
     }
+    if kind == "lc_":
+        parameters |= _LC_PARAMETERS
 
     def construct(**kwargs: Any) -> keras.Model:
         if unknown := sorted(set(kwargs) - set(parameters)):
             raise TypeError(f"{name}() got unexpected arguments: {unknown}")
-        return build_resnet(depth, **{**defaults, **kwargs})
+        arguments = {**defaults, **kwargs}
+        if kind == "lc_":
+            chosen = {k: arguments.pop(k) for k in _LC_PARAMETERS if k in arguments}
+            arguments |= _salience_gates(**chosen)
+        return build_resnet(depth, **arguments)
 
     construct.__name__ = construct.__qualname__ = name
     construct.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         list(parameters.values())
     )
-    kind = "Channel-gated" if gated else "Plain"
-    args = _COMMON_ARGS.format(image=arch.image, classes=arch.classes)
-    construct.__doc__ = f"""{kind} ResNet-{depth} for {arch.image}x{arch.image} images.
+    image, classes = STEMS[arch.stem]
+    args = (_STEM_ARG if large else "") + _COMMON_ARGS.format(
+        image=image, classes=classes
+    )
+    size = f"{image}x{image}"
+    construct.__doc__ = f"""{_KINDS[kind]} ResNet-{depth} for {size} images.
 
     Args:
-        {args}{_GATE_ARGS if gated else ""}
+        {args}{_KIND_ARGS[kind]}
 
     Returns:
         A `keras.Model` on `[batch, height, width, channels]`.
@@ -252,17 +294,9 @@ def _constructor(depth: int, gated: bool) -> Callable[..., keras.Model]:
     return construct
 
 
-_GATE_NAMES = {
-    "channel_gate",
-    "layer_gate",
-    "gate_group_size",
-    "gate_groups",
-    "gate_regularizers",
-    "layer_regularizers",
-}
 __all__ = []
 for _depth in ARCHITECTURES:
-    for _gated in (False, True):
-        _function = _constructor(_depth, _gated)
+    for _kind in _KINDS:
+        _function = _constructor(_depth, _kind)
         globals()[_function.__name__] = _function
         __all__.append(_function.__name__)

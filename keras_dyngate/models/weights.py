@@ -2,9 +2,11 @@
 
 Every trunk variable of the library's residual nets has one name, PyTorch's
 (`layer1.0.conv1.weight`), whatever the source: an `.npz`, a plain net, a gated one.
+Those of a dense net have its layers' own names.
 """
 
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -23,6 +25,8 @@ _BN = {
     "running_mean": "moving_mean",
     "running_var": "moving_variance",
 }
+# Layers of a dense net's trunk.
+_DENSE = re.compile(r"(block\d+_layer\d+_|transition\d+_|final_)?(conv|bn)\d*")
 
 
 def _layer_slots(prefix: str, layer: Any) -> Iterator[tuple[str, Any]]:
@@ -39,17 +43,18 @@ def trunk_slots(model: keras.Model) -> dict[str, Any]:
     """The trunk's variables by PyTorch name, in the order of the model.
 
     Raises:
-        ValueError: If the model was not made by this library's ResNet builders.
+        ValueError: If the model was not made by this library's builders.
     """
     names = {layer.name for layer in model.layers}
-    if not {"conv1", "bn1", "stage1_block1"} <= names:
+    dense = "block1_layer1_conv1" in names
+    if not dense and not {"conv1", "bn1", "stage1_block1"} <= names:
         raise ValueError(
-            "Expected a ResNet built by keras_dyngate. "
+            "Expected a ResNet built by keras_dyngate, or a DenseNet. "
             f"Received: {model.name!r} with layers {sorted(names)[:5]}..."
         )
     slots: dict[str, Any] = {}
     for layer in model.layers:
-        if layer.name in ("conv1", "bn1"):
+        if layer.name in ("conv1", "bn1") or (dense and _DENSE.fullmatch(layer.name)):
             slots.update(_layer_slots(layer.name, layer))
     for block in dynamic_layers(model):
         stage, index = block.name.removeprefix("stage").split("_block")
@@ -106,12 +111,13 @@ def _load_npz(model: keras.Model, path: Path) -> None:
 
 
 def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Load a file into a model of this library's ResNet builders.
+    """Load a file into a model of this library's builders.
 
     Args:
         model: The net to fill.
-        path: `.keras` (a whole net of the same kind), `.weights.h5`, or `.npz` with
-            PyTorch names and layouts, which fills the trunk and leaves gates alone.
+        path: `.keras` (a whole net of the same kind), `.weights.h5`, or for a ResNet
+            `.npz` with PyTorch names and layouts, which fills the trunk and leaves
+            gates alone.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -1,4 +1,4 @@
-"""The L0 penalty: how many gates, or how many MACs, are expected to be open."""
+"""Penalties on open gates: how many, or how many MACs, by L0 or by L1."""
 
 from typing import Any
 
@@ -12,9 +12,12 @@ from keras_dyngate.regularizers.regularizer import GateRegularizer, Schedule
 
 @serializable
 class GateSparsity(GateRegularizer):
-    """Expected number of open gates: the mean over samples of `sum sigmoid(logit)`.
+    """How much is open: the mean over samples of a sum over the gates.
 
-    `sigmoid(logit)` is the probability that a binary concrete gate is open.
+    With `norm="l0"`, for binary gates, a gate counts by `sigmoid(logit)`, the
+    probability that it is open. With "l1", for saliences, it counts by its score.
+    Controllers add up: for a mean over the layers of a net, use `reduction="mean"` and
+    divide the coefficient by the number of controllers.
 
     Args:
         coefficient: Number or schedule. The usual one is off for the first fifth of
@@ -22,7 +25,9 @@ class GateSparsity(GateRegularizer):
         weighting: None counts every gate alike (default). "macs" weights each gate by
             the MACs it controls with all others open: the penalty is then in millions of
             MACs per image (design of this library).
-        reduction: "sum" over the gates (default), or their "mean" (weighted, if so).
+        reduction: "sum" over the gates of a controller (default), or their "mean"
+            (weighted, if so).
+        norm: "l0" (default) or "l1".
         name: Default "gate_sparsity".
 
     Raises:
@@ -35,15 +40,20 @@ class GateSparsity(GateRegularizer):
         coefficient: "float | Schedule" = 0.01,
         weighting: str | None = None,
         reduction: str = "sum",
+        norm: str = "l0",
         name: str = "gate_sparsity",
     ) -> None:
         super().__init__(coefficient, name)
         self.weighting = one_of("weighting", weighting, (None, "macs"))
         self.reduction = one_of("reduction", reduction, ("sum", "mean"))
+        self.norm = one_of("norm", norm, ("l0", "l1"))
 
     def __call__(self, output: Any, unit_macs: np.ndarray | None = None) -> Any:
-        probability = ops.sigmoid(ops.cast(output.logit, "float32"))
-        weights = np.ones(probability.shape[-1], "float32")
+        if self.norm == "l1":
+            amount = ops.cast(output.score, "float32")
+        else:
+            amount = ops.sigmoid(ops.cast(output.logit, "float32"))
+        weights = np.ones(amount.shape[-1], "float32")
         if self.weighting == "macs":
             if unit_macs is None:
                 raise ValueError(
@@ -54,11 +64,12 @@ class GateSparsity(GateRegularizer):
         if self.reduction == "mean":
             weights = weights / weights.sum()
         weights = ops.convert_to_tensor(weights)
-        return ops.sum(ops.mean(probability, axis=0) * weights)
+        return ops.sum(ops.mean(amount, axis=0) * weights)
 
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "weighting": self.weighting,
             "reduction": self.reduction,
+            "norm": self.norm,
         }

@@ -29,7 +29,7 @@ def deciding(table, block=GatedBasicBlock, layer=None, name="packable"):
     """A net of one block; `table` is bool `[kinds, units]`, `layer` bool `[kinds]`."""
     table = np.asarray(table)
     kinds, units = table.shape
-    filters = units // block.masks
+    filters = units // len(block.masked)
 
     def gate(units, answers):
         made = kd.BinaryGate(units, hidden=kinds)

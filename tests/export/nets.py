@@ -24,8 +24,11 @@ def enliven(model, seed=0):
         elif weight.path.endswith(("beta", "moving_mean")):
             weight.assign(0.1 * rng.normal(size=weight.shape))
     for gate in controllers(model):
-        gate.expand.kernel.assign(3 * rng.normal(size=gate.expand.kernel.shape))
-        gate.expand.bias.assign(0.3 * rng.normal(size=gate.expand.bias.shape))
+        dense, size, bias = getattr(gate, "expand", None), 3.0, 0.0
+        if dense is None:  # a salience: some at 0, some at 1, some between
+            dense, size, bias = gate.dense, 0.3, 0.3
+        dense.kernel.assign(size * rng.normal(size=dense.kernel.shape))
+        dense.bias.assign(bias + 0.3 * rng.normal(size=dense.bias.shape))
     return model
 
 
@@ -36,28 +39,31 @@ def small_net(
     layers=False,
     shortcut="projection",
     seed=0,
+    gate=kd.BinaryGate,
+    **options,
 ):
     """Stem, a block, a strided block that widens, softmax head.
 
     `groups` decisions per mask (None: no channel gates), of 32 and 64 channels here.
+    `gate` makes the gates of channels and of layers; `options` go to the blocks.
     """
     keras.utils.set_random_seed(seed)
     image = x = keras.Input(SHAPE)
     x = keras.layers.Rescaling(1 / 64, -2.0)(x)
     x = keras.layers.Conv2D(filters, 3, padding="same", name="stem")(x)
     for index, stride in enumerate((1, 2), 1):
-        gate = None
+        channel = None
         if groups:
-            gate = kd.BinaryGate(
-                (groups * stride if groups > 2 else groups) * block.masks
-            )
+            masks = len(block(filters, **options).masked)
+            channel = gate((groups * stride if groups > 2 else groups) * masks)
         x = block(
             filters * stride,
             strides=stride,
-            channel_gate=gate,
-            layer_gate="binary" if layers else None,
+            channel_gate=channel,
+            layer_gate=gate(1) if layers else None,
             shortcut=shortcut,
             name=f"block{index}",
+            **options,
         )(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.Dense(7, activation="softmax")(x)

@@ -9,6 +9,7 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 import keras_dyngate as kd  # noqa: E402
+from keras_dyngate._logits import plain_logits  # noqa: E402
 from keras_dyngate._walk import dynamic_layers  # noqa: E402
 from keras_dyngate.export import flatbuffer, graph  # noqa: E402
 from keras_dyngate.export.conversion import float_kernels  # noqa: E402
@@ -46,7 +47,7 @@ def test_file_agrees_with_keras(tmp_path, kind):
     litert = kd.LiteRTModel(path)
     assert list(report.signatures) == ["classify", "explain"]
     macs = kd.count_macs(model).of(decisions, report.group_sizes)
-    with graph.plain_logits(model):
+    with plain_logits(model):
         logits = model.predict(x, verbose=0)
     for index, image in enumerate(x):
         found = litert.run("classify", image=image)
@@ -258,7 +259,7 @@ def test_mixed_precision_nets_are_exported_in_float32(tmp_path):
     assert model.get_layer("stem").compute_dtype == "bfloat16", "put back afterwards"
     clean = small_net()
     clean.set_weights(model.get_weights())
-    with graph.plain_logits(clean):
+    with plain_logits(clean):
         expected = clean.predict(x, verbose=0)
     litert = kd.LiteRTModel(tmp_path / "a.tflite")
     for image, logits in zip(x, expected, strict=True):

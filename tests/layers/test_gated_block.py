@@ -66,14 +66,14 @@ def test_a_shut_layer_leaves_the_shortcut(cls):
 @pytest.mark.parametrize("cls", BLOCKS)
 def test_both_gates_against_numpy(cls):
     rng = np.random.default_rng(0)
-    channel = rng.integers(0, 2, (4, 2 * cls.masks))
+    channel = rng.integers(0, 2, (4, 2 * len(cls.masked)))
     runs = [[1], [1], [0], [1]]
     block = cls(
         4, channel_gate=FixedController(channel), layer_gate=FixedController(runs)
     )
     built(block, (5, 5, 6))
     x = images(4, 5, 5, 6) / 255 - 0.3
-    masks = np.split(np.repeat(channel, 2, axis=1), cls.masks, axis=1)
+    masks = np.split(np.repeat(channel, 2, axis=1), len(cls.masked), axis=1)
     expected = reference.block(
         x, torch_weights(block), "b", masks=masks, runs=np.ravel(runs)
     )
@@ -82,15 +82,15 @@ def test_both_gates_against_numpy(cls):
 
 @pytest.mark.parametrize("cls", BLOCKS)
 def test_gates_see_the_input_of_the_block(cls):
-    channel, layer = BinaryGate(4 * cls.masks, hidden=3), BinaryGate(1, hidden=3)
+    channel, layer = BinaryGate(4 * len(cls.masked), hidden=3), BinaryGate(1, hidden=3)
     block = cls(4, 2, channel_gate=channel, layer_gate=layer, name="b")
     built(block, (6, 6, 3), seed=2)
     x = images(6, 6, 6, 3)
     with recording() as found:
         block(x)
     runs = to_numpy(layer(x).score)
-    parts = np.split(to_numpy(channel(x).score) * runs, cls.masks, axis=1)
-    assert list(found) == ["b/channel", "b/channel_2", "b/layer"][: cls.masks] + [
+    parts = np.split(to_numpy(channel(x).score) * runs, len(cls.masked), axis=1)
+    assert list(found) == ["b/channel", "b/channel_2", "b/layer"][: len(cls.masked)] + [
         "b/layer"
     ]
     np.testing.assert_array_equal(to_numpy(found["b/layer"]), runs)
@@ -130,7 +130,7 @@ def test_a_shut_layer_gate_can_learn_to_open():
 def test_penalties_of_both_gates_reach_the_block(cls):
     block = cls(
         4,
-        channel_gate=BinaryGate(2 * cls.masks, regularizers=["batch_shaping"]),
+        channel_gate=BinaryGate(2 * len(cls.masked), regularizers=["batch_shaping"]),
         layer_gate=BinaryGate(1, regularizers=["gate_sparsity", "batch_shaping"]),
     )
     x = images(3, 4, 4, 4)

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from keras import ops
 
 from keras_dyngate import BatchShaping, BinaryGate, GatedBottleneckBlock, GateSparsity
@@ -43,3 +44,44 @@ def test_shut_channels_are_removed_filters(numpy_initializers):
             w[f"b.bn2.{part}"] = w[f"b.bn2.{part}"][keep2]
         expected = reference.block(image[None], w, "b", 2)[0]
         np.testing.assert_allclose(y, expected, rtol=1e-4, atol=2e-5)
+
+
+def test_only_the_last_activation_gated(tmp_path):
+    """The mask stands after the 3x3: the first convolution is always paid in full."""
+    scores = np.random.default_rng(1).uniform(0.1, 1, (3, 4))
+    scores[0, 1] = scores[2] = 0.0
+    block = built(
+        GatedBottleneckBlock(
+            8,
+            channel_gate=FixedController(scores),
+            gated_activations="last",
+            name="b",
+        ),
+        (6, 6, 12),
+    )
+    x = images(3, 6, 6, 12) / 255
+    weights = torch_weights(block)
+    mask = np.repeat(scores, 2, axis=-1)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(block(x)),
+        reference.block(x, weights, "b", 1, [np.ones((3, 8)), mask]),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    rows = {row.kernel: row for row in block.mac_rows((None, 6, 6, 12))}
+    assert [rows[f"conv{i}"].macs for i in (1, 2, 3)] == [3456, 20736, 9216]
+    assert [[g.key for g in rows[f"conv{i}"].gatings] for i in (1, 2, 3)] == [
+        [],
+        ["channel"],
+        ["channel"],
+    ]
+    run_layer_test(
+        lambda: GatedBottleneckBlock(
+            4, 2, channel_gate="salience", gated_activations="last", name="b"
+        ),
+        (6, 6, 3),
+        (3, 3, 16),
+        tmp_path / "block.keras",
+    )
+    with pytest.raises(ValueError, match="`gated_activations`.*Received"):
+        GatedBottleneckBlock(4, gated_activations="first")

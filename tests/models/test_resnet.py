@@ -48,6 +48,63 @@ def test_depths_by_their_tables(depth):
     assert callable(getattr(kd, f"gated_resnet{depth}"))
 
 
+class TestStem:
+    """One 3x3 convolution in place of 7x7 and pooling, for nets of 224x224 images."""
+
+    def test_resnet101(self):
+        model = kd.resnet101(stem="cifar")
+        assert (model.input_shape, model.output_shape) == (
+            (None, 32, 32, 3),
+            (None, 10),
+        )
+        total, shares = self.count(model)
+        assert total == 2_509_983_744
+        assert shares == [0.0876, 0.2213, 0.8947]
+        names = [layer.name for layer in model.layers[:5]]
+        assert names == ["image", "preprocessing", "conv1", "bn1", "relu1"]
+
+    def test_default(self):
+        total, shares = self.count(kd.resnet101())
+        assert total == 7_801_405_440
+        assert shares == [0.1007, 0.2325, 0.8960]
+
+    @staticmethod
+    def count(model):
+        total = kd.count_macs(model).total
+        ends = [
+            kd.count_macs(keras.Model(model.input, model.get_layer(name).output))
+            for name in ("stage1_block3", "stage2_block4", "stage3_block23")
+        ]
+        return total, [round(end.total / total, 4) for end in ends]
+
+    @pytest.mark.parametrize("depth", [18, 50])
+    def test_gated(self, depth):
+        arguments = {"stem": "cifar", "width": 1 / 16, "input_shape": (16, 16, 3)}
+        plain = randomize(getattr(kd, f"resnet{depth}")(**arguments))
+        gated = getattr(kd, f"gated_resnet{depth}")(**arguments)
+        kd.load_trunk_weights(gated, plain)
+        x = images(2, 16, 16, 3)
+        with kd.force_open_rate(gated, 1.0):
+            found = outputs(gated, x)
+        np.testing.assert_allclose(found, outputs(plain, x), rtol=1e-4, atol=1e-6)
+        assert kd.count_macs(gated).total == kd.count_macs(plain).total
+
+    def test_none_is_the_net_of_the_paper(self):
+        arguments = {"input_shape": (32, 32, 3), "width": 1 / 16}
+        nets = [kd.resnet18(stem=stem, **arguments) for stem in (None, "imagenet")]
+        assert kd.count_macs(nets[0]) == kd.count_macs(nets[1])
+        other = kd.resnet18(stem="cifar", classes=1000, **arguments)
+        with pytest.raises(ValueError, match=r"'conv1.weight' must .*\(3, 3, 3, 4\)"):
+            kd.load_trunk_weights(other, nets[0])
+
+    def test_bad(self):
+        with pytest.raises(ValueError, match="`stem` must be one of .*stem='mnist'"):
+            kd.gated_resnet18(stem="mnist")
+        with pytest.raises(TypeError, match=r"^resnet20\(\) got .*\['stem'\]"):
+            kd.resnet20(stem="cifar")
+        assert "stem:" in kd.resnet18.__doc__ and "stem:" not in kd.resnet20.__doc__
+
+
 def test_normalization_is_inside():
     raw = kd.resnet20(include_preprocessing=False, **SMALL)
     mean, std = (0.2, 0.4, 0.6), (0.1, 0.2, 0.4)

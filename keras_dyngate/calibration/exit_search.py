@@ -1,0 +1,83 @@
+"""The best thresholds under a budget, searched on a calibration table."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_dyngate.calibration.exit_table import ExitTable, budgeted_sweep, exits_of
+
+CANDIDATES = 96  # thresholds tried per gate and step
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """What thresholds have to keep to; accuracy is maximized, or cost minimized.
+
+    Attributes:
+        cost: Of each sample at each exit, `[N, n + 1]`: MACs, or milliseconds.
+        budget: Highest mean cost, or None.
+        accuracy: Lowest accuracy, or None.
+    """
+
+    cost: np.ndarray
+    budget: float | None = None
+    accuracy: float | None = None
+
+    def key(self, accuracy: float, cost: float) -> tuple[bool, float, float]:
+        """Larger is better: within the limit first, then accuracy or cost."""
+        if self.budget is not None:
+            fits = cost <= self.budget
+            return (fits, accuracy, -cost) if fits else (fits, -cost, accuracy)
+        fits = self.accuracy is None or accuracy >= self.accuracy - 1e-9
+        return (fits, -cost, accuracy) if fits else (fits, accuracy, -cost)
+
+
+def search(table: ExitTable, goal: Goal) -> tuple[np.ndarray, bool]:
+    """Thresholds that serve a goal best on a table.
+
+    Starts from the budgeted sweep and from everything leaving at one exit, then moves
+    one threshold at a time among quantiles of its gate's confidence until nothing gets
+    better (design of this library).
+
+    Returns:
+        float32 `[n]`, and whether they keep to the limit.
+    """
+    correct, n = table.correct, table.confidence.shape[1]
+    rows = np.arange(len(correct))
+
+    def judge(thresholds: Sequence[float] | np.ndarray) -> tuple[bool, float, float]:
+        exits = exits_of(table.confidence, thresholds)
+        accuracy = float(correct[rows, exits].mean())
+        return goal.key(accuracy, float(goal.cost[rows, exits].mean()))
+
+    quantiles = np.linspace(0.0, 1.0, CANDIDATES)
+    candidates = [
+        np.unique(
+            np.append(
+                np.quantile(values, quantiles, method="higher"), [-np.inf, np.inf]
+            )
+        ).astype("float32")
+        for values in table.confidence.T.astype("float32")
+    ]
+    starts = [*budgeted_sweep(table.confidence), np.full(n, np.inf, "float32")]
+    for gate in range(n):
+        one = np.full(n, np.inf, "float32")
+        one[gate] = -np.inf
+        starts.append(one)
+    ranked = sorted(starts, key=judge, reverse=True)
+    best, found = judge(ranked[0]), ranked[0]
+    for start in ranked[:3]:
+        current, value = start.copy(), judge(start)
+        improved = True
+        while improved:
+            improved = False
+            for gate in range(n):
+                for candidate in candidates[gate]:
+                    trial = current.copy()
+                    trial[gate] = candidate
+                    if (score := judge(trial)) > value:
+                        current, value, improved = trial, score, True
+        if value > best:
+            best, found = value, current
+    return found, best[0]

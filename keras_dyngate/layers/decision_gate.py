@@ -1,0 +1,144 @@
+"""A decision gate: one linear layer that says whether a net may stop here.
+
+    gate = DecisionGate(classes=10, pooling="avg")
+    scores = gate(features)                  # [batch, classes]
+    leave = gate.confidence_of(scores) >= threshold
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_dyngate._checks import one_of, positive_int
+from keras_dyngate._registration import serializable
+from keras_dyngate.losses import OneVsAllHinge, ScoreCrossEntropy
+
+POOLINGS = ("avg", "avg4x4", "flatten")
+CONFIDENCES = ("score", "distance", "entropy")
+OBJECTIVES: dict[str, type[keras.losses.Loss]] = {
+    "hinge": OneVsAllHinge,
+    "cross_entropy": ScoreCrossEntropy,
+}
+
+
+@serializable
+class DecisionGate(keras.layers.Layer):
+    """Pools a feature map and gives each class a score, `s = W x + b`, in float32.
+
+    Trained with the one-vs-all hinge, a score is that of a linear support vector
+    machine. A sample leaves the net here when its confidence reaches a threshold;
+    whatever the confidence is, more is surer.
+
+    Args:
+        classes: Number of classes.
+        pooling: Before the linear layer: "avg", global average pooling (default);
+            "avg4x4", averages of 4x4 windows, all kept (what is left over at the right
+            and lower edge is dropped); "flatten". Both options are designs of this
+            library. Features without height and width are taken as they are.
+        objective: What the gate is trained for: "hinge" (default) or "cross_entropy".
+        confidence: "score", the largest score (default); "distance", the largest score
+            over the norm of its weights; "entropy", minus the entropy of the softmax of
+            the scores, in nats.
+
+    Input shape: `[batch, height, width, channels]` or `[batch, channels]`.
+    Output shape: `[batch, classes]`, float32.
+
+    Raises:
+        ValueError: For a bad argument, or a feature map too small for "avg4x4".
+
+    References:
+        Shafiee, Shafiee, Wong: Dynamic representations toward efficient inference on
+        deep neural networks by decision gates, CVPR workshops 2019.
+        "cross_entropy" with "entropy" is the exit of BranchyNet: Teerapittayanon,
+        McDanel, Kung, ICPR 2016.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        pooling: str = "avg",
+        objective: str = "hinge",
+        confidence: str = "score",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.classes = positive_int("classes", classes)
+        self.pooling = one_of("pooling", pooling, POOLINGS)
+        self.objective = one_of("objective", objective, tuple(OBJECTIVES))
+        self.confidence = confidence
+        self.dense = keras.layers.Dense(self.classes, dtype="float32", name="dense")
+
+    @property
+    def confidence(self) -> str:
+        """Which function of the scores is compared with the threshold; may be set."""
+        return self._confidence
+
+    @confidence.setter
+    def confidence(self, confidence: str) -> None:
+        self._confidence = one_of("confidence", confidence, CONFIDENCES)
+
+    def loss(self) -> keras.losses.Loss:
+        """A new loss of the gate's objective, on class indices or one-hot labels."""
+        return OBJECTIVES[self.objective]()
+
+    def build(self, input_shape: Any) -> None:
+        self.dense.build(self._pooled_shape(input_shape))
+
+    def _pooled_shape(self, input_shape: Any) -> tuple[int | None, int]:
+        """`[batch, features]`; only "avg" does without a known image size."""
+        batch, *sides, channels = input_shape
+        if not sides or self.pooling == "avg":
+            return batch, channels
+        if None in sides or (self.pooling == "avg4x4" and min(sides) < 4):
+            raise ValueError(
+                f"`pooling={self.pooling!r}` needs feature maps of known size"
+                + (", 4x4 or larger" if self.pooling == "avg4x4" else "")
+                + f". Received: input_shape={tuple(input_shape)}"
+            )
+        window = 4 if self.pooling == "avg4x4" else 1
+        for side in sides:
+            channels *= side // window
+        return batch, channels
+
+    def pool(self, x: Any) -> Any:
+        """The features `[batch, features]` that the linear layer reads, float32."""
+        x = ops.cast(x, "float32")
+        if len(x.shape) == 2:
+            return x
+        if self.pooling == "avg":
+            return ops.mean(x, axis=tuple(range(1, len(x.shape) - 1)))
+        if self.pooling == "avg4x4":
+            x = ops.average_pool(x, 4, 4, "valid", data_format="channels_last")
+        return ops.reshape(x, (-1, self._pooled_shape(x.shape[:1] + x.shape[1:])[1]))
+
+    def call(self, x: Any) -> Any:
+        return self.dense(self.pool(x))
+
+    def confidence_of(self, scores: Any) -> Any:
+        """How sure the gate is, `[batch]`; a sample leaves where this >= threshold."""
+        if self.confidence == "entropy":
+            log_p = ops.log_softmax(scores)
+            return ops.sum(ops.exp(log_p) * log_p, axis=-1)
+        if self.confidence == "distance":
+            scores = scores / ops.norm(ops.cast(self.dense.kernel, "float32"), axis=0)
+        return ops.max(scores, axis=-1)
+
+    def kernel_macs(self, input_shape: Any) -> int:
+        """MACs of the linear layer for one image."""
+        return self._pooled_shape(input_shape)[1] * self.classes
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
+        return input_shape[0], self.classes
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((x.shape[0], self.classes), "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "classes": self.classes,
+            "pooling": self.pooling,
+            "objective": self.objective,
+            "confidence": self.confidence,
+        }

@@ -1,0 +1,152 @@
+"""The stages of a net with early exits, each a model that runs on its own.
+
+A stage maps the features of the one before to its own, and to the scores of the gate at
+its end. `run_stages` drops the samples that leave and goes on with the others, in full
+batches, so that what they would have cost is really saved.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dyngate import _hooks
+from keras_dyngate.cost import MacProfile, MacRow, count_macs
+from keras_dyngate.layers import DecisionGate
+
+PADDING = 8  # a batch that is not full is padded to a multiple of 1/8 of a full one
+
+
+class Stage(keras.Model):
+    """One stage and the gate at its end.
+
+    Output: `{"features": ..., "scores": ..., "decisions": {...}}`; the last stage has
+    no gate, and its features are the net's answer.
+    """
+
+    def __init__(self, part: keras.Model, gate: DecisionGate | None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.part, self.gate = part, gate
+        # Batches differ in size: XLA would compile each anew on TensorFlow.
+        if keras.backend.backend() == "tensorflow":
+            self.compile(jit_compile=False)
+
+    def call(self, x: Any, training: bool | None = None) -> dict[str, Any]:
+        with _hooks.recording() as found:
+            features = self.part(x, training=training)
+        outputs = {"features": features, "decisions": dict(found)}
+        if self.gate is not None:
+            outputs["scores"] = self.gate(features)
+        return outputs
+
+    def profile(self) -> MacProfile:
+        """MACs of this stage alone, its gate among the controllers."""
+        rows = list(count_macs(self.part).layers)
+        if self.gate is not None:
+            macs = self.gate.kernel_macs(self.part.output_shape)
+            rows.append(MacRow(self.gate.name, "", macs, controller=True))
+        return MacProfile(tuple(rows))
+
+
+@dataclasses.dataclass
+class Left:
+    """Samples that left: their places in the input, scores, confidence and MACs."""
+
+    rows: np.ndarray
+    scores: np.ndarray
+    confidence: np.ndarray
+    macs: np.ndarray
+
+
+def batches(x: Any, batch_size: int) -> Iterator[Any]:
+    """Batches of an array; a dataset's own, without their labels."""
+    if hasattr(x, "shape"):
+        for start in range(0, len(x), batch_size):
+            yield x[start : start + batch_size]
+        return
+    for item in x:
+        yield item[0] if isinstance(item, (tuple, list)) else item
+
+
+def padded_size(count: int, batch_size: int) -> int:
+    """How many rows a batch of `count` is padded to: few sizes, to compile few times."""
+    step = max(1, batch_size // PADDING)
+    return min(-(-count // step) * step, max(batch_size, count))
+
+
+@dataclasses.dataclass
+class _Queue:
+    """Samples that wait for a stage."""
+
+    features: list[np.ndarray] = dataclasses.field(default_factory=list)
+    rows: list[np.ndarray] = dataclasses.field(default_factory=list)
+    macs: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    def __len__(self) -> int:
+        return sum(len(rows) for rows in self.rows)
+
+    def put(self, features: Any, rows: np.ndarray, macs: np.ndarray) -> None:
+        if len(rows):
+            self.features.append(np.asarray(features))
+            self.rows.append(rows)
+            self.macs.append(macs)
+
+    def take(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        parts = []
+        for name in ("features", "rows", "macs"):
+            held = getattr(self, name)
+            joined = held[0] if len(held) == 1 else np.concatenate(held)
+            parts.append(joined[:count])
+            setattr(self, name, [joined[count:]] if count < len(joined) else [])
+        return parts[0], parts[1], parts[2]
+
+
+def run_stages(
+    stages: list[Stage],
+    x: Any,
+    batch_size: int,
+    leaves: Callable[[int, np.ndarray], tuple[np.ndarray, np.ndarray]],
+) -> Iterator[tuple[int, Left]]:
+    """Run samples through the stages; those that leave are dropped from the batch.
+
+    Args:
+        stages: As a net with early exits has them.
+        x: Images, an array or a dataset of batches.
+        batch_size: Of every stage: samples wait until a batch is full, or none comes.
+        leaves: From (stage, scores) to (which samples leave, their confidence).
+
+    Yields:
+        (exit, `Left`) of samples, in no particular order.
+    """
+    profiles = [stage.profile() for stage in stages]
+    queues = [_Queue() for _ in stages]
+
+    def run(index: int, count: int) -> tuple[int, Left]:
+        features, rows, macs = queues[index].take(count)
+        size = padded_size(len(rows), batch_size)
+        if size > len(rows):  # any real sample will do
+            features = features[np.arange(size) % len(rows)]
+        found = stages[index].predict_on_batch(features)
+        found = keras.tree.map_structure(lambda a: np.asarray(a)[: len(rows)], found)
+        macs = macs + profiles[index].of(found["decisions"])
+        last = index == len(stages) - 1
+        scores = found["features" if last else "scores"]
+        gone, confidence = leaves(index, scores)
+        if not last:
+            stay = ~gone
+            queues[index + 1].put(found["features"][stay], rows[stay], macs[stay])
+        return index, Left(rows[gone], scores[gone], confidence[gone], macs[gone])
+
+    seen = 0
+    for batch in batches(x, batch_size):
+        rows = np.arange(seen, seen + len(batch))
+        queues[0].put(batch, rows, np.zeros(len(batch), np.int64))
+        seen += len(batch)
+        for index, queue in enumerate(queues):
+            while len(queue) >= batch_size:
+                yield run(index, batch_size)
+    for index, queue in enumerate(queues):
+        while len(queue):
+            yield run(index, batch_size)

@@ -1,0 +1,526 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_dyngate as kd
+from keras_dyngate.models.cut_points import check_trunk, resolve_cuts, split
+from tests.stubs import images, outputs, randomize
+
+pytestmark = pytest.mark.usefixtures("numpy_initializers")
+
+layers = keras.layers
+
+
+def names(points):
+    return [point.layer for point in points]
+
+
+def random_net(seed, size=14):
+    """A random graph of convolutions, merges and bare operations.
+
+    Returns:
+        The model, the parents of every layer by name, and each layer's MACs.
+    """
+    rng = np.random.default_rng(seed)
+    tensors = {"n0": keras.Input((4, 4, 2), name="n0")}
+    parents, macs = {"n0": []}, {"n0": 0}
+    for i in range(1, size):
+        name, made = f"n{i}", list(tensors)
+        # mostly the newest, so that cut points are neither rare nor everywhere
+        ages = np.minimum(rng.geometric(0.75, 2), len(made))
+        of = [made[-age] for age in dict.fromkeys(ages.tolist())]
+        kind = rng.integers(3)
+        macs[name] = 0
+        if len(of) == 2 and kind == 0:
+            concatenated = layers.Concatenate(name=name)([tensors[o] for o in of])
+            tensors[name], parents[name] = concatenated, of
+            continue
+        if len(of) == 2 and tensors[of[0]].shape == tensors[of[1]].shape:
+            added = layers.Add(name=name)([tensors[o] for o in of])
+            tensors[name], parents[name] = added, of
+            continue
+        x, parents[name] = tensors[of[0]], of[:1]
+        if kind == 1:
+            tensors[name] = layers.ReLU(name=name)(x)
+        else:
+            tensors[name] = layers.Conv2D(2, 1, name=name)(x)
+            macs[name] = 16 * x.shape[-1] * 2
+    last = tensors[f"n{size - 1}"]
+    return keras.Model(tensors["n0"], last), parents, macs
+
+
+def ancestors(name, parents, without=None):
+    """The layer and all that it is computed from; paths through `without` left out."""
+    found, todo = set(), [name]
+    while todo:
+        if (one := todo.pop()) not in found and one != without:
+            found.add(one)
+            todo.extend(parents[one])
+    return found
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_by_the_definition(seed):
+    model, parents, macs = random_net(seed)
+    last = list(parents)[-1]
+    used = ancestors(last, parents)
+    total = sum(macs[name] for name in used)
+    expected = set()
+    for name in used:
+        inside = ancestors(name, parents)
+        spent = sum(macs[other] for other in inside)
+        crossing = {p for o in used - inside for p in parents[o] if p in inside}
+        separates = name == last or "n0" not in ancestors(last, parents, without=name)
+        assert separates == (crossing <= {name}) or name == "n0"
+        if separates and 0 < spent < total:
+            expected.add((name, spent, tuple(model.get_layer(name).output.shape[1:])))
+    points = kd.cut_points(model)
+    assert {(p.layer, p.macs, p.shape) for p in points} == expected
+    assert [p.macs for p in points] == sorted(p.macs for p in points)
+    for point in points:  # each of them works
+        assert resolve_cuts(model, [point.layer]) == [point.layer]
+    if points:
+        check_stages(randomize(model), names(points), images(2, 4, 4, 2))
+
+
+def test_random_nets_have_both_kinds():
+    counts = [len(kd.cut_points(random_net(seed)[0])) for seed in range(40)]
+    assert 0 in counts and max(counts) > 5 and np.mean(counts) > 2
+
+
+def chain(model, x):
+    for stage in model:
+        x = stage(x, training=False)
+    return keras.ops.convert_to_numpy(x)
+
+
+def check_stages(model, cuts, x):
+    """Splitting changes nothing, loses nothing and copies nothing."""
+    profile, config = kd.count_macs(model), model.get_config()
+    tensors = {layer.name: layer.output for layer in model.layers}
+    expected = outputs(model, x)
+    stages = split(model, cuts)
+    assert len(stages) == len(cuts) + 1
+    np.testing.assert_array_equal(chain(stages, x), expected)
+    np.testing.assert_array_equal(outputs(model, x), expected)
+    profiles = [kd.count_macs(stage) for stage in stages]
+    assert sum(part.total for part in profiles) == profile.total
+    points = {point.layer: point for point in kd.cut_points(model)}
+    macs = 0
+    for part, cut, stage in zip(profiles, cuts, stages, strict=False):
+        macs += part.total + part.controllers
+        assert points[cut].macs == macs
+        assert points[cut].shape == stage.output_shape[1:]
+    assert {id(w) for stage in stages for w in stage.weights} == {
+        id(w) for w in model.weights
+    }
+    assert kd.count_macs(model) == profile
+    assert model.get_config() == config
+    for layer in model.layers:
+        assert layer.output is tensors[layer.name]
+    return stages
+
+
+def residual(stem=()):
+    """Two residual blocks, the second with a projection."""
+    x = image = keras.Input((8, 8, 3), name="image")
+    for layer in stem:
+        x = layer(x)
+    x = skip = layers.Conv2D(4, 3, padding="same", name="conv")(x)
+    x = layers.ReLU(name="relu_a")(layers.Conv2D(4, 3, padding="same", name="a")(x))
+    x = skip = layers.Add(name="add1")([x, skip])
+    x = layers.Conv2D(6, 3, strides=2, padding="same", name="b")(x)
+    skip = layers.Conv2D(6, 1, strides=2, name="projection")(skip)
+    x = layers.Add(name="add2")([x, skip])
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.Dense(5, name="dense")(x)
+    return keras.Model(image, layers.Softmax(name="softmax")(x), name="res")
+
+
+class TestWhere:
+    def test_residual(self):
+        conv, a, b = 64 * 27 * 4, 64 * 36 * 4, 16 * 4 * (9 + 1) * 6
+        assert kd.cut_points(residual()) == [
+            kd.CutPoint("conv", conv, (8, 8, 4)),
+            kd.CutPoint("add1", conv + a, (8, 8, 4)),
+            kd.CutPoint("add2", conv + a + b, (4, 4, 6)),
+            kd.CutPoint("pool", conv + a + b, (6,)),
+        ]
+
+    def test_dense(self):
+        x = image = keras.Input((4, 4, 3))
+        x = layers.Conv2D(4, 1, name="stem")(x)
+        for i in (1, 2):
+            new = layers.Conv2D(2, 1, name=f"conv{i}")(layers.ReLU()(x))
+            x = layers.Concatenate(name=f"out{i}")([x, new])
+        x = layers.AveragePooling2D(name="pool")(x)
+        x = layers.Dense(2)(layers.Flatten(name="flat")(x))
+        found = names(kd.cut_points(keras.Model(image, x)))
+        assert found == ["stem", "out1", "out2", "pool", "flat"]
+
+    def test_sequential(self):
+        parts = [layers.Rescaling(1 / 255), layers.Conv2D(2, 3, name="conv")]
+        parts += [layers.ReLU(name="relu"), layers.Flatten(name="flat")]
+        parts += [layers.Dense(4, name="last"), layers.Softmax()]
+        model = keras.Sequential([keras.Input((6, 6, 3)), *parts])
+        assert names(kd.cut_points(model)) == ["conv", "relu", "flat"]
+        randomize(model)
+        x = images(2, 6, 6, 3)
+        check_stages(model, ["relu"], x)
+        model.pop()  # builds its graph anew, with the same layers
+        check_stages(model, ["conv", "flat"], x)
+
+    def test_blocks_count_with_their_controllers(self):
+        model = kd.gated_resnet20(
+            layer_gate="binary", width=0.25, input_shape=(8, 8, 3)
+        )
+        blocks = [f"stage{s}_block{b}" for s in (1, 2, 3) for b in (1, 2, 3)]
+        points = kd.cut_points(model)
+        assert names(points) == ["conv1", "bn1", "relu1", *blocks, "avg_pool"]
+        profile = kd.count_macs(model)
+        dense = sum(r.macs for r in profile.layers if r.layer == "predictions")
+        assert profile.controllers > 0
+        assert points[-1].macs == profile.total + profile.controllers - dense
+
+    def test_shared_layers_and_bare_operations(self):
+        conv = layers.Conv2D(3, 1, name="twice")
+        x = image = keras.Input((4, 4, 3))
+        x = keras.ops.relu(layers.Conv2D(3, 1, name="once")(x) * 2.0)
+        x = layers.ReLU(name="between")(conv(x))
+        x = layers.Flatten(name="flat")(conv(x))
+        model = keras.Model(image, layers.Dense(2)(x))
+        assert names(kd.cut_points(model)) == ["once", "between", "flat"]
+        with pytest.raises(ValueError, match="'twice' is none: it is called 2 times"):
+            resolve_cuts(model, ["twice"])
+        check_stages(randomize(model), ["once", "between"], images(2, 4, 4, 3))
+
+    def test_several_outputs_of_a_layer(self):
+        class Halves(layers.Layer):
+            def call(self, x):
+                return x, 2 * x
+
+        x = image = keras.Input((4,))
+        x, _ = Halves(name="halves")(layers.Dense(4, name="first")(x))
+        model = keras.Model(image, layers.Dense(2)(x))
+        assert names(kd.cut_points(model)) == ["first"]
+        with pytest.raises(ValueError, match="'halves' is none: it has 2 outputs"):
+            resolve_cuts(model, ["halves"])
+
+    def test_mobilenet_v2(self):
+        model = keras.applications.MobileNetV2(
+            weights=None, input_shape=(32, 32, 3), alpha=0.35, classes=7
+        )
+        found = names(kd.cut_points(model))
+        assert found[0] == "Conv1" and found[-1] == "global_average_pooling2d"
+        # A block without a residual connection is open in the middle, another is not.
+        adds = [layer.name for layer in model.layers if layer.name.endswith("_add")]
+        for index in range(1, 17):
+            linear = f"block_{index}_add" not in adds
+            assert (f"block_{index}_expand" in found) == linear
+            assert (f"block_{index}_add" in found) != linear
+            last = f"block_{index}_project_BN"
+            assert (last in found) == linear
+        check_stages(
+            randomize(model),
+            ["block_2_add", "block_13_depthwise", "out_relu"],
+            images(2, 32, 32, 3),
+        )
+
+    def test_efficientnet_b0(self):
+        """Its input passes two layers of preprocessing; inside blocks it branches."""
+        model = keras.applications.EfficientNetB0(
+            weights=None, input_shape=(32, 32, 3), classes=7
+        )
+        found = names(kd.cut_points(model))
+        assert found[0] == "stem_conv" and found[-1] == "top_dropout"
+        for name in ("rescaling", "normalization", "block1a_se_squeeze"):
+            assert name not in found
+        for name in ("block1a_se_excite", "block2b_add", "block7a_project_bn"):
+            assert name in found
+        for name in ("block2b_se_excite", "block2b_drop", "block1a_se_reduce"):
+            assert name not in found
+        stages = check_stages(
+            randomize(model), ["block3b_add", "top_activation"], images(2, 32, 32, 3)
+        )
+        assert "normalization" in {layer.name for layer in stages[0].layers}
+
+    def test_densenet121(self):
+        model = kd.densenet121(stem="cifar")
+        found = names(kd.cut_points(model))
+        inside = [name for name in found if name.startswith("block")]
+        ends = {f"block{i}_layer{n}" for i, n in enumerate((6, 12, 24, 16), 1)}
+        expected = [
+            name.replace("_conv2", "_concat")
+            for name in (layer.name for layer in model.layers)
+            if name.endswith("_conv2") and name.removesuffix("_conv2") not in ends
+        ]
+        assert [name for name in inside if "concat" in name] == expected
+        assert [name for name in inside if "_out" in name] == [
+            f"block{i}_out" for i in (1, 2, 3, 4)
+        ]
+        assert sum(map(len, (expected, ends))) == len(inside)
+
+
+class TestSplit:
+    X = images(3, 8, 8, 3)
+
+    def model(self):
+        return randomize(residual())
+
+    def test_names_and_shapes(self):
+        stages = split(self.model(), ["add1", "pool"])
+        assert [stage.name for stage in stages] == [
+            "res_stage_0",
+            "res_stage_1",
+            "res_stage_2",
+        ]
+        assert [stage.input_shape[1:] for stage in stages] == [
+            (8, 8, 3),
+            (8, 8, 4),
+            (6,),
+        ]
+        held = [[layer.name for layer in stage.layers] for stage in stages]
+        assert held[0] == ["image", "conv", "a", "relu_a", "add1"]
+        assert held[1][1:] == ["b", "projection", "add2", "pool"]
+        assert held[2][1:] == ["dense", "softmax"]
+
+    def test_again_and_elsewhere(self):
+        model = self.model()
+        for cuts in (["add1"], ["add1"], ["conv", "add2", "pool"], ["pool"]):
+            check_stages(model, cuts, self.X)
+
+    def test_stages_of_a_stage(self):
+        model = self.model()
+        first, second = check_stages(model, ["conv"], self.X)
+        assert names(kd.cut_points(second)) == ["add1", "add2", "pool"]
+        parts = split(second, ["add1", "add2"])
+        whole = chain([first, *parts], self.X)
+        np.testing.assert_array_equal(whole, outputs(model, self.X))
+        front, back = split(split(model, ["add2"])[0], ["add1"])
+        rest = split(model, ["add2"])[1]
+        whole = chain([front, back, rest], self.X)
+        np.testing.assert_array_equal(whole, outputs(model, self.X))
+
+    def test_gated_net(self):
+        model = randomize(kd.gated_resnet20(width=0.25, input_shape=(8, 8, 3)))
+        stages = check_stages(model, ["stage1_block2", "stage3_block1"], self.X)
+        whole, parts, x = kd.decide(model, self.X), {}, self.X
+        for stage in stages:
+            parts |= kd.decide(stage, x)
+            x = outputs(stage, x)
+        assert sorted(parts) == sorted(whole)
+        for key, value in whole.items():
+            np.testing.assert_array_equal(parts[key], value)
+
+    def test_nested_models_and_preprocessing(self):
+        inner = keras.Sequential(
+            [keras.Input((6, 6, 3)), layers.Conv2D(4, 3), layers.ReLU()], name="inner"
+        )
+        stem = [layers.Rescaling(1 / 255), layers.Resizing(6, 6), layers.RandomFlip()]
+        x = image = keras.Input((8, 8, 3))
+        for layer in (*stem, inner, layers.Flatten(name="flat")):
+            x = layer(x)
+        head = keras.Sequential([keras.Input((64,)), layers.Dense(3)], name="head")
+        model = randomize(keras.Model(image, head(x)))
+        assert names(kd.cut_points(model)) == ["inner", "flat"]
+        check_stages(model, ["inner"], self.X)
+        check_stages(model, ["inner", "flat"], self.X)
+        self.check_saving(model)
+
+    @staticmethod
+    def check_saving(model, folder=None):
+        x = TestSplit.X
+        again = type(model).from_config(model.get_config())
+        again.set_weights(model.get_weights())
+        np.testing.assert_array_equal(outputs(again, x), outputs(model, x))
+
+    def test_saving(self, tmp_path):
+        model = self.model()
+        stages = [*split(model, ["add1"]), *split(model, ["conv", "pool"])]
+        expected = outputs(model, self.X)
+        model.save(tmp_path / "trunk.keras")
+        loaded = keras.saving.load_model(tmp_path / "trunk.keras")
+        np.testing.assert_array_equal(outputs(loaded, self.X), expected)
+        assert loaded.get_config() == model.get_config()
+        check_stages(loaded, ["conv", "add1"], self.X)
+        model.save_weights(tmp_path / "trunk.weights.h5")
+        randomize(loaded, seed=1).load_weights(tmp_path / "trunk.weights.h5")
+        np.testing.assert_array_equal(outputs(loaded, self.X), expected)
+        copied = keras.models.clone_model(model)
+        copied.set_weights(model.get_weights())
+        np.testing.assert_array_equal(outputs(copied, self.X), expected)
+        x = outputs(stages[0], self.X)
+        stages[1].save(tmp_path / "stage.keras")
+        stage = keras.saving.load_model(tmp_path / "stage.keras")
+        np.testing.assert_array_equal(outputs(stage, x), expected)
+
+    def test_weights_and_flags_are_shared(self):
+        model = self.model()
+        first, second = split(model, ["add1"])
+        randomize(model, seed=5)
+        expected = outputs(model, self.X)
+        np.testing.assert_array_equal(chain([first, second], self.X), expected)
+        model.trainable = False
+        assert not first.trainable_weights and not second.trainable_weights
+
+    def test_mixed_precision(self, dtype_policy):
+        dtype_policy("mixed_bfloat16")
+        model = self.model()
+        stages = split(model, ["add1"])
+        feature = stages[0](self.X, training=False)
+        assert keras.backend.standardize_dtype(feature.dtype) == "bfloat16"
+        found = stages[1](feature, training=False)
+        expected = model(self.X, training=False)
+        assert bool(keras.ops.all(found == expected))
+
+    @pytest.mark.parametrize("structure", [lambda x: [x], lambda x: {"image": x}])
+    def test_structured_inputs_and_outputs(self, structure):
+        image = keras.Input((8, 8, 3), name="image")
+        x = layers.Flatten()(layers.Conv2D(2, 3, name="conv")(image))
+        model = randomize(keras.Model(structure(image), [layers.Dense(3)(x)]))
+        (expected,) = np.asarray(outputs(model, structure(self.X)))[None]
+        found = chain(split(model, ["conv"]), self.X)
+        np.testing.assert_array_equal(found, expected.reshape(found.shape))
+
+
+class TestResolved:
+    def test_names_indices_and_points(self):
+        model = residual()
+        point = kd.cut_points(model)[2]
+        assert resolve_cuts(model, ["conv", "add1"]) == ["conv", "add1"]
+        assert resolve_cuts(model, [1, "add1", point, -3]) == [
+            "conv",
+            "add1",
+            "add2",
+            "pool",
+        ]
+        assert resolve_cuts(model, (np.int64(1),)) == ["conv"]
+
+    def test_indices_of_a_sequential_leave_out_its_input(self):
+        model = keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Dense(2)])
+        assert resolve_cuts(model, [0]) == [model.layers[0].name]
+
+    @pytest.mark.parametrize("after", [[], (), "add1", 3, None, {"add1"}])
+    def test_no_list(self, after):
+        message = r"`after` must be a non-empty list of layers. Received: after="
+        with pytest.raises(ValueError, match=message):
+            resolve_cuts(residual(), after)
+
+    @pytest.mark.parametrize(
+        ("after", "message"),
+        [
+            (["ad1"], r"model 'res', which has no 'ad1'; close to it: 'add1', 'add2'"),
+            (["zzz"], r"no 'zzz'\. Received: after=\['zzz'\]"),
+            (["add1", 11], r"indices from -11 to 10, those of `model.layers`\. Rec"),
+            ([-12], r"indices from -11 to 10.*Received: after=\[-12\]"),
+            ([1.5], r"names of layers, indices .* or `CutPoint`s; 1.5 is none\. Rec"),
+            ([True], "True is none"),
+            (["add1", "add1"], r"once, in the order of execution: \['add1'\]\. Rec"),
+            (["add1", 4], r"once, in the order of execution: \['add1'\]\. Rec"),
+            (["add2", "conv"], r"execution: \['conv', 'add2'\]\. Received: after="),
+            (
+                ["a"],
+                r"'a' is none: the outputs of 'conv' are needed after it too \(nearest "
+                r"cut points: 'conv' before it, 'add1' after it\)\. Received: after=",
+            ),
+            (["conv", "projection"], "'projection' is none: the outputs of 'b' are"),
+            (
+                ["image"],
+                r"no MACs are spent up to it \(nearest cut points: 'conv' after it\)",
+            ),
+            (
+                ["softmax"],
+                r"no MACs are left after it \(nearest cut points: 'pool' before it\)",
+            ),
+            ([-2], "'dense' is none: no MACs are left after it"),
+        ],
+    )
+    def test_refused(self, after, message):
+        model = residual()
+        assert len(model.layers) == 11
+        for use in (resolve_cuts, split):
+            with pytest.raises(ValueError, match="`after` must.*" + message):
+                use(model, after)
+
+    def test_a_model_without_cut_points(self):
+        image = keras.Input((4,))
+        model = keras.Model(image, layers.Dense(2, name="dense")(image))
+        assert kd.cut_points(model) == []
+        with pytest.raises(ValueError, match=r"after it \(no layer is one\)"):
+            resolve_cuts(model, ["dense"])
+
+    def test_many_tensors_around(self):
+        x = image = keras.Input((4,))
+        parts = [layers.Dense(2, name=f"d{i}")(x) for i in range(6)]
+        x = layers.Concatenate()(parts)
+        model = keras.Model(image, layers.Dense(2)(x))
+        message = r"'d0', 'd1', 'd2' and 2 more layers are needed after it too"
+        with pytest.raises(ValueError, match=message):
+            resolve_cuts(model, ["d5"])
+
+    def test_unknown_image_size(self):
+        model = kd.resnet20(input_shape=(None, None, 3), width=0.25)
+        with pytest.raises(ValueError, match="known image size"):
+            kd.cut_points(model)
+
+
+class Subclassed(keras.Model):
+    def call(self, x):
+        return x
+
+
+def inputs(*shapes):
+    return [keras.Input(shape) for shape in shapes]
+
+
+class TestTrunk:
+    @pytest.mark.parametrize("classes", [2, 10])
+    def test_accepted(self, classes):
+        check_trunk(kd.resnet20(width=0.25, input_shape=(8, 8, 3), classes=classes))
+        check_trunk(keras.Sequential([keras.Input((3,)), layers.Dense(classes)]))
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda: None, "must be a keras.Model. Received: model=None of type None"),
+            (lambda: layers.Dense(2), "must be a keras.Model.*of type Dense"),
+            (
+                lambda: Subclassed(name="mine"),
+                "must be functional.*no graph.*model='mine', a Subclassed",
+            ),
+            (lambda: keras.Sequential([layers.Dense(2)]), "must be built"),
+            (
+                lambda: keras.Model(i := inputs((3,), (3,)), layers.Add()(i)),
+                "must have one input. Received: .* with 2 inputs",
+            ),
+            (
+                lambda: keras.Model(
+                    *(lambda x: (x, [layers.Dense(2)(x), layers.Dense(3)(x)]))(
+                        keras.Input((3,))
+                    )
+                ),
+                "must have one output. Received: .* with 2 outputs",
+            ),
+        ],
+    )
+    def test_refused_everywhere(self, make, message):
+        model = make()
+        for use in (check_trunk, kd.cut_points, lambda m: resolve_cuts(m, [1])):
+            with pytest.raises(ValueError, match="`model` " + message):
+                use(model)
+
+    @pytest.mark.parametrize(
+        "parts", [[layers.Conv2D], [layers.Conv2D, layers.Conv2D], [layers.Dense]]
+    )
+    def test_no_classifier(self, parts):
+        arguments = {layers.Conv2D: (2, 1), layers.Dense: (2,)}
+        model = keras.Sequential(
+            [keras.Input((4, 4, 3)), *(part(*arguments[part]) for part in parts)],
+            name="map",
+        )
+        message = (
+            r"\[batch, classes\].*model='map' with an output of shape \(None, 4, 4"
+        )
+        with pytest.raises(ValueError, match=message):
+            check_trunk(model)
+        assert len(kd.cut_points(model)) == len(parts) - 1  # still can be cut
