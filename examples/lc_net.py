@@ -61,7 +61,9 @@ class HoldMacs(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         self.decider = DecisionModel(self.model)
         self.profile = kd.count_macs(self.model)
-        self.variables = [v for gate in controllers(self.model) for v in gate.coefficients]
+        self.variables = [
+            v for gate in controllers(self.model) for v in gate.coefficients
+        ]
 
     def share(self) -> float:
         """Executed MACs, controllers included, relative to the plain net's."""
@@ -109,10 +111,11 @@ class TwoRateSGD(keras.optimizers.SGD):
     price buys nothing.
     """
 
-    def update_step(self, gradient, variable, learning_rate):
-        if "gate" in variable.path or "salience" in variable.path:
-            learning_rate = 10.0 * learning_rate
-        super().update_step(gradient, variable, learning_rate)
+    def apply(self, grads, trainable_variables=None):
+        paths = [v.path for v in trainable_variables or self._trainable_variables]
+        fast = ["gate" in path or "salience" in path for path in paths]
+        grads = [10.0 * g if f else g for g, f in zip(grads, fast, strict=True)]
+        return super().apply(grads, trainable_variables)
 
 
 def train(variant: str, seed: int, train_data: cifar_npz.Split) -> keras.Model:
@@ -160,7 +163,11 @@ def time_file(model: keras.Model, folder: Path, x: np.ndarray) -> dict[str, floa
         for i in x
     ]
     plain_ms, ms = np.mean(times, axis=0)
-    return {"ms": ms, "plain_ms": plain_ms, "decisions": report.parity.decision_agreement}
+    return {
+        "ms": ms,
+        "plain_ms": plain_ms,
+        "decisions": report.parity.decision_agreement,
+    }
 
 
 def main(argv: list[str]) -> None:

@@ -69,7 +69,9 @@ class ExitOutcome:
         parts = [f"exits {' / '.join(f'{share:.1%}' for share in self.shares)}"]
         parts.append(f"{self.macs / 1e6:.2f} MMACs ({self.macs_share:.3f} of all)")
         if self.accuracy is not None:
-            parts.append(f"accuracy {self.accuracy:.2%} (head {self.head_accuracy:.2%})")
+            parts.append(
+                f"accuracy {self.accuracy:.2%} (head {self.head_accuracy:.2%})"
+            )
         parts.append("time not given" if self.ms is None else f"{self.ms:.2f} ms")
         return ", ".join(parts)
 
@@ -110,7 +112,9 @@ def outcome(
     )
 
 
-def thresholds_for_shares(confidence: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+def thresholds_for_shares(
+    confidence: np.ndarray, shares: Sequence[float]
+) -> np.ndarray:
     """Thresholds at which the wished shares of all samples leave, gate by gate.
 
     Args:

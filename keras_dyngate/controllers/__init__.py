@@ -33,8 +33,8 @@ def get(
     """Turn an identifier into a controller.
 
     Args:
-        identifier: None, a name ("binary", "salience"), a `Controller`, its serialized config, or a
-            callable such as the class that takes `units` and returns a controller.
+        identifier: None, a name ("binary", "salience"), a `Controller`, its serialized
+            config, or a callable such as the class that takes `units` and returns a controller.
         units: How many decisions a controller made here is to take. None if the
             identifier says so itself.
 

@@ -1,15 +1,14 @@
 """Early exits in a file: each later stage is a branch that an exit does not take.
 
-    classify(image)                  thresholds baked in
-    classify_at(image, thresholds)   the app trades accuracy for time
-    explain(image), explain_at(image, thresholds)    every decision as well
-    stage_1(image), stage_2(features), ...   for apps that decide on their own
+classify(image)                  thresholds baked in
+classify_at(image, thresholds)   the app trades accuracy for time
+explain(image), explain_at(image, thresholds)    every decision as well
+stage_1(image), stage_2(features), ...   for apps that decide on their own
 """
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -33,76 +32,103 @@ FAR = 1e30  # a threshold that nobody, or with a minus everybody, reaches
 ANSWER = ("logits", "label", "score", "exit", "executed_macs")
 
 
-def _order_key(x: Any) -> Any:
-    """int32 that orders as the float32 `x` does: the converter leaves integers alone.
-
-    A comparison of floats would be done in int8 in a fully quantized file.
-    """
-    bits = tf.bitcast(x, tf.int32)
+def _order_key(bits: Any) -> Any:
+    """int32 that orders as the float32 of these bits does."""
     return tf.where(bits < 0, tf.constant(-(2**31), tf.int32) - bits, bits)
 
 
 class _Tracer:
-    """Traces the functions of one model."""
+    """Traces the functions of one model.
 
-    def __init__(self, model: EarlyExitModel, group_size: int | None, int8: bool):
-        self.model, self.group_size, self.int8 = model, group_size, int8
+    In a fully quantized file the gates stay in float32: eight bits are too coarse for a
+    threshold. What calibration never runs the converter leaves alone, so a gate is a
+    branch that is taken at any time but then; and what comes out of it, or crosses
+    branches on its way out, does so as the bits of int32, which it leaves alone too.
+    """
+
+    def __init__(self, model: EarlyExitModel, int8: bool) -> None:
+        self.model, self.int8 = model, int8
         self.profile = count_macs(model)
         self.fixed = [0] * len(model.stages)
         for row in self.profile.layers:
             if not row.gatings:
                 self.fixed[row.stage] += row.macs
 
-    def run(self, index: int, x: Any, lowering: Lowering) -> dict[str, Any]:
-        """One stage with constant weights: features, scores, confidence, counts."""
-        stage = self.model.stages[index]
-        layers = [stage.part] + ([] if stage.gate is None else [stage.gate])
-        with weights_as_constants(layers), _hooks.lowering(lowering):
-            features = stage.part(x, training=False)
-            scores = features if stage.gate is None else stage.gate(features)
-            confidence = (
-                tf.reduce_max(scores, -1)
-                if stage.gate is None
-                else stage.gate.confidence_of(scores)
-            )
-        return {
-            "features": features,
-            "logits": scores,
-            "label": tf.argmax(scores, axis=-1, output_type=tf.int32),
-            "score": confidence,
-            "counts": executed_counts(lowering, self.fixed[index]),
-        }
+    def run(self, index: int, x: Any, lowering: Lowering) -> tuple[Any, Any]:
+        """One stage with constant weights: its features, and the MACs it took."""
+        part = self.model.stages[index].part
+        with weights_as_constants([part]), _hooks.lowering(lowering):
+            features = part(x, training=False)
+        return features, executed_counts(lowering, self.fixed[index])
 
-    def stays(self, confidence: Any, threshold: Any) -> Any:
-        """bool `[1]`: not `confidence >= threshold`, in float32 precision always."""
-        if self.int8:
-            confidence, threshold = _order_key(confidence), _order_key(threshold)
-        return tf.logical_not(confidence >= threshold)
+    def answer(self, index: int, features: Any, route: Any) -> dict[str, Any]:
+        """What is said after a stage, by its gate or by the net's own head.
+
+        `logits` and `score` are as `carried`. `route` is 0 but in calibration.
+        """
+        gate = self.model.stages[index].gate
+
+        def ask() -> tuple[Any, ...]:
+            if gate is None:
+                scores, confidence = features, tf.reduce_max(features, -1)
+            else:
+                with weights_as_constants([gate]):
+                    scores = gate(features)
+                    confidence = gate.confidence_of(scores)
+            label = tf.argmax(scores, axis=-1, output_type=tf.int32)
+            return self.carried(scores), label, self.carried(confidence)
+
+        def nothing() -> tuple[Any, ...]:
+            shapes = ([1, self.model.output_shape[-1]], [1], [1])
+            return tuple(tf.zeros(shape, tf.int32) for shape in shapes)
+
+        if gate is None or not self.int8:
+            logits, label, score = ask()
+        else:
+            logits, label, score = tf.cond(tf.equal(route, 0), ask, nothing)
+        return {"logits": logits, "label": label, "score": score}
+
+    def stays(self, score: Any, threshold: Any, route: Any) -> Any:
+        """bool `[]`: not `score >= threshold`, in float32 precision always.
+
+        Both are as `carried`.
+        """
+        if not self.int8:
+            return tf.reshape(tf.logical_not(score >= threshold), [])
+        leaves = tf.where(
+            route > 0, route > 1, _order_key(score) >= _order_key(threshold)
+        )
+        return tf.reshape(tf.logical_not(leaves), [])
 
     def carried(self, x: Any) -> Any:
-        """Floats that leave a branch: as bits in int8, so that each exit has a scale."""
+        """Floats that leave a branch, as bits in int8."""
         return tf.bitcast(x, tf.int32) if self.int8 else x
 
+    def seen(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """An answer with its floats as such again."""
+        return {
+            name: tf.bitcast(x, tf.float32)
+            if self.int8 and name in ("logits", "score")
+            else x
+            for name, x in answer.items()
+        }
+
     def from_stage(
-        self, index: int, x: Any, thresholds: Any, lowering: Lowering
+        self, index: int, x: Any, thresholds: Any, route: Any, lowering: Lowering
     ) -> dict[str, Any]:
         """What is answered from a stage on; all later ones are a branch."""
         mine = lowering.child()
-        found = self.run(index, x, mine)
-        counts, decisions = found["counts"], mine.decisions
-        features = found["features"]
-        answer = {
-            "logits": self.carried(found["logits"]),
-            "label": found["label"],
-            "score": self.carried(found["score"]),
-            "exit": tf.constant([index], tf.int32),
-        }
+        features, counts = self.run(index, x, mine)
+        decisions = mine.decisions
+        chosen = None if route is None else route[index : index + 1]
+        answer = self.answer(index, features, chosen)
+        answer["exit"] = tf.constant([index], tf.int32)
         if index == len(self.model.gates):
             return {**answer, "counts": counts, "decisions": decisions}
         nothing: dict[str, tuple[Any, Any]] = {}
 
         def go_on() -> dict[str, Any]:
-            rest = self.from_stage(index + 1, features, thresholds, lowering)
+            rest = self.from_stage(index + 1, features, thresholds, route, lowering)
             for name, score in rest["decisions"].items():
                 nothing[name] = (score.shape, score.dtype)
             return rest
@@ -112,9 +138,9 @@ class _Tracer:
             here = {name: tf.identity(found) for name, found in answer.items()}
             return {**here, "counts": tf.zeros([2], tf.int32), "decisions": zeros}
 
-        stays = self.stays(found["score"], thresholds[index : index + 1])
+        limit = thresholds[index : index + 1]
         start = len(lowering.branches)
-        rest = tf.cond(tf.reshape(stays, []), go_on, leave)
+        rest = tf.cond(self.stays(answer["score"], limit, chosen), go_on, leave)
         lowering.branches.insert(start, self.branch(index))
         return {
             **rest,
@@ -152,57 +178,62 @@ def plan_exits(
             "`model` must have thresholds to be exported: call `calibrate`, or set "
             f"`model.thresholds`. Received: thresholds={model.thresholds.tolist()}"
         )
-    tracer = _Tracer(model, group_size, int8=with_force)
-    blocks = [sum(1 for _ in dynamic_layers(s.part)) for s in model.stages]
+    tracer = _Tracer(model, int8=with_force)
+    gates, stages = len(model.gates), model.stages
+    blocks = [sum(1 for _ in dynamic_layers(stage.part)) for stage in stages]
+    # How long `force` is, where there is one: a number per block, then one per gate.
+    forced = {"explain_at": sum(blocks) + gates}
+    for index, count in enumerate(blocks):
+        forced[f"stage_{index + 1}"] = count + (index < gates)
+    forced = {name: count for name, count in forced.items() if with_force and count}
     image = tf.TensorSpec([1, *model.input_shape[1:]], input_type, "image")
     found: list[Lowering] = []
 
-    def force_spec(count: int) -> dict[str, tf.TensorSpec]:
-        if not with_force or not count:
-            return {}
-        return {"force": tf.TensorSpec([count], tf.int32, "force")}
+    def concrete(name: str, function: Any, **spec: tf.TensorSpec) -> Any:
+        if name in forced:
+            spec["force"] = tf.TensorSpec([forced[name]], tf.int32, "force")
+        return tf.function(function, autograph=False).get_concrete_function(**spec)
 
     def explain_at(image: Any, thresholds: Any, force: Any = None) -> dict[str, Any]:
+        route = None if force is None else force[sum(blocks) :]
         lowering = Lowering(group_size, force)
         found.append(lowering)
         x = tf.cast(image, tf.float32)
-        answer = tracer.from_stage(0, x, thresholds, lowering)
+        limits = tracer.carried(thresholds)
+        answer = tracer.from_stage(0, x, limits, route, lowering)
         counts, decisions = answer.pop("counts"), answer.pop("decisions")
-        for name in ("logits", "score"):
-            if answer[name].dtype != tf.float32:
-                answer[name] = tf.bitcast(answer[name], tf.float32)
-        return {**answer, "executed_macs": in_thousands(counts), **visible(decisions)}
+        return {
+            **tracer.seen(answer),
+            "executed_macs": in_thousands(counts),
+            **visible(decisions),
+        }
 
     def stage_function(index: int) -> Callable[..., dict[str, Any]]:
         def stage(force: Any = None, **inputs: Any) -> dict[str, Any]:
-            lowering = Lowering(group_size, force)
             (x,) = inputs.values()
-            answer = tracer.run(index, tf.cast(x, tf.float32), lowering)
-            answer["executed_macs"] = in_thousands(answer.pop("counts"))
-            if index == len(model.gates):
-                del answer["features"]
-            return answer
+            lowering = Lowering(group_size, force)
+            features, counts = tracer.run(index, tf.cast(x, tf.float32), lowering)
+            route = None if force is None else force[blocks[index] :]
+            answer = tracer.seen(tracer.answer(index, features, route))
+            if index < gates:
+                answer["features"] = features
+            return {**answer, "executed_macs": in_thousands(counts)}
 
         return stage
 
     with plain_logits(model.trunk), in_float32(model):
+        limits = tf.TensorSpec([gates], tf.float32, "thresholds")
         functions = {
-            "explain_at": tf.function(explain_at, autograph=False).get_concrete_function(
-                image=image,
-                thresholds=tf.TensorSpec([len(model.gates)], tf.float32, "thresholds"),
-                **force_spec(sum(blocks)),
+            "explain_at": concrete(
+                "explain_at", explain_at, image=image, thresholds=limits
             )
         }
-        for index, stage in enumerate(model.stages):
-            spec = {"image": image}
-            if index:
-                shape = [1, *stage.part.input_shape[1:]]
-                spec = {"features": tf.TensorSpec(shape, tf.float32, "features")}
-            functions[f"stage_{index + 1}"] = tf.function(
-                stage_function(index), autograph=False
-            ).get_concrete_function(**spec, **force_spec(blocks[index]))
-    forced = {"explain_at": sum(blocks)}
-    forced |= {f"stage_{index}": count for index, count in enumerate(blocks, 1)}
+        for index, stage in enumerate(stages):
+            shape = [1, *stage.part.input_shape[1:]]
+            features = tf.TensorSpec(shape, tf.float32, "features")
+            spec = {"features": features} if index else {"image": image}
+            name = f"stage_{index + 1}"
+            functions[name] = concrete(name, stage_function(index), **spec)
     fixed = {"thresholds": model.thresholds}
     return Plan(
         functions=functions,
@@ -214,7 +245,8 @@ def plan_exits(
         feed=lambda images: _feed(model, images, blocks, input_type),
         lowering=found[-1],
         profile=tracer.profile,
-        forced={name: count for name, count in forced.items() if with_force and count},
+        forced=forced,
+        float_kernels=2 * gates,
         metadata={
             "thresholds": model.thresholds.tolist(),
             "confidence": [gate.confidence for gate in model.gates],
@@ -226,47 +258,42 @@ def plan_exits(
 def _feed(
     model: EarlyExitModel, images: np.ndarray, blocks: list[int], input_type: str
 ) -> Callable[[], Iterator[tuple[str, dict[str, np.ndarray]]]]:
-    """Calibration inputs that reach every branch of every signature.
+    """Calibration inputs that reach every branch of every signature, but the gates.
 
-    Of the images, one in n + 2 runs as the net decides, one through all stages, and one
-    to each gate, in turn; blocks are forced open in turn as for a plain classifier.
+    Each image goes through all stages; every other one also leaves at a gate, these
+    taking turns. Blocks are forced open in turn, as for a plain classifier.
     """
     gates = len(model.gates)
-    natural = np.clip(model.thresholds, -FAR, FAR).astype("float32")
-    to_head = np.full(gates, FAR, "float32")
-    modes = [natural, to_head]
-    for gate in range(gates):
-        modes.append(to_head.copy())
-        modes[-1][gate] = -FAR
+    stay, leave = 1, 2
+    thresholds = np.zeros(gates, "float32")
 
-    def forces(count: int, index: int) -> list[dict[str, np.ndarray]]:
-        if not count:
-            return [{}]
-        one = np.zeros(count, np.int32)
-        one[index % count] = 1
-        return [{"force": np.zeros(count, np.int32)}, {"force": one}]
+    def forces(count: int, index: int, route: list[int]) -> Iterator[dict[str, Any]]:
+        if not count + len(route):
+            yield {}
+            return
+        for block in (None, index % count) if count else (None,):
+            force = np.array([0] * count + route, np.int32)
+            if block is not None:
+                force[block] = 1
+            yield {"force": force}
 
     def feed() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-        for index in range(max(len(images), 2 * len(modes), *blocks)):
+        for index in range(max(len(images), 2 * gates, sum(blocks))):
             picture = images[index % len(images)][None].astype(input_type)
-            for force in forces(sum(blocks), index // len(modes)):
-                thresholds = modes[index % len(modes)]
-                yield (
-                    "explain_at",
-                    {"image": picture, "thresholds": thresholds, **force},
-                )
-                if force:  # the forced block must be reached
-                    inputs = {"image": picture, "thresholds": to_head, **force}
-                    yield "explain_at", inputs
+            inputs = {"image": picture, "thresholds": thresholds}
+            for force in forces(sum(blocks), index, [stay] * gates):
+                yield "explain_at", {**inputs, **force}
+            if index % 2:
+                route = [stay] * gates
+                route[index // 2 % gates] = leave
+                for force in forces(sum(blocks), index, route):
+                    yield "explain_at", {**inputs, **force}
             x = picture
-            for stage, model_stage in enumerate(model.stages):
-                for force in forces(blocks[stage], index):
-                    yield (
-                        f"stage_{stage + 1}",
-                        {"features" if stage else "image": x, **force},
-                    )
-                x = keras.ops.convert_to_numpy(
-                    model_stage.predict_on_batch(x)["features"]
-                )
+            for number, stage in enumerate(model.stages):
+                route = [stay] if number < gates else []
+                for force in forces(blocks[number], index, route):
+                    name = "features" if number else "image"
+                    yield f"stage_{number + 1}", {name: x, **force}
+                x = stage.predict_on_batch(x)["features"]
 
     return feed

@@ -121,9 +121,9 @@ def export_tflite(
 
     Raises:
         RuntimeError: On another backend than TensorFlow.
-        ValueError: For early exits without thresholds, for a model without a known image size, a bad argument, missing
-            representative data, a group size that does not fit, or an unwritable path.
-            Nothing is written then.
+        ValueError: For early exits without thresholds, a model without a known image
+            size, a bad argument, missing representative data, a group size that does
+            not fit, or an unwritable path. Nothing is written then.
     """
     shape = _check_model(model)
     one_of("quantization", quantization, QUANTIZATIONS)
@@ -155,7 +155,9 @@ def export_tflite(
         with_force=quantization == "int8",
     )
     feed = None if images is None else plan.feed(images)
-    file = flatbuffer.read(convert(plan.functions, quantization, feed))
+    file = flatbuffer.read(
+        convert(plan.functions, quantization, feed, plan.float_kernels)
+    )
     _add_signatures(file, plan)
     metadata = {
         "keras_dyngate": __version__,

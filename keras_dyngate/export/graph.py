@@ -54,8 +54,9 @@ class Plan:
 
     Attributes:
         functions: Concrete functions by signature.
-        forced: Of those that have the int32 input `force`, `[blocks]`, which is for
-            calibration alone and frozen at 0 in the file: the number of blocks.
+        forced: The length of the int32 input `force` of those that have it; it is for
+            calibration alone and frozen at 0 in the file.
+        float_kernels: Dense kernels that are to stay float in an int8 file.
         views: Signatures to make from those; the first is the file's default.
         feed: From calibration images to what the converter is to run.
         lowering: What the conditional form consists of.
@@ -69,6 +70,7 @@ class Plan:
     lowering: Lowering
     profile: MacProfile
     forced: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    float_kernels: int = 0
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -108,8 +110,9 @@ def executed_counts(lowering: Lowering, fixed: int) -> Any:
     if not vectors:
         return total
     flags, costs = tf.concat(vectors, 0), np.concatenate(numbers)
-    parts = (flags * (costs // KILO).astype("int32")), (
-        flags * (costs % KILO).astype("int32")
+    parts = (
+        (flags * (costs // KILO).astype("int32")),
+        (flags * (costs % KILO).astype("int32")),
     )
     return total + tf.concat([tf.reduce_sum(p, keepdims=True) for p in parts], 0)
 

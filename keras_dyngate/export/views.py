@@ -67,7 +67,9 @@ def make_default(model: schema.ModelT, name: str) -> None:
     model.signatureDefs = [first, *rest]
 
 
-def freeze_input(model: schema.ModelT, source: str, name: str, value: np.ndarray) -> None:
+def freeze_input(
+    model: schema.ModelT, source: str, name: str, value: np.ndarray
+) -> None:
     """Make an input of a signature a constant."""
     found = signature(model, source)
     (entry,) = (e for e in found.inputs if e.name == name.encode())

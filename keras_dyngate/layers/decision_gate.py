@@ -1,8 +1,8 @@
 """A decision gate: one linear layer that says whether a net may stop here.
 
-    gate = DecisionGate(classes=10, pooling="avg")
-    scores = gate(features)                  # [batch, classes]
-    leave = gate.confidence_of(scores) >= threshold
+gate = DecisionGate(classes=10, pooling="avg")
+scores = gate(features)                  # [batch, classes]
+leave = gate.confidence_of(scores) >= threshold
 """
 
 from typing import Any

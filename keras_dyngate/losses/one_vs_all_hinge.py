@@ -1,7 +1,7 @@
 """Losses on raw class scores: the hinge of a support vector machine, cross-entropy.
 
-    loss = OneVsAllHinge()
-    loss(labels, gate(features))      # labels [N], or one-hot [N, classes]
+loss = OneVsAllHinge()
+loss(labels, gate(features))      # labels [N], or one-hot [N, classes]
 """
 
 from typing import Any

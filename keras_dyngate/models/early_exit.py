@@ -22,7 +22,7 @@ from keras_dyngate._backend import before_assign
 from keras_dyngate._checks import positive_int
 from keras_dyngate._logits import plain_logits
 from keras_dyngate._registration import serializable
-from keras_dyngate.calibration.exit_table import ExitOutcome, ExitTable, exits_of
+from keras_dyngate.calibration.exit_table import ExitOutcome, ExitTable
 from keras_dyngate.cost import MacProfile
 from keras_dyngate.layers import DecisionGate
 from keras_dyngate.models import exit_fitting
@@ -411,8 +411,8 @@ class EarlyExitModel(keras.Model):
         tables = []
         for data in (calibration, test):
             if not isinstance(data, ExitTable):
-                pair = data if isinstance(data, tuple) else (data, None)
-                data = self.exit_table(*pair, batch_size=batch_size)
+                x, y = data if isinstance(data, tuple) else (data, None)
+                data = self.exit_table(x, y, batch_size)
             tables.append(data)
         return exit_fitting.sweep(*tables, points=points, path_ms=path_ms)
 

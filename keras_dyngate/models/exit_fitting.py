@@ -185,14 +185,14 @@ def exit_table(model: Any, x: Any, y: Any, batch_size: int | None) -> ExitTable:
     )
 
 
-def _checked_path_ms(path_ms: Any, exits: int) -> np.ndarray:
+def _checked_path_ms(path_ms: Any, exits: int) -> list[float]:
     found = np.asarray([] if path_ms is None else path_ms, "float64")
     if found.shape != (exits,) or not (found > 0).all():
         raise ValueError(
             f"`path_ms` must be {exits} measured times, one per exit, the head last. "
             f"Received: path_ms={path_ms!r}"
         )
-    return found
+    return found.tolist()
 
 
 def choose_thresholds(

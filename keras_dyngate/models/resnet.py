@@ -4,7 +4,8 @@
     model = lc_resnet34(gate_groups=4)
     plain = resnet34()
 
-The nets of a depth come from one builder and share the names of their layers: `stage1_block1`, `stage1_block2`, ...
+The nets of a depth come from one builder and share the names of their layers:
+`stage1_block1`, `stage1_block2`, ...
 """
 
 import dataclasses
@@ -144,7 +145,7 @@ def build_resnet(
     x = apply_stem(x, widths[0], stem)
 
     # Stages
-    bottleneck = {}
+    bottleneck: dict[str, Any] = {}
     one_of("gated_activations", gated_activations, tuple(ACTIVATIONS))
     if issubclass(arch.block, GatedBottleneckBlock):
         bottleneck["gated_activations"] = gated_activations

@@ -54,7 +54,9 @@ def small_net(
     for index, stride in enumerate((1, 2), 1):
         channel = None
         if groups:
-            masks = len(block(filters, **options).masked)
+            masks = len(block.masked)
+            if options.get("gated_activations") == "last":
+                masks = 1
             channel = gate((groups * stride if groups > 2 else groups) * masks)
         x = block(
             filters * stride,

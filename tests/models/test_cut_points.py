@@ -16,7 +16,7 @@ def names(points):
 
 
 def random_net(seed, size=14):
-    """A random graph of convolutions, merges and bare operations.
+    """A random graph of convolutions, activations and merges.
 
     Returns:
         The model, the parents of every layer by name, and each layer's MACs.
@@ -153,7 +153,7 @@ class TestWhere:
         for i in (1, 2):
             new = layers.Conv2D(2, 1, name=f"conv{i}")(layers.ReLU()(x))
             x = layers.Concatenate(name=f"out{i}")([x, new])
-        x = layers.AveragePooling2D(name="pool")(x)
+        x = layers.AveragePooling2D(2, name="pool")(x)
         x = layers.Dense(2)(layers.Flatten(name="flat")(x))
         found = names(kd.cut_points(keras.Model(image, x)))
         assert found == ["stem", "out1", "out2", "pool", "flat"]
