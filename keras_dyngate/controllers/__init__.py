@@ -34,7 +34,8 @@ def get(
 
     Args:
         identifier: None, a name ("binary", "salience"), a `Controller`, its serialized
-            config, or a callable such as the class that takes `units` and returns a controller.
+            config, or a callable such as the class that takes `units` and returns a
+            controller.
         units: How many decisions a controller made here is to take. None if the
             identifier says so itself.
 
