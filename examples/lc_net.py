@@ -37,8 +37,10 @@ flags.DEFINE_integer("depth", 20, "Of the net: 20, 32, 44, 56 or 110.")
 flags.DEFINE_list("variants", ["lc", "l", "c", "hard"], "Nets to train.")
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Each net is trained once per seed.")
 flags.DEFINE_float("target", 0.7, "Share of the plain net's MACs to arrive at.")
-flags.DEFINE_integer("epochs", 8, "Of fine-tuning.")
-flags.DEFINE_float("learning_rate", 0.003, "At the start; it falls along a cosine.")
+flags.DEFINE_integer("epochs", 10, "Of fine-tuning.")
+flags.DEFINE_float(
+    "learning_rate", 0.01, "Of the trunk, at first; it falls along a cosine."
+)
 flags.DEFINE_float("leak", 0.1, "Gradient of the saliences' clip outside [0, 1].")
 flags.DEFINE_bool("test", True, "Whether to look at the test images, at the end.")
 flags.DEFINE_string("out", "outputs/lc_net", "Folder for nets and figures.")
@@ -47,7 +49,7 @@ flags.DEFINE_string("out", "outputs/lc_net", "Folder for nets and figures.")
 class HoldMacs(keras.callbacks.Callback):
     """Prices MACs so that a net follows a falling budget.
 
-    The budget falls from 1 to `target` in the first half of the training. Every five
+    The budget falls from 1 to `target` in the first 40 % of the training. Every five
     batches the executed share is measured on the same images. The price is proportional
     to the excess over the budget, 0 below it; the factor grows while the excess stays
     large and shrinks when there is none, as channels need a higher price than layers.
@@ -56,7 +58,7 @@ class HoldMacs(keras.callbacks.Callback):
     def __init__(self, target: float, images: np.ndarray, steps: int) -> None:
         super().__init__()
         self.target, self.images, self.steps = target, images, steps
-        self.factor, self.done = 0.2, 0
+        self.factor, self.done = 0.5, 0
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self.decider = DecisionModel(self.model)
@@ -74,12 +76,12 @@ class HoldMacs(keras.callbacks.Callback):
         self.done += 1
         if self.done % 5:
             return
-        budget = 1 - (1 - self.target) * min(self.done / (0.5 * self.steps), 1.0)
+        budget = 1 - (1 - self.target) * min(self.done / (0.4 * self.steps), 1.0)
         excess = self.share() - budget
         if abs(excess) > 0.01:
             self.factor *= 1.1 if excess > 0 else 0.9
         for variable in self.variables:
-            variable.assign(min(self.factor * max(excess, 0.0), 0.2))
+            variable.assign(min(self.factor * max(excess, 0.0), 1.0))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if logs is not None:
@@ -103,37 +105,48 @@ def build(variant: str) -> keras.Model:
     )
 
 
-class TwoRateSGD(keras.optimizers.SGD):
-    """SGD whose rate is ten times as large for controllers.
-
-    They have far to go, from "all open" to the budget, while the trunk is trained
-    already. At one rate the weights after a salience grow as fast as it falls, and the
-    price buys nothing.
-    """
-
-    def apply(self, grads, trainable_variables=None):
-        paths = [v.path for v in trainable_variables or self._trainable_variables]
-        fast = ["gate" in path or "salience" in path for path in paths]
-        grads = [10.0 * g if f else g for g, f in zip(grads, fast, strict=True)]
-        return super().apply(grads, trainable_variables)
+def freeze_trunk(model: keras.Model, frozen: bool) -> None:
+    """Everything but the controllers; frozen normalizations keep their statistics."""
+    for layer in model.layers:
+        parts = [*layer.convs, *layer.norms] if hasattr(layer, "convs") else [layer]
+        for part in parts:
+            part.trainable = not frozen
 
 
 def train(variant: str, seed: int, train_data: cifar_npz.Split) -> keras.Model:
+    """Saliences alone in the first half of the epochs, then everything.
+
+    With the trunk at rest a salience falls because it matters little; with it in motion
+    the weights after it can grow instead, and the price buys nothing. Hard gates need
+    the trunk to get used to missing channels, so there all is trained from the start.
+    Both schedules were chosen on validation images.
+    """
     keras.utils.set_random_seed(seed)
     model = build(variant)
-    steps = FLAGS.epochs * -(-len(train_data.x) // 128)
-    rate = keras.optimizers.schedules.CosineDecay(FLAGS.learning_rate, steps)
-    model.compile(
-        TwoRateSGD(rate, momentum=0.9, nesterov=True),
-        "sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-    )
-    model.fit(
-        cifar_npz.augmented(train_data, seed),
-        epochs=FLAGS.epochs,
-        callbacks=[HoldMacs(FLAGS.target, train_data.x[:256], steps)],
-        verbose=2,
-    )
+    per_epoch, half = -(-len(train_data.x) // 128), FLAGS.epochs // 2
+    hold = HoldMacs(FLAGS.target, train_data.x[:256], FLAGS.epochs * per_epoch)
+    phases = [(0, half, 0.03), (half, FLAGS.epochs, FLAGS.learning_rate)]
+    if variant == "hard":
+        phases = [(0, FLAGS.epochs, 2 * FLAGS.learning_rate)]
+    for first, last, start in phases:
+        frozen = last < FLAGS.epochs
+        freeze_trunk(model, frozen)
+        rate: float | keras.optimizers.schedules.CosineDecay = start
+        if not frozen:
+            steps = (last - first) * per_epoch
+            rate = keras.optimizers.schedules.CosineDecay(start, steps)
+        model.compile(
+            keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
+            "sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+        model.fit(
+            cifar_npz.augmented(train_data, seed),
+            initial_epoch=first,
+            epochs=last,
+            callbacks=[hold],
+            verbose=2,
+        )
     return model
 
 

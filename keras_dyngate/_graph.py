@@ -3,6 +3,8 @@
 Keras keeps them in private attributes; this is the one place that reads those.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -29,3 +31,20 @@ def nodes(graph: Any) -> list[Any]:
     return [
         node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]
     ]
+
+
+@contextlib.contextmanager
+def float32_inputs(model: Any) -> Iterator[None]:
+    """Let a functional model leave its float32 inputs as they are inside.
+
+    One that was cut from a net with mixed precision casts them to what it was cut at.
+    """
+    inputs = graph_of(model).inputs
+    dtypes = [tensor.dtype for tensor in inputs]
+    try:
+        for tensor in inputs:
+            tensor._dtype = "float32"
+        yield
+    finally:
+        for tensor, dtype in zip(inputs, dtypes, strict=True):
+            tensor._dtype = dtype

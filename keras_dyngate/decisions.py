@@ -20,7 +20,7 @@ class DecisionModel(keras.Model):
     """
 
     def __init__(self, inner: keras.Model, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # the model casts for itself
         self.inner = inner
 
     def call(self, x: Any, training: bool | None = None) -> dict[str, Any]:

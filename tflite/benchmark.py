@@ -6,7 +6,8 @@ Two questions, two modes:
         --quantization dynamic --json out.json
 
 holds a gated net (random weights) at fixed open rates and times it, interleaved, beside
-its plain twin and the plain ResNet-18. The time should follow the MACs.
+its plain twin and the plain ResNet-18. The time should follow the MACs. With
+`--model lc_resnet34 --mode l` whole layers are skipped.
 
     python tflite/benchmark.py --keras_file trained.keras --images pictures.npz
 
@@ -36,6 +37,7 @@ from keras_dyngate.runtime import compare_latency, describe_machine
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "gated_resnet34", "Constructor of the gated net.")
+flags.DEFINE_string("mode", None, 'Of an LC-Net: "l" holds layers at the rates.')
 flags.DEFINE_integer("gate_groups", None, "Decisions per gated convolution.")
 flags.DEFINE_integer("gate_group_size", None, "Or: channels per decision.")
 flags.DEFINE_enum(
@@ -108,11 +110,11 @@ class Bench:
 
 def forced_rates(bench: Bench) -> list[dict[str, Any]]:
     """Random weights, fixed open rates, beside plain nets."""
-    if not FLAGS.model.startswith("gated_"):
+    kind, _, plain_name = FLAGS.model.rpartition("_")
+    if kind not in ("gated", "lc"):
         raise app.UsageError(
-            "--model must name a gated constructor, gated_resnet34 say"
+            "--model must name a gated constructor, gated_resnet34 or lc_resnet34 say"
         )
-    plain_name = FLAGS.model.removeprefix("gated_")
     options: dict[str, Any] = {"width": FLAGS.width}
     if FLAGS.image_size:
         options["input_shape"] = (FLAGS.image_size, FLAGS.image_size, 3)
@@ -124,6 +126,8 @@ def forced_rates(bench: Bench) -> list[dict[str, Any]]:
     for other in FLAGS.against:
         if other != plain_name:
             bench.add(f"plain {other}", getattr(kd, other)(**options), images)
+    if FLAGS.mode:
+        options["mode"] = FLAGS.mode
     gated = getattr(kd, FLAGS.model)(
         gate_groups=FLAGS.gate_groups, gate_group_size=FLAGS.gate_group_size, **options
     )
@@ -185,7 +189,7 @@ def main(argv: list[str]) -> None:
         settings = {
             name: FLAGS[name].value
             for name in (
-                "model gate_groups gate_group_size quantization width image_size "
+                "model mode gate_groups gate_group_size quantization width image_size "
                 "rounds threads seed keras_file images"
             ).split()
         }

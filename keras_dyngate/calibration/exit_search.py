@@ -55,7 +55,12 @@ def search(table: ExitTable, goal: Goal) -> tuple[np.ndarray, bool]:
     candidates = [
         np.unique(
             np.append(
-                np.quantile(values, quantiles, method="higher"), [-np.inf, np.inf]
+                np.quantile(
+                    np.append(values[~np.isnan(values)], np.inf),
+                    quantiles,
+                    method="higher",
+                ),
+                -np.inf,
             )
         ).astype("float32")
         for values in table.confidence.T.astype("float32")

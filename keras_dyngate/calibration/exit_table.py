@@ -128,7 +128,8 @@ def thresholds_for_shares(
     staying = np.ones(len(confidence), bool)
     found = np.full(confidence.shape[1], np.inf, "float32")
     for gate, share in enumerate(shares):
-        values = np.sort(confidence[staying, gate].astype("float32"))[::-1]
+        values = confidence[staying, gate].astype("float32")
+        values = np.sort(values[~np.isnan(values)])[::-1]
         count = min(round(share * len(confidence)), len(values))
         if count:
             found[gate] = values[count - 1]

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyngate import _hooks
+from keras_dyngate._graph import float32_inputs
 from keras_dyngate._logits import plain_logits
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.cost import count_macs
@@ -57,7 +58,8 @@ class _Tracer:
     def run(self, index: int, x: Any, lowering: Lowering) -> tuple[Any, Any]:
         """One stage with constant weights: its features, and the MACs it took."""
         part = self.model.stages[index].part
-        with weights_as_constants([part]), _hooks.lowering(lowering):
+        uncast, constant = float32_inputs(part), weights_as_constants([part])
+        with uncast, constant, _hooks.lowering(lowering):
             features = part(x, training=False)
         return features, executed_counts(lowering, self.fixed[index])
 
@@ -294,6 +296,6 @@ def _feed(
                 for force in forces(blocks[number], index, route):
                     name = "features" if number else "image"
                     yield f"stage_{number + 1}", {name: x, **force}
-                x = stage.predict_on_batch(x)["features"]
+                x = np.asarray(stage.predict_on_batch(x)["features"], "float32")
 
     return feed

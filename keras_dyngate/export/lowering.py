@@ -177,7 +177,7 @@ class _Block:
 
         def run() -> Any:
             y, decisions, executed = self.gated(
-                shortcut, None if gate.binary else score
+                shortcut, None if gate.binary else self.forced_open(score)
             )
             costs.extend(cost for _, cost in executed)
             return y, decisions, [flags for flags, _ in executed]
@@ -229,6 +229,12 @@ class _Block:
         is_open = tf.reshape(is_open, [groups])
         return is_open if self.force is None else tf.logical_or(is_open, self.force)
 
+    def forced_open(self, score: Any) -> Any:
+        """What to multiply by: 1 where calibration forces a unit open."""
+        if self.force is None:
+            return score
+        return tf.maximum(score, tf.cast(self.force, tf.float32))
+
     def gated(self, acc: Any, scale: Any) -> tuple[Any, dict[str, Any], list[Any]]:
         """The branch under channel gates, added to `acc`; `scale` is a layer's score."""
         gate = self.block.channel_gate
@@ -271,9 +277,7 @@ class _Block:
         gate = self.block.channel_gate
         if gate.binary and score.shape[-1] == self.groups and scale is None:
             return [None] * self.groups
-        score = tf.cast(score, tf.float32)
-        if self.force is not None:
-            score = tf.maximum(score, tf.cast(self.force, tf.float32))
+        score = self.forced_open(tf.cast(score, tf.float32))
         repeats = self.block.inner_filters // score.shape[-1]
         spread = tf.reshape(score, [self.groups, -1, 1]) * np.ones([1, 1, repeats], "f")
         if scale is not None:

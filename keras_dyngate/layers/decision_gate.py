@@ -5,6 +5,7 @@ scores = gate(features)                  # [batch, classes]
 leave = gate.confidence_of(scores) >= threshold
 """
 
+import math
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ from keras_dyngate._registration import serializable
 from keras_dyngate.losses import OneVsAllHinge, ScoreCrossEntropy
 
 POOLINGS = ("avg", "avg4x4", "flatten")
-CONFIDENCES = ("score", "distance", "entropy")
+CONFIDENCES = ("score", "distance", "margin", "entropy")
 OBJECTIVES: dict[str, type[keras.losses.Loss]] = {
     "hinge": OneVsAllHinge,
     "cross_entropy": ScoreCrossEntropy,
@@ -38,8 +39,9 @@ class DecisionGate(keras.layers.Layer):
             library. Features without height and width are taken as they are.
         objective: What the gate is trained for: "hinge" (default) or "cross_entropy".
         confidence: "score", the largest score (default); "distance", the largest score
-            over the norm of its weights; "entropy", minus the entropy of the softmax of
-            the scores, in nats.
+            over the norm of its weights; "margin", the largest score minus the second
+            (design of this library); "entropy", minus the entropy of the softmax of the
+            scores, in nats.
 
     Input shape: `[batch, height, width, channels]` or `[batch, channels]`.
     Output shape: `[batch, classes]`, float32.
@@ -62,7 +64,7 @@ class DecisionGate(keras.layers.Layer):
         confidence: str = "score",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # float32, whatever the policy
         self.classes = positive_int("classes", classes)
         self.pooling = one_of("pooling", pooling, POOLINGS)
         self.objective = one_of("objective", objective, tuple(OBJECTIVES))
@@ -110,7 +112,7 @@ class DecisionGate(keras.layers.Layer):
             return ops.mean(x, axis=tuple(range(1, len(x.shape) - 1)))
         if self.pooling == "avg4x4":
             x = ops.average_pool(x, 4, 4, "valid", data_format="channels_last")
-        return ops.reshape(x, (-1, self._pooled_shape(x.shape[:1] + x.shape[1:])[1]))
+        return ops.reshape(x, (-1, math.prod(x.shape[1:])))
 
     def call(self, x: Any) -> Any:
         return self.dense(self.pool(x))
@@ -120,6 +122,9 @@ class DecisionGate(keras.layers.Layer):
         if self.confidence == "entropy":
             log_p = ops.log_softmax(scores)
             return ops.sum(ops.exp(log_p) * log_p, axis=-1)
+        if self.confidence == "margin":
+            top = ops.top_k(scores, 2)[0]
+            return top[..., 0] - top[..., 1]
         if self.confidence == "distance":
             scores = scores / ops.norm(ops.cast(self.dense.kernel, "float32"), axis=0)
         return ops.max(scores, axis=-1)

@@ -69,7 +69,8 @@ class EarlyExitModel(keras.Model):
         **kwargs: Any,
     ) -> None:
         check_trunk(trunk)
-        super().__init__(name=name or f"{trunk.name}_exits", **kwargs)
+        # Images are not cast here: the trunk does so, by its own policy.
+        super().__init__(name=name or f"{trunk.name}_exits", autocast=False, **kwargs)
         self.trunk = trunk
         self.after = tuple(resolve_cuts(trunk, after))
         self.gates = list(gates)
@@ -80,6 +81,12 @@ class EarlyExitModel(keras.Model):
             raise ValueError(
                 f"`gates` must be {len(self.after)} gates of {classes} classes. "
                 f"Received: {[gate.classes for gate in self.gates]}"
+            )
+        names = [*(gate.name for gate in self.gates), HEAD]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"`gates` must have names of their own, none of them {HEAD!r}. "
+                f"Received: {names[:-1]}"
             )
         parts = split(trunk, self.after)
         for part, gate in zip(parts, self.gates, strict=False):
@@ -97,6 +104,7 @@ class EarlyExitModel(keras.Model):
             initializer=keras.initializers.Constant(np.inf),
             trainable=False,
             dtype="float32",
+            autocast=False,
         )
         self.built = True
 
@@ -218,6 +226,12 @@ class EarlyExitModel(keras.Model):
             metrics=metrics,
             **kwargs,
         )
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """As Keras does, which skips models that override `compile`."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
 
     def compute_loss(
         self,
@@ -470,7 +484,7 @@ def add_decision_gates(
             `cut_points(model)`, in the order of execution.
         pooling: Of the gates, or one per gate; see `DecisionGate`.
         objective: "hinge" (default) or "cross_entropy".
-        confidence: "score" (default), "distance" or "entropy".
+        confidence: "score" (default), "distance", "margin" or "entropy".
         name: Of the new model.
 
     Returns:

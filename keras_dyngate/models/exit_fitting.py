@@ -48,7 +48,7 @@ class _Pooled(keras.Model):
     """All gates' pooled features of a batch, by gate."""
 
     def __init__(self, exits: Any) -> None:
-        super().__init__(name="pooled_features")
+        super().__init__(name="pooled_features", autocast=False)
         self.exits = exits
 
     def call(self, x: Any) -> dict[str, Any]:

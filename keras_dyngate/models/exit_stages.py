@@ -27,7 +27,7 @@ class Stage(keras.Model):
     """
 
     def __init__(self, part: keras.Model, gate: DecisionGate | None, **kwargs: Any):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.part, self.gate = part, gate
         # Batches differ in size: XLA would compile each anew on TensorFlow.
         if keras.backend.backend() == "tensorflow":

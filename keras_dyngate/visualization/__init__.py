@@ -3,6 +3,7 @@
 Needs matplotlib and jinja2: `pip install keras_dyngate[examples]`.
 """
 
+from keras_dyngate.visualization.exit_curve import exit_curves
 from keras_dyngate.visualization.plots import (
     least_and_most,
     open_rates_by_class,
@@ -10,4 +11,10 @@ from keras_dyngate.visualization.plots import (
 )
 from keras_dyngate.visualization.report import write_report
 
-__all__ = ["least_and_most", "open_rates_by_class", "side_by_side", "write_report"]
+__all__ = [
+    "exit_curves",
+    "least_and_most",
+    "open_rates_by_class",
+    "side_by_side",
+    "write_report",
+]

@@ -83,7 +83,8 @@ def open_rates_by_class(
     """A heat map: share of open units, per decision (rows) and class (columns).
 
     Args:
-        decisions: As `decide` returns them: `[N, units]` arrays by name.
+        decisions: As `decide` returns them: `[N, units]` arrays by name; `exit`, which
+            is no gate, is left out.
         labels: Class indices of the same samples, `[N]`.
         class_names: Names of the classes. None: their indices.
 
@@ -95,6 +96,7 @@ def open_rates_by_class(
         ImportError: If matplotlib is not installed.
     """
     labels = np.asarray(labels).ravel()
+    decisions = {name: v for name, v in decisions.items() if name != "exit"}
     wrong = {name for name, v in decisions.items() if len(v) != len(labels)}
     if not decisions or wrong or not len(labels):
         raise ValueError(

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 
 import keras_dyngate as kd
-from keras_dyngate._walk import controllers
+from keras_dyngate._walk import controllers, dynamic_layers
+from keras_dyngate.export import flatbuffer
 
 SHAPE = (12, 12, 3)
 
@@ -13,6 +14,18 @@ def images(count, shape=SHAPE, seed=0):
     return (
         np.random.default_rng(seed).integers(0, 256, (count, *shape)).astype("float32")
     )
+
+
+def tinted(count, seed=0):
+    """Images whose mean colours differ as those of photographs do."""
+    tint = np.random.default_rng(seed).uniform(0.2, 1, (count, 1, 1, 3))
+    return np.round(images(count, seed=seed) * tint).astype("float32")
+
+
+def only_builtins(content):
+    """Whether a file does without custom operators, Flex among them."""
+    builtin = set(vars(flatbuffer.schema.BuiltinOperator)) - {"CUSTOM"}
+    return set(flatbuffer.op_counts(content)) <= builtin
 
 
 def enliven(model, seed=0):
@@ -70,3 +83,18 @@ def small_net(
     x = keras.layers.GlobalAveragePooling2D()(x)
     x = keras.layers.Dense(7, activation="softmax")(x)
     return enliven(keras.Model(image, x), seed)
+
+
+def spread_saliences(model, x):
+    """Let each salience be 0 for some images of `x`, 1 for some, and between."""
+    for block in dynamic_layers(model):
+        features = keras.Model(model.input, block.input)(x)
+        pooled = keras.ops.convert_to_numpy(features).mean((1, 2))
+        for gate in (block.channel_gate, block.layer_gate):
+            if gate is not None:
+                kernel = keras.ops.convert_to_numpy(gate.dense.kernel)
+                logits = pooled @ kernel
+                scale = 1.7 / np.ptp(logits, axis=0)
+                gate.dense.kernel.assign(kernel * scale)
+                gate.dense.bias.assign(-0.4 - logits.min(0) * scale)
+    return model

@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -121,11 +123,9 @@ def check_stages(model, cuts, x):
     return stages
 
 
-def residual(stem=()):
+def residual():
     """Two residual blocks, the second with a projection."""
     x = image = keras.Input((8, 8, 3), name="image")
-    for layer in stem:
-        x = layer(x)
     x = skip = layers.Conv2D(4, 3, padding="same", name="conv")(x)
     x = layers.ReLU(name="relu_a")(layers.Conv2D(4, 3, padding="same", name="a")(x))
     x = skip = layers.Add(name="add1")([x, skip])
@@ -325,14 +325,9 @@ class TestSplit:
         assert names(kd.cut_points(model)) == ["inner", "flat"]
         check_stages(model, ["inner"], self.X)
         check_stages(model, ["inner", "flat"], self.X)
-        self.check_saving(model)
-
-    @staticmethod
-    def check_saving(model, folder=None):
-        x = TestSplit.X
-        again = type(model).from_config(model.get_config())
+        again = keras.Model.from_config(model.get_config())
         again.set_weights(model.get_weights())
-        np.testing.assert_array_equal(outputs(again, x), outputs(model, x))
+        np.testing.assert_array_equal(outputs(again, self.X), outputs(model, self.X))
 
     def test_saving(self, tmp_path):
         model = self.model()
@@ -341,7 +336,7 @@ class TestSplit:
         model.save(tmp_path / "trunk.keras")
         loaded = keras.saving.load_model(tmp_path / "trunk.keras")
         np.testing.assert_array_equal(outputs(loaded, self.X), expected)
-        assert loaded.get_config() == model.get_config()
+        assert json.dumps(loaded.get_config()) == json.dumps(model.get_config())
         check_stages(loaded, ["conv", "add1"], self.X)
         model.save_weights(tmp_path / "trunk.weights.h5")
         randomize(loaded, seed=1).load_weights(tmp_path / "trunk.weights.h5")
@@ -378,9 +373,9 @@ class TestSplit:
         image = keras.Input((8, 8, 3), name="image")
         x = layers.Flatten()(layers.Conv2D(2, 3, name="conv")(image))
         model = randomize(keras.Model(structure(image), [layers.Dense(3)(x)]))
-        (expected,) = np.asarray(outputs(model, structure(self.X)))[None]
+        expected = np.squeeze(outputs(model, structure(self.X)))
         found = chain(split(model, ["conv"]), self.X)
-        np.testing.assert_array_equal(found, expected.reshape(found.shape))
+        np.testing.assert_array_equal(found, expected)
 
 
 class TestResolved:
@@ -409,7 +404,10 @@ class TestResolved:
     @pytest.mark.parametrize(
         ("after", "message"),
         [
-            (["ad1"], r"model 'res', which has no 'ad1'; close to it: 'add1', 'add2'"),
+            (
+                ["add3"],
+                r"model 'res', which has no 'add3'; close to it: 'add2', 'add1'",
+            ),
             (["zzz"], r"no 'zzz'\. Received: after=\['zzz'\]"),
             (["add1", 11], r"indices from -11 to 10, those of `model.layers`\. Rec"),
             ([-12], r"indices from -11 to 10.*Received: after=\[-12\]"),

@@ -1,0 +1,207 @@
+"""
+Title: Leave early when it is easy
+Description: Decision gates on a trained, frozen ResNet: the curve, an ablation, a file.
+
+    python examples/decision_gates.py --weights resnet56.npz --data cifar10.npz
+
+Gates are fitted on the training images (and on shifted and mirrored copies of them); the
+trunk is not touched. Test images are split in halves again and again: thresholds come
+from one half, results from the other. The table gives {hinge, cross-entropy} x {largest
+score, margin, entropy} on the same trunk. At last one file is exported, and timed on the images
+that its thresholds were not chosen on. `--weights` is an .npz with PyTorch names (or a
+.keras file); for `--data` see cifar_npz.py. Results go to `--out`.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import cifar_npz
+import keras
+import numpy as np
+from absl import app, flags
+
+import keras_dyngate as kd
+from keras_dyngate._files import write_whole
+from keras_dyngate.calibration.exit_table import ExitTable, outcome
+from keras_dyngate.export import quiet
+from keras_dyngate.models.exit_fitting import choose_thresholds, sweep
+from keras_dyngate.runtime import compare_latency, describe_machine
+from keras_dyngate.visualization import exit_curves
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("weights", None, "Weights of the plain net.", required=True)
+flags.DEFINE_string("data", None, ".npz with the images and labels.", required=True)
+flags.DEFINE_integer("depth", 56, "Of the net: 20, 32, 44, 56 or 110.")
+flags.DEFINE_list("after", ["stage1_block5", "stage2_block5"], "Where the gates are.")
+flags.DEFINE_string("pooling", "avg4x4", 'Of the gates: "avg", "avg4x4" or "flatten".')
+flags.DEFINE_integer("copies", 10, "Shifted and mirrored copies of the training images.")
+flags.DEFINE_integer("epochs", 15, "Of each gate.")
+flags.DEFINE_float("weight_decay", 1e-3, "Of each gate.")
+flags.DEFINE_integer("splits", 20, "Of the test images into halves.")
+flags.DEFINE_float("drop", 0.02, "Accuracy that may be lost.")
+flags.DEFINE_string("quantization", "none", "Of the file: none, dynamic or int8.")
+flags.DEFINE_integer("seed", 0, "Of everything random.")
+flags.DEFINE_string("out", "outputs/decision_gates", "Folder for files and figures.")
+
+
+def copies(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Each picture shifted by up to 4 pixels, and mirrored half of the time."""
+    padded = np.pad(x, [(0, 0), (4, 4), (4, 4), (0, 0)])
+    found = np.empty_like(x)
+    for i, (row, column) in enumerate(rng.integers(0, 9, (len(x), 2))):
+        cut = padded[i, row : row + 32, column : column + 32]
+        found[i] = cut[:, ::-1] if rng.random() < 0.5 else cut
+    return found
+
+
+def interval(values: list[float]) -> dict[str, float]:
+    """Mean, and the range that holds 95 % of the splits."""
+    low, high = np.percentile(values, [2.5, 97.5])
+    return {"mean": float(np.mean(values)), "low": float(low), "high": float(high)}
+
+
+def judge(table: ExitTable, drop: float, splits: int, seed: int) -> dict[str, Any]:
+    """Thresholds from one half of the samples, results from the other, many times."""
+    rng, points, chosen = np.random.default_rng(seed), [], []
+    none = dict.fromkeys(("macs", "exit_shares", "latency", "path_ms"))
+    for _ in range(splits):
+        order = rng.permutation(len(table.labels))
+        first, second = table.take(order[::2]), table.take(order[1::2])
+        points.append(sweep(first, second, points=39, path_ms=None))
+        found = choose_thresholds(first, accuracy_drop=drop, **none)
+        chosen.append(outcome(second, found.thresholds))
+    curve = [
+        {
+            "macs_share": interval([p.macs_share for p in same]),
+            "drop": interval([p.head_accuracy - p.accuracy for p in same]),
+        }
+        for same in zip(*points, strict=True)
+    ]
+    return {
+        "curve": curve,
+        "points": points[0],
+        "saved": interval([1 - o.macs_share for o in chosen]),
+        "drop": interval([o.head_accuracy - o.accuracy for o in chosen]),
+        "best_saved_on_the_mean_curve": max(
+            [1 - p["macs_share"]["mean"] for p in curve if p["drop"]["mean"] <= drop],
+            default=0.0,
+        ),
+    }
+
+
+def time_file(
+    model: Any, out: Path, test: cifar_npz.Split, train: Any
+) -> dict[str, Any]:
+    """The file beside the plain net, each image in turn; every figure in ms."""
+    half = len(test.x) // 2
+    model.calibrate(test.x[:half], test.y[:half], accuracy_drop=FLAGS.drop)
+    images, labels = test.x[half:], test.y[half:]
+    quantization = None if FLAGS.quantization == "none" else FLAGS.quantization
+    options = {"quantization": quantization, "representative_data": train}
+    report = kd.export_tflite(
+        model, out / "exits.tflite", parity_data=images, **options
+    )
+    print(report)
+    plain = kd.export_tflite(model.trunk, out / "plain.tflite", **options)
+    file, plain_file = (kd.LiteRTModel(r.path) for r in (report, plain))
+
+    gates = len(model.gates)
+    pictures = [{"image": image} for image in images]
+    candidates: dict[str, Any] = {
+        "plain": (plain_file, "classify", pictures),
+        "own exits": (file, "classify", pictures),
+    }
+    for exit_index in range(gates + 1):
+        limits = np.full(gates, 1e30, "float32")
+        limits[exit_index:] = -1e30
+        inputs = [{**picture, "thresholds": limits} for picture in pictures]
+        candidates[f"to exit {exit_index}"] = (file, "classify_at", inputs)
+    times = compare_latency(candidates, rounds=3 * len(images))
+    found = file.evaluate((images, labels))
+    shares = np.bincount(found["exit"], minlength=gates + 1) / len(images)
+    paths = [times[f"to exit {i}"].mean() for i in range(gates + 1)]
+    return {
+        "thresholds": model.thresholds.tolist(),
+        "accuracy": found["accuracy"],
+        "plain_accuracy": plain_file.evaluate((images, labels))["accuracy"],
+        "macs_share": found["mean_executed_macs"] / report.macs.per_exit[-1],
+        "shares": shares.tolist(),
+        "mean_ms": {name: float(t.mean()) for name, t in times.items()},
+        "mean_over_paths": float(times["own exits"].mean() / np.dot(shares, paths)),
+        "last_exit_over_plain": float(
+            np.median(times[f"to exit {gates}"] / times["plain"])
+        ),
+        "mean_over_plain": float(times["own exits"].mean() / times["plain"].mean()),
+        "bytes": report.bytes,
+        "bytes_over_plain": report.bytes / plain.bytes,
+    }
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    quiet()
+    keras.utils.set_random_seed(FLAGS.seed)
+    rng = np.random.default_rng(FLAGS.seed)
+    out = Path(FLAGS.out)
+    out.mkdir(parents=True, exist_ok=True)
+    train, validation, test = cifar_npz.load(FLAGS.data)
+    # The gates need no validation data: all training images are theirs.
+    x, y = (np.concatenate(pair) for pair in zip(train, validation, strict=True))
+    batches = [(x, y), *((copies(x, rng), y) for _ in range(FLAGS.copies))]
+    everything = [
+        (images[i : i + 256], labels[i : i + 256])
+        for images, labels in batches
+        for i in range(0, len(labels), 256)
+    ]
+
+    trunk = getattr(kd, f"resnet{FLAGS.depth}")(weights=FLAGS.weights)
+    results: dict[str, Any] = {
+        "settings": {
+            name: FLAGS[name].value
+            for name in (
+                "depth after pooling copies epochs weight_decay splits drop "
+                "quantization seed"
+            ).split()
+        },
+        **describe_machine(),
+        "cells": {},
+    }
+    curves, model = {}, None
+    for objective in ("cross_entropy", "hinge"):
+        model = kd.add_decision_gates(
+            trunk, FLAGS.after, pooling=FLAGS.pooling, objective=objective
+        )
+        fits = model.fit_gates(
+            everything, epochs=FLAGS.epochs, weight_decay=FLAGS.weight_decay
+        )
+        print(objective, {name: f"{fit.accuracy:.3f}" for name, fit in fits.items()})
+        for confidence in ("entropy", "score", "margin"):
+            for gate in model.gates:
+                gate.confidence = confidence
+            table = model.exit_table(test.x, test.y, batch_size=128)
+            cell = judge(table, FLAGS.drop, FLAGS.splits, FLAGS.seed)
+            name = f"{objective}, {confidence}"
+            curves[name] = cell.pop("points")
+            results["cells"][name] = cell
+            print(
+                f"{name}: {cell['saved']['mean']:.1%} fewer MACs "
+                f"({cell['saved']['low']:.1%} to {cell['saved']['high']:.1%}), accuracy "
+                f"{-cell['drop']['mean']:+.2%} ({-cell['drop']['high']:+.2%} to "
+                f"{-cell['drop']['low']:+.2%})"
+            )
+    results["gate_accuracy"] = (table.labels == test.y[:, None]).mean(0).tolist()
+    results["macs_per_exit"] = list(kd.count_macs(model).per_exit)
+    exit_curves(curves).savefig(out / "curves.png", dpi=120)
+    results["file"] = time_file(model, out, test, x)
+    print(json.dumps(results["file"], indent=1))
+    write_whole(out / "results.json", json.dumps(results, indent=1).encode())
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,145 @@
+"""Do early exits save time? Measured in LiteRT, against the plain net, in one run.
+
+    python tflite/benchmark_exits.py --model resnet101 --input_size 224 \
+        --after stage1_block3,stage2_block4 --json out.json
+
+puts decision gates on a net with random weights, sets the thresholds so that as many
+images leave at each exit, and times, interleaved: the plain net, the file as it decides,
+and the path to each exit. `--model` is a constructor of this library or, with
+`--applications`, of keras.applications.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from absl import app, flags
+from rich.console import Console
+from rich.table import Table
+
+import keras_dyngate as kd
+from keras_dyngate._files import write_whole
+from keras_dyngate.export import quiet
+from keras_dyngate.export.exits import FAR
+from keras_dyngate.runtime import compare_latency, describe_machine
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", "resnet34", "Constructor of the trunk.")
+flags.DEFINE_bool("applications", False, "Whether it is one of keras.applications.")
+flags.DEFINE_integer("input_size", None, "Side of the images; default: the net's own.")
+flags.DEFINE_list("after", None, "Layers to put gates after.", required=True)
+flags.DEFINE_enum("quantization", "none", ["none", "dynamic", "int8"], "Of all files.")
+flags.DEFINE_integer("images", 12, "Random images.")
+flags.DEFINE_integer("rounds", 36, "Timed calls per candidate.")
+flags.DEFINE_integer("seed", 0, "Of random weights and images.")
+flags.DEFINE_string("json", None, "Where to write the figures.")
+
+
+def build() -> keras.Model:
+    home: Any = keras.applications if FLAGS.applications else kd
+    options: dict[str, Any] = {"weights": None}
+    if FLAGS.input_size:
+        options["input_shape"] = (FLAGS.input_size, FLAGS.input_size, 3)
+    return getattr(home, FLAGS.model)(**options)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    quiet()
+    keras.utils.set_random_seed(FLAGS.seed)
+    trunk = build()
+    rng = np.random.default_rng(FLAGS.seed)
+    shape = (FLAGS.images, *trunk.input_shape[1:])
+    images = rng.integers(0, 256, shape).astype("float32")
+    images *= rng.uniform(0.2, 1.0, (FLAGS.images, 1, 1, 3)).astype("float32")
+    model = kd.add_decision_gates(trunk, FLAGS.after)
+    gates = len(model.gates)
+    even = [1 / (gates + 1)] * gates
+    print(model.calibrate(images, exit_shares=even, batch_size=4))
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = {
+            "quantization": None
+            if FLAGS.quantization == "none"
+            else FLAGS.quantization,
+            "representative_data": images,
+        }
+        plain = kd.export_tflite(trunk, Path(folder) / "plain.tflite", **options)
+        report = kd.export_tflite(model, Path(folder) / "exits.tflite", **options)
+        print(report)
+        file, plain_file = (kd.LiteRTModel(r.path) for r in (report, plain))
+        pictures = [{"image": image} for image in images]
+        candidates: dict[str, Any] = {
+            "plain": (plain_file, "classify", pictures),
+            "as it decides": (file, "classify", pictures),
+        }
+        for index in range(gates + 1):
+            limits = np.full(gates, FAR, "float32")
+            limits[index:] = -FAR
+            inputs = [{**picture, "thresholds": limits} for picture in pictures]
+            candidates[f"to exit {index}"] = (file, "classify_at", inputs)
+        times = compare_latency(candidates, rounds=FLAGS.rounds)
+        exits = [int(file.run("classify", image=i)["exit"][0]) for i in images]
+
+    shares = np.bincount(exits, minlength=gates + 1) / len(exits)
+    paths = [float(times[f"to exit {i}"].mean()) for i in range(gates + 1)]
+    macs = report.macs.per_exit
+    rows = {
+        "plain": trunk_macs(trunk),
+        "as it decides": float(np.dot(shares, macs)),
+        **{f"to exit {i}": macs[i] for i in range(gates + 1)},
+    }
+    table = Table(title=f"{trunk.name}, LiteRT, {FLAGS.quantization}, 1 thread")
+    for column in ("path", "mean ms", "time ratio", "MMACs", "cost ratio"):
+        table.add_column(column, justify="left" if column == "path" else "right")
+    result: dict[str, Any] = {"rows": {}}
+    for name, cost in rows.items():
+        ratio = float(np.median(times[name] / times["plain"]))
+        result["rows"][name] = {
+            "mean_ms": float(times[name].mean()),
+            "time_ratio": ratio,
+            "macs": cost,
+            "cost_ratio": cost / rows["plain"],
+        }
+        table.add_row(
+            name,
+            f"{times[name].mean():.2f}",
+            f"{ratio:.3f}",
+            f"{cost / 1e6:.1f}",
+            f"{cost / rows['plain']:.3f}",
+        )
+    Console().print(table)
+    result |= {
+        "shares": shares.tolist(),
+        "mean_over_paths": float(times["as it decides"].mean() / np.dot(shares, paths)),
+        "bytes_over_plain": report.bytes / plain.bytes,
+        "settings": {
+            name: FLAGS[name].value
+            for name in "model input_size after quantization images rounds seed".split()
+        },
+        **describe_machine(),
+    }
+    print(
+        f"mean over the images: {result['mean_over_paths']:.3f} of share x path; file: "
+        f"{result['bytes_over_plain']:.3f} of the plain one"
+    )
+    if FLAGS.json:
+        write_whole(Path(FLAGS.json), json.dumps(result, indent=1).encode())
+
+
+def trunk_macs(trunk: keras.Model) -> int:
+    """All that the plain net computes."""
+    profile = kd.count_macs(trunk)
+    return profile.total + profile.controllers
+
+
+if __name__ == "__main__":
+    app.run(main)
