@@ -7,9 +7,9 @@ Description: Decision gates on a trained, frozen ResNet: the curve, an ablation,
 Gates are fitted on the training images (and on shifted and mirrored copies of them); the
 trunk is not touched. Test images are split in halves again and again: thresholds come
 from one half, results from the other. The table gives {hinge, cross-entropy} x {largest
-score, margin, entropy} on the same trunk. At last one file is exported, and timed on the images
-that its thresholds were not chosen on. `--weights` is an .npz with PyTorch names (or a
-.keras file); for `--data` see cifar_npz.py. Results go to `--out`.
+score, margin, entropy} on the same trunk. At last one file is exported, and timed on the
+images that its thresholds were not chosen on. `--weights` is an .npz with PyTorch names
+(or a .keras file); for `--data` see cifar_npz.py. Results go to `--out`.
 """
 
 import json
@@ -39,7 +39,9 @@ flags.DEFINE_string("data", None, ".npz with the images and labels.", required=T
 flags.DEFINE_integer("depth", 56, "Of the net: 20, 32, 44, 56 or 110.")
 flags.DEFINE_list("after", ["stage1_block5", "stage2_block5"], "Where the gates are.")
 flags.DEFINE_string("pooling", "avg4x4", 'Of the gates: "avg", "avg4x4" or "flatten".')
-flags.DEFINE_integer("copies", 10, "Shifted and mirrored copies of the training images.")
+flags.DEFINE_integer(
+    "copies", 10, "Shifted and mirrored copies of the training images."
+)
 flags.DEFINE_integer("epochs", 15, "Of each gate.")
 flags.DEFINE_float("weight_decay", 1e-3, "Of each gate.")
 flags.DEFINE_integer("splits", 20, "Of the test images into halves.")

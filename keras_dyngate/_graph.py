@@ -39,7 +39,7 @@ def float32_inputs(model: Any) -> Iterator[None]:
 
     One that was cut from a net with mixed precision casts them to what it was cut at.
     """
-    inputs = graph_of(model).inputs
+    inputs: list[Any] = getattr(graph_of(model), "inputs", [])
     dtypes = [tensor.dtype for tensor in inputs]
     try:
         for tensor in inputs:

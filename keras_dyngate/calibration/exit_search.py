@@ -33,12 +33,21 @@ class Goal:
         return (fits, -cost, accuracy) if fits else (fits, accuracy, -cost)
 
 
+def _candidates(confidence: np.ndarray) -> np.ndarray:
+    """Thresholds worth trying for one gate: midway between neighbours, and infinities."""
+    values = np.unique(confidence[~np.isnan(confidence)].astype("float32"))
+    midway = (values[1:] + values[:-1]) / 2
+    if len(midway) > CANDIDATES:
+        midway = midway[np.linspace(0, len(midway) - 1, CANDIDATES).astype(int)]
+    return np.concatenate([midway, np.array([-np.inf, np.inf], "float32")])
+
+
 def search(table: ExitTable, goal: Goal) -> tuple[np.ndarray, bool]:
     """Thresholds that serve a goal best on a table.
 
     Starts from the budgeted sweep and from everything leaving at one exit, then moves
-    one threshold at a time among quantiles of its gate's confidence until nothing gets
-    better (design of this library).
+    one threshold at a time, among values midway between its gate's confidences, until
+    nothing gets better (design of this library).
 
     Returns:
         float32 `[n]`, and whether they keep to the limit.
@@ -51,20 +60,7 @@ def search(table: ExitTable, goal: Goal) -> tuple[np.ndarray, bool]:
         accuracy = float(correct[rows, exits].mean())
         return goal.key(accuracy, float(goal.cost[rows, exits].mean()))
 
-    quantiles = np.linspace(0.0, 1.0, CANDIDATES)
-    candidates = [
-        np.unique(
-            np.append(
-                np.quantile(
-                    np.append(values[~np.isnan(values)], np.inf),
-                    quantiles,
-                    method="higher",
-                ),
-                -np.inf,
-            )
-        ).astype("float32")
-        for values in table.confidence.T.astype("float32")
-    ]
+    candidates = [_candidates(values) for values in table.confidence.T]
     starts = [*budgeted_sweep(table.confidence), np.full(n, np.inf, "float32")]
     for gate in range(n):
         one = np.full(n, np.inf, "float32")

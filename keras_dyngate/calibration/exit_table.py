@@ -124,6 +124,7 @@ def thresholds_for_shares(
     Returns:
         float32 `[n]`. A gate lets the round(share * N) most confident of the samples
         that reach it leave, more where confidences are equal; infinity where none does.
+        A threshold lies midway between the last that leaves and the first that stays.
     """
     staying = np.ones(len(confidence), bool)
     found = np.full(confidence.shape[1], np.inf, "float32")
@@ -132,7 +133,10 @@ def thresholds_for_shares(
         values = np.sort(values[~np.isnan(values)])[::-1]
         count = min(round(share * len(confidence)), len(values))
         if count:
-            found[gate] = values[count - 1]
+            last = found[gate] = values[count - 1]
+            following = values[values < last][:1]
+            if len(following) and (last + following[0]) / 2 > following[0]:
+                found[gate] = (last + following[0]) / 2
         staying &= ~(confidence[:, gate] >= found[gate])
     return found
 

@@ -153,7 +153,13 @@ class _Tracer:
     def branch(self, index: int) -> Branch:
         """Everything after a gate, as the file's report tells it."""
         later = self.model.stages[index + 1 :]
-        weights = [*(w for s in later for w in s.part.trainable_weights)]
+        layers = [x for s in later for x in (s.part, s.gate) if x is not None]
+        weights = [  # normalization folded: kernels and biases are left
+            weight
+            for layer in layers
+            for weight in layer.weights
+            if len(weight.shape) > 1 or weight.name in ("bias", "beta")
+        ]
         return Branch(
             f"{self.model.gates[index].name}/exit",
             self.model.stages[index].part.output_shape[-1],
@@ -250,7 +256,7 @@ def plan_exits(
         forced=forced,
         float_kernels=2 * gates,
         metadata={
-            "thresholds": model.thresholds.tolist(),
+            "thresholds": np.nan_to_num(model.thresholds).tolist(),  # JSON: no infinity
             "confidence": [gate.confidence for gate in model.gates],
             "macs_per_exit": list(tracer.profile.per_exit),
         },
@@ -296,6 +302,8 @@ def _feed(
                 for force in forces(blocks[number], index, route):
                     name = "features" if number else "image"
                     yield f"stage_{number + 1}", {name: x, **force}
-                x = np.asarray(stage.predict_on_batch(x)["features"], "float32")
+                if number < gates:  # the head is left alone: its softmax is on here
+                    found = stage.predict_on_batch(x)["features"]
+                    x = np.asarray(found, "float32")
 
     return feed

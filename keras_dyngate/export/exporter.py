@@ -66,7 +66,8 @@ def _add_signatures(file: Any, plan: Plan) -> None:
     for name, blocks in plan.forced.items():
         freeze_input(file, name, "force", np.zeros(blocks, np.int32))
     for view in plan.views:
-        add_view(file, view.source, view.name, view.outputs)
+        share = not view.frozen
+        add_view(file, view.source, view.name, view.outputs, share)
         for name, value in view.frozen.items():
             freeze_input(file, view.name, name, value)
     make_default(file, plan.views[0].name)

@@ -8,6 +8,7 @@ are bytes there, and stay bytes here.
 import struct
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -77,11 +78,49 @@ def read(content: bytes) -> schema.ModelT:
     return model
 
 
+class _PackedOnce:
+    """An object of the schema that is written once and referred to from then on."""
+
+    def __init__(self, item: Any) -> None:
+        self.item, self.offset = item, None
+
+    def Pack(self, builder: flatbuffers.Builder) -> Any:
+        if self.offset is None:
+            self.offset = self.item.Pack(builder)
+        return self.offset
+
+
+def _content(quantization: schema.QuantizationParametersT) -> tuple[Any, ...]:
+    """What two equal quantizations have in common."""
+    return tuple(
+        (name, value.tobytes() if isinstance(value, np.ndarray) else str(value))
+        for name, value in sorted(vars(quantization).items())
+    )
+
+
 def write(model: schema.ModelT) -> bytes:
-    """Bytes of a .tflite file with this model."""
+    """Bytes of a .tflite file with this model.
+
+    Equal quantizations (two numbers per channel) are stored once: a file with several
+    signatures over the same weights would repeat them.
+    """
     arrays = (buffer.data for buffer in model.buffers if buffer.data is not None)
     builder = _Builder(sum(map(len, arrays)) + (1 << 20))
-    builder.Finish(model.Pack(builder), IDENTIFIER)
+    quantized = [
+        tensor
+        for subgraph in model.subgraphs
+        for tensor in subgraph.tensors
+        if tensor.quantization is not None and tensor.quantization.details is None
+    ]
+    before = [tensor.quantization for tensor in quantized]
+    once: dict[tuple[Any, ...], _PackedOnce] = {}
+    try:
+        for tensor, own in zip(quantized, before, strict=True):
+            tensor.quantization = once.setdefault(_content(own), _PackedOnce(own))
+        builder.Finish(model.Pack(builder), IDENTIFIER)
+    finally:
+        for tensor, own in zip(quantized, before, strict=True):
+            tensor.quantization = own
     return bytes(builder.Output())
 
 

@@ -42,7 +42,7 @@ class ExportReport:
         lines = [
             f"{self.path}: {self.bytes:,} bytes, {self.quantization or 'float32'}",
             f"signatures: {', '.join(self.signatures)}",
-            f"{len(self.branches)} conditional branches in {len(inside)} blocks hold "
+            f"{len(self.branches)} conditional branches in {len(inside)} layers hold "
             f"{self.macs.gateable:,} of {self.macs.total:,} MACs "
             f"(+ {self.macs.controllers:,} of controllers); one image took "
             f"{self.latency_ms:.2f} ms (one thread, this machine)",

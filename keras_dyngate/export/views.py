@@ -21,7 +21,11 @@ def signature(model: schema.ModelT, name: str) -> schema.SignatureDefT:
 
 
 def add_view(
-    model: schema.ModelT, source: str, name: str, outputs: tuple[str, ...] | None
+    model: schema.ModelT,
+    source: str,
+    name: str,
+    outputs: tuple[str, ...] | None = None,
+    share: bool = False,
 ) -> None:
     """Add a signature with some outputs of another.
 
@@ -30,6 +34,7 @@ def add_view(
         source: Name of the signature to view.
         name: Name of the new signature.
         outputs: Names of the outputs it keeps; None: all.
+        share: Whether a view of all outputs may be a second name of the same subgraph.
     """
     old = signature(model, source)
     view = copy.deepcopy(old)
@@ -37,6 +42,9 @@ def add_view(
     if outputs is not None:
         kept = {n.encode() for n in outputs}
         view.outputs = [entry for entry in view.outputs if entry.name in kept]
+    if share and len(view.outputs) == len(old.outputs):
+        model.signatureDefs.append(view)
+        return
     graph = copy.copy(model.subgraphs[old.subgraphIndex])
     graph.name = name.encode()
     graph.tensors = [copy.copy(tensor) for tensor in graph.tensors]
@@ -58,9 +66,8 @@ def make_default(model: schema.ModelT, name: str) -> None:
     first = signature(model, name)
     place = first.subgraphIndex
     for other in model.signatureDefs:
-        if other.subgraphIndex == 0:
-            other.subgraphIndex = place
-    first.subgraphIndex = 0
+        if other.subgraphIndex in (0, place):
+            other.subgraphIndex = place - other.subgraphIndex
     graphs = model.subgraphs
     graphs[0], graphs[place] = graphs[place], graphs[0]
     rest = [other for other in model.signatureDefs if other is not first]

@@ -28,8 +28,7 @@ from keras_dyngate.layers import DecisionGate
 from keras_dyngate.models import exit_fitting
 from keras_dyngate.models.cut_points import check_trunk, resolve_cuts, split
 from keras_dyngate.models.exit_stages import Stage, run_stages
-
-HEAD = "head"  # the trunk's own answer among the outputs
+from keras_dyngate.models.exit_training import HEAD, JointTraining
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +39,7 @@ class _Parts:
 
 
 @serializable
-class EarlyExitModel(keras.Model):
+class EarlyExitModel(JointTraining):
     """A trunk with decision gates; use `add_decision_gates` to make one.
 
     Called, it is the dense, differentiable form: every exit of every sample, a dict of
@@ -180,75 +179,7 @@ class EarlyExitModel(keras.Model):
             )
         )
 
-    # Training
-
-    def compile(
-        self,
-        optimizer: Any = "rmsprop",
-        loss: Any = None,
-        loss_weights: Any = None,
-        metrics: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        """As `keras.Model.compile`; each exit has a loss, and labels are given once.
-
-        Args:
-            optimizer: As in Keras.
-            loss: Of the head, suiting the trunk's output. Default: sparse categorical
-                cross-entropy. The gates have the losses of their objectives. Or a dict
-                with one loss per output.
-            loss_weights: One number per exit, the head last, or a dict. Default 1 each.
-            metrics: Names of metrics for every exit, or a dict.
-            **kwargs: As in Keras.
-        """
-        names = [*(gate.name for gate in self.gates), HEAD]
-        if not isinstance(loss, dict):
-            head = "sparse_categorical_crossentropy" if loss is None else loss
-            loss = {**{gate.name: gate.loss() for gate in self.gates}, HEAD: head}
-        if isinstance(loss_weights, (list, tuple)):
-            if len(loss_weights) != len(names):
-                raise ValueError(
-                    f"`loss_weights` must be {len(names)} numbers, the head's last. "
-                    f"Received: loss_weights={loss_weights!r}"
-                )
-            loss_weights = dict(zip(names, loss_weights, strict=True))
-        if isinstance(metrics, (list, tuple)):
-            if not all(isinstance(metric, str) for metric in metrics):
-                raise ValueError(
-                    "`metrics` must be names, made anew for each exit, or a dict of "
-                    f"lists by output. Received: metrics={metrics!r}"
-                )
-            metrics = {name: list(metrics) for name in names}
-        super().compile(
-            optimizer=optimizer,
-            loss=loss,
-            loss_weights=loss_weights,
-            metrics=metrics,
-            **kwargs,
-        )
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """As Keras does, which skips models that override `compile`."""
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.optimizer is not None:
-            self.optimizer.build(self.trainable_variables)
-
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Any:
-        y, sample_weight = _for_each(y, y_pred), _for_each(sample_weight, y_pred)
-        return super().compute_loss(x, y, y_pred, sample_weight, training)
-
-    def compute_metrics(
-        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
-    ) -> Any:
-        y, sample_weight = _for_each(y, y_pred), _for_each(sample_weight, y_pred)
-        return super().compute_metrics(x, y, y_pred, sample_weight)
+    # Training: `fit` is joint, see `JointTraining`
 
     def fit_gates(
         self,
@@ -456,13 +387,6 @@ def _masked(decisions: dict[str, Any], stays: Any) -> dict[str, Any]:
         name: scores * ops.cast(ops.expand_dims(stays, -1), scores.dtype)
         for name, scores in decisions.items()
     }
-
-
-def _for_each(value: Any, outputs: Any) -> Any:
-    """The same labels or weights for every output."""
-    if value is None or isinstance(value, dict):
-        return value
-    return {name: value for name in outputs}
 
 
 def add_decision_gates(

@@ -85,16 +85,52 @@ def small_net(
     return enliven(keras.Model(image, x), seed)
 
 
-def spread_saliences(model, x):
-    """Let each salience be 0 for some images of `x`, 1 for some, and between."""
+def spread_gates(model, x):
+    """Let each gate be shut for some images of `x`, and open for more.
+
+    A salience becomes 0 for some, 1 for some, and something between for others.
+    """
     for block in dynamic_layers(model):
         features = keras.Model(model.input, block.input)(x)
-        pooled = keras.ops.convert_to_numpy(features).mean((1, 2))
         for gate in (block.channel_gate, block.layer_gate):
-            if gate is not None:
-                kernel = keras.ops.convert_to_numpy(gate.dense.kernel)
-                logits = pooled @ kernel
-                scale = 1.7 / np.ptp(logits, axis=0)
-                gate.dense.kernel.assign(kernel * scale)
-                gate.dense.bias.assign(-0.4 - logits.min(0) * scale)
+            if gate is None:
+                continue
+            dense = getattr(gate, "expand", None) or gate.dense
+            logits = keras.ops.convert_to_numpy(gate(features).logit)
+            scale = 1.7 / np.ptp(logits, axis=0)  # to -0.4 ... 1.3
+            dense.kernel.assign(dense.kernel * scale)
+            dense.bias.assign(dense.bias * scale - 0.4 - logits.min(0) * scale)
+    return model
+
+
+def conv_net(seed=0):
+    """Without gates or scaling of the image: stem "a", a strided "b", a third, a head."""
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    image = x = keras.Input(SHAPE)
+    x = layers.Conv2D(16, 3, padding="same", activation="relu", name="a")(x)
+    x = layers.Conv2D(24, 3, strides=2, padding="same", use_bias=False)(x)
+    x = layers.ReLU(name="b")(layers.BatchNormalization()(x))
+    x = layers.Conv2D(32, 3, padding="same", activation="relu")(x)
+    x = layers.Dense(7, activation="softmax")(layers.GlobalAveragePooling2D()(x))
+    return enliven(keras.Model(image, x), seed)
+
+
+def with_exits(trunk, after, x, confidence="score", seed=0):
+    """Two random gates, and thresholds by which a third of `x` leaves at each exit."""
+    model = kd.add_decision_gates(trunk, after=list(after), confidence=confidence)
+    rng = np.random.default_rng(seed)
+    features, thresholds, staying = x, [], np.arange(len(x))
+    for stage in model.stages[:-1]:
+        gate, features = stage.gate, stage.part(features)
+        gate.dense.kernel.assign(rng.normal(size=gate.dense.kernel.shape))
+        scores = keras.ops.convert_to_numpy(gate(features))
+        gate.dense.kernel.assign(gate.dense.kernel / scores.std(0))
+        gate.dense.bias.assign(-scores.mean(0) / scores.std(0))
+        confidences = gate.confidence_of(gate(features))
+        found = keras.ops.convert_to_numpy(confidences)[staying]
+        order, left = np.argsort(-found), len(x) // 3
+        thresholds.append(found[order[left - 1 : left + 1]].mean())  # between two
+        staying = staying[order[left:]]
+    model.thresholds = thresholds
     return model

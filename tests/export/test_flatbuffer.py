@@ -223,3 +223,21 @@ def test_weights_outside_the_flatbuffer_are_refused(content):
     model.buffers[1].offset = 1 << 12
     with pytest.raises(ValueError, match="inside the flatbuffer .* Received: buffers"):
         flatbuffer.read(flatbuffer.write(model))
+
+
+def test_equal_quantizations_are_stored_once(content):
+    """Two tensors of many channels: the second costs nothing, and reads as the first."""
+    model = flatbuffer.read(content)
+    alone = len(flatbuffer.write(model))
+    channels = 5000
+    for tensor in model.subgraphs[0].tensors[:2]:
+        tensor.quantization = schema.QuantizationParametersT()
+        tensor.quantization.scale = np.linspace(1, 2, channels, dtype="float32")
+        tensor.quantization.zeroPoint = np.zeros(channels, "int64")
+    written = flatbuffer.write(model)
+    assert 12 * channels < len(written) - alone < 13 * channels
+    first, second = flatbuffer.read(written).subgraphs[0].tensors[:2]
+    for tensor in (first, second, model.subgraphs[0].tensors[0]):
+        np.testing.assert_array_equal(
+            tensor.quantization.scale, np.linspace(1, 2, channels, dtype="float32")
+        )

@@ -9,14 +9,15 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 import keras_dyngate as kd  # noqa: E402
+from keras_dyngate._logits import plain_logits  # noqa: E402
 from keras_dyngate._walk import dynamic_layers  # noqa: E402
+from keras_dyngate.decisions import DecisionModel  # noqa: E402
 from keras_dyngate.export.conversion import float_kernels  # noqa: E402
 from tests.export.nets import (  # noqa: E402
     SHAPE,
-    enliven,
     only_builtins,
     small_net,
-    spread_saliences,
+    spread_gates,
     tinted,
 )
 
@@ -43,51 +44,55 @@ KINDS = {
 
 def lc_net(kind, x):
     net = small_net(gate=kd.SalienceController, **KINDS[kind])
-    return spread_saliences(net, x)
+    return spread_gates(net, x)
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """By kind: model, images, decisions in Keras, report and file."""
+    """By kind: model, images, logits and decisions in Keras, report and file."""
 
     @functools.cache
     def export(kind):
         x = tinted(16)
         model = lc_net(kind, x)
         path = tmp_path_factory.mktemp("salience") / "net.tflite"
-        report = kd.export_tflite(model, path, parity_data=x)
-        return model, x, kd.decide(model, x), report, kd.LiteRTModel(path)
+        report = kd.export_tflite(model, path)
+        with plain_logits(model):
+            found = DecisionModel(model)(x)
+        found = keras.tree.map_structure(keras.ops.convert_to_numpy, found)
+        return model, x, *found.values(), report, kd.LiteRTModel(path)
 
     return export
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_file_agrees_with_keras(exported, kind):
-    model, x, decisions, report, litert = exported(kind)
-    assert report.parity.max_difference < 1e-5
-    assert report.parity.decision_agreement == 1.0
-    assert report.parity.max_score_difference < 1e-5
+    model, x, logits, decisions, report, litert = exported(kind)
     for name, scores in decisions.items():
         seen = [(scores == 0).any(), (scores == 1).any(), (scores % 1 > 0).any()]
         assert all(seen), f"the test must see all of {name}"
-
-    assert only_builtins(litert.path.read_bytes())
     macs = kd.count_macs(model).of(decisions, report.group_sizes)
     for index, image in enumerate(x):
-        found = litert.run("classify", image=image)
-        assert abs(found["executed_macs"][0] - macs[index] / 1000) <= 1
-        explained = litert.run("explain", image=image)
-        assert set(explained) == {*found, *decisions}
+        found = litert.run("explain", image=image)
+        difference = np.abs(found["logits"][0] - logits[index]).max()
+        assert difference < 1e-5 * np.abs(logits).max()
+        assert found["label"] == logits[index].argmax()
         for name in decisions:
-            assert explained[name].dtype == np.float32
-            np.testing.assert_allclose(
-                explained[name], decisions[name][index : index + 1], atol=1e-5
-            )
+            scores = decisions[name][index]
+            assert found[name].dtype == np.float32
+            np.testing.assert_array_equal(found[name][0] > 0, scores > 0)
+            np.testing.assert_allclose(found[name][0], scores, atol=1e-5)
+        assert abs(found["executed_macs"][0] - macs[index] / 1000) <= 1
+        answer = litert.run("classify", image=image)
+        assert set(found) == {*answer, *decisions}
+        for name, value in answer.items():
+            np.testing.assert_array_equal(value, found[name])
+    assert only_builtins(litert.path.read_bytes())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_branches_hold_what_is_gated(exported, kind):
-    model, _, _, report, _ = exported(kind)
+    model, _, _, _, report, _ = exported(kind)
     macs = report.macs
     outer = [b for b in report.branches if b.name.endswith("/layer")]
     inner = [b for b in report.branches if not b.name.endswith("/layer")]
@@ -134,21 +139,27 @@ def _poison_group(block, mask, unit):
     _spoil(block.convs[first + 1].kernel, slice(None), slice(None), channels)
 
 
-def _runs(decisions, block, mask, unit, size):
-    """Per image: whether the branch of one unit is run, by the decisions in Keras."""
-    keys = [f"block{block}/channel", f"block{block}/channel_2"]
-    mine = decisions[keys[mask]]
-    group = unit // size * size
-    is_open = (mine[:, group : group + size] > 0).any(-1)
-    if keys[1] in decisions and mask == 0:  # what the first mask lets through is read
-        is_open &= (decisions[keys[1]] > 0).any(-1)  # where the second is open
-    return is_open
+def _runs(decisions, block, mask, unit):
+    """Per image: whether what a unit makes is computed and read, says Keras."""
+    keys = [f"{block}/channel", f"{block}/channel_2"]
+    runs = decisions[keys[mask]][:, unit] > 0
+    if mask == 0 and keys[1] in decisions:  # read by the second mask's open groups
+        runs &= (decisions[keys[1]] > 0).any(-1)
+    return runs
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "basic channels",
+        "basic layers and channels",
+        "bottleneck layers and channels",
+        "last layers and channels",
+    ],
+)
 def test_what_is_skipped_is_not_executed(tmp_path, exported, kind):
     """NaN in one group of block 1 and in block 2's layer: seen where they run, only."""
-    _, x, decisions, report, clean = exported(kind)
+    _, x, _, decisions, _, clean = exported(kind)
     model = lc_net(kind, x)
     block1, block2 = model.get_layer("block1"), model.get_layer("block2")
     reached = np.zeros(len(x), bool)
@@ -156,10 +167,9 @@ def test_what_is_skipped_is_not_executed(tmp_path, exported, kind):
         _poison_layer(block2)
         reached |= decisions["block2/layer"][:, 0] > 0
     if block1.channel_gate is not None:
-        size = report.group_sizes["block1"] // block1.group_size  # units per branch
         for mask in range(block1.masks):
             _poison_group(block1, mask, unit=mask)
-            reached |= _runs(decisions, 1, mask, mask, size)
+            reached |= _runs(decisions, "block1", mask, unit=mask)
     kd.export_tflite(model, tmp_path / "nan.tflite")
     poisoned = kd.LiteRTModel(tmp_path / "nan.tflite")
     assert 0 < reached.sum() < len(x), "the test must see both"
@@ -200,7 +210,9 @@ def test_a_block_skipped_for_all_is_its_shortcut(tmp_path):
     report = kd.export_tflite(model, tmp_path / "a.tflite")
     litert = kd.LiteRTModel(tmp_path / "a.tflite")
     kernel = keras.ops.convert_to_numpy(block.shortcut_conv.kernel)[0, 0]
-    controllers = sum(row.macs for row in report.macs.layers if row.name.endswith("r_gate"))
+    controllers = sum(
+        row.macs for row in report.macs.layers if row.name.endswith("r_gate")
+    )
     for picture in tinted(4):
         h = np.maximum(picture.astype("float64") / 64 - 2, 0)
         h = h[::2, ::2] @ kernel
@@ -217,26 +229,32 @@ def test_a_block_skipped_for_all_is_its_shortcut(tmp_path):
 @pytest.mark.parametrize("quantization", ["dynamic", "int8"])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_quantized_files_stay_close(tmp_path, exported, block, quantization):
-    model, x, _, full, _ = exported(f"{block} layers and channels")
+    model, x, _, _, full, _ = exported(f"{block} layers and channels")
     path = tmp_path / "a.tflite"
     report = kd.export_tflite(
         model, path, quantization=quantization, representative_data=x, parity_data=x
     )
-    print(block, quantization, report.parity, report.bytes / full.bytes)
-    content = path.read_bytes()
-    assert only_builtins(content)
-    if quantization == "int8":
-        assert not float_kernels(content)
+    dynamic = quantization == "dynamic"
+    assert report.parity.max_difference < (0.03 if dynamic else 0.1)
+    assert report.parity.argmax_agreement >= (1.0 if dynamic else 0.9)
+    assert report.parity.decision_agreement > 0.95
+    assert report.parity.max_score_difference < (0.04 if dynamic else 0.15)
+    assert report.bytes < 0.7 * full.bytes
+    assert only_builtins(path.read_bytes())
+    if not dynamic:
+        assert not float_kernels(path.read_bytes())
 
 
 def test_a_layer_that_calibration_never_opens_still_opens(tmp_path):
     """Its score and what it scales need ranges all the same."""
     x = tinted(40)
-    model = spread_saliences(
+    model = spread_gates(
         small_net(groups=None, layers=True, gate=kd.SalienceController), x
     )
+    bias = model.get_layer("block2").layer_gate.dense.bias
+    bias.assign(bias - np.median(kd.decide(model, x)["block2/layer"]))
     shut = kd.decide(model, x)["block2/layer"][:, 0] == 0
-    assert 8 <= shut.sum() <= 32
+    assert 10 <= shut.sum() <= 30
     report = kd.export_tflite(
         model,
         tmp_path / "a.tflite",
@@ -244,6 +262,5 @@ def test_a_layer_that_calibration_never_opens_still_opens(tmp_path):
         representative_data=x[shut],
         parity_data=x[~shut],
     )
-    print(report.parity)
     assert report.parity.decision_agreement > 0.9
     assert report.parity.max_difference < 0.2

@@ -119,6 +119,13 @@ class TestConfidence:
         halved, _ = self.of("distance", 0.5 * self.SCORES, factor=0.5)
         np.testing.assert_allclose(halved, found, rtol=1e-5)
 
+    def test_margin(self):
+        found, _ = self.of("margin")
+        second, first = np.sort(self.SCORES, axis=1)[:, -2:].T
+        np.testing.assert_array_equal(found, first - second)
+        tie, _ = self.of("margin", np.array([[1, 3, 3, 0, 0, 2]], "float32"))
+        assert tie == [0]
+
     def test_entropy(self):
         found, _ = self.of("entropy")
         expected = -entropy(softmax(self.SCORES.astype("float64"), axis=1), axis=1)
@@ -127,7 +134,7 @@ class TestConfidence:
         unsure, _ = self.of("entropy", np.full((1, 6), 3.0, "float32"))
         np.testing.assert_allclose([sure, unsure], [[0], [-np.log(6)]], atol=1e-6)
 
-    @pytest.mark.parametrize("kind", ["score", "distance", "entropy"])
+    @pytest.mark.parametrize("kind", ["score", "distance", "margin", "entropy"])
     def test_more_is_surer(self, kind):
         """A class that pulls away from the others, which stay alike."""
         scores = np.zeros((9, 6), "float32")
@@ -142,7 +149,7 @@ class TestConfidence:
         np.testing.assert_array_equal(found, self.of("entropy")[0])
         assert gate.get_config()["confidence"] == "entropy"
         with pytest.raises(ValueError, match="`confidence` must be one of 'score', "):
-            gate.confidence = "margin"
+            gate.confidence = "surprise"
         assert gate.confidence == "entropy"
 
 
@@ -185,6 +192,10 @@ def test_float32_under_mixed_precision(dtype_policy):
         ({"classes": 3, "pooling": "max"}, "`pooling` must be one of 'avg', 'avg4x4',"),
         ({"classes": 3, "objective": "mse"}, "`objective` must be one of 'hinge', 'cr"),
         ({"classes": 3, "confidence": None}, "`confidence` must be one of .*=None"),
+        (
+            {"classes": 3, "confidence": "max"},
+            "`confidence` must be one of 'score', 'd",
+        ),
     ],
 )
 def test_bad_arguments(arguments, message):

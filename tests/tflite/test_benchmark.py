@@ -57,6 +57,22 @@ def test_forced_rates_beside_the_plain_net(tmp_path):
     assert "MMACs" in printed and "median ms" in printed
 
 
+def test_layers_at_fixed_rates(tmp_path):
+    found, _ = run(
+        tmp_path,
+        *("--model=lc_resnet20", "--mode=l", "--rates=1,0", "--against="),
+        "--image_size=16",
+    )
+    plain, whole, skipped = found["rows"]
+    profile = kd.count_macs(kd.lc_resnet20(mode="l", input_shape=(16, 16, 3)))
+    assert whole["executed_macs"] - plain["executed_macs"] == pytest.approx(
+        profile.controllers, abs=1000
+    )
+    assert skipped["executed_macs"] == pytest.approx(
+        profile.ungated + profile.controllers, abs=1000
+    )
+
+
 def test_a_trained_net_on_pictures(tmp_path):
     model = small_net()
     model.save(tmp_path / "net.keras")
