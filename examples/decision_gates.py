@@ -29,7 +29,7 @@ import keras_dyngate as kd
 from keras_dyngate._files import write_whole
 from keras_dyngate.calibration.exit_table import ExitTable, outcome
 from keras_dyngate.export import quiet
-from keras_dyngate.models.exit_fitting import choose_thresholds, sweep
+from keras_dyngate.models.exit_fitting import Wish, sweep
 from keras_dyngate.runtime import compare_latency, describe_machine
 from keras_dyngate.visualization import exit_curves
 
@@ -70,12 +70,12 @@ def interval(values: list[float]) -> dict[str, float]:
 def judge(table: ExitTable, drop: float, splits: int, seed: int) -> dict[str, Any]:
     """Thresholds from one half of the samples, results from the other, many times."""
     rng, points, chosen = np.random.default_rng(seed), [], []
-    none = dict.fromkeys(("macs", "exit_shares", "latency", "path_ms"))
     for _ in range(splits):
         order = rng.permutation(len(table.labels))
         first, second = table.take(order[::2]), table.take(order[1::2])
         points.append(sweep(first, second, points=39, path_ms=None))
-        found = choose_thresholds(first, accuracy_drop=drop, **none)
+        wish = Wish(first.confidence.shape[1], accuracy_drop=drop)
+        found = wish.choose(first)
         chosen.append(outcome(second, found.thresholds))
     curve = [
         {

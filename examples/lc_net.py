@@ -37,7 +37,7 @@ flags.DEFINE_integer("depth", 20, "Of the net: 20, 32, 44, 56 or 110.")
 flags.DEFINE_list("variants", ["lc", "l", "c", "hard"], "Nets to train.")
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Each net is trained once per seed.")
 flags.DEFINE_float("target", 0.7, "Share of the plain net's MACs to arrive at.")
-flags.DEFINE_integer("epochs", 10, "Of fine-tuning.")
+flags.DEFINE_integer("epochs", 8, "Of fine-tuning.")
 flags.DEFINE_float(
     "learning_rate", 0.01, "Of the trunk, at first; it falls along a cosine."
 )
@@ -53,6 +53,8 @@ class HoldMacs(keras.callbacks.Callback):
     batches the executed share is measured on the same images. The price is proportional
     to the excess over the budget, 0 below it; the factor grows while the excess stays
     large and shrinks when there is none, as channels need a higher price than layers.
+    Where both are priced, layers pay a fifth: their MACs are priced channel by channel
+    already, and a layer is soon skipped for good (chosen on validation images).
     """
 
     def __init__(self, target: float, images: np.ndarray, steps: int) -> None:
@@ -63,8 +65,12 @@ class HoldMacs(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         self.decider = DecisionModel(self.model)
         self.profile = kd.count_macs(self.model)
+        gates = list(controllers(self.model))
+        both = {gate.units == 1 for gate in gates} == {True, False}
         self.variables = [
-            v for gate in controllers(self.model) for v in gate.coefficients
+            (v, 0.2 if both and gate.units == 1 else 1.0)
+            for gate in gates
+            for v in gate.coefficients
         ]
 
     def share(self) -> float:
@@ -80,8 +86,9 @@ class HoldMacs(keras.callbacks.Callback):
         excess = self.share() - budget
         if abs(excess) > 0.01:
             self.factor *= 1.1 if excess > 0 else 0.9
-        for variable in self.variables:
-            variable.assign(min(self.factor * max(excess, 0.0), 1.0))
+        price = min(self.factor * max(excess, 0.0), 1.0)
+        for variable, share in self.variables:
+            variable.assign(price * share)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if logs is not None:

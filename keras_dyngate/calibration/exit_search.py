@@ -8,6 +8,7 @@ import numpy as np
 from keras_dyngate.calibration.exit_table import ExitTable, budgeted_sweep, exits_of
 
 CANDIDATES = 96  # thresholds tried per gate and step
+STARTS = 10  # the best of them are improved upon
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ def search(table: ExitTable, goal: Goal) -> tuple[np.ndarray, bool]:
         starts.append(one)
     ranked = sorted(starts, key=judge, reverse=True)
     best, found = judge(ranked[0]), ranked[0]
-    for start in ranked[:3]:
+    for start in ranked[:STARTS]:
         current, value = start.copy(), judge(start)
         improved = True
         while improved:

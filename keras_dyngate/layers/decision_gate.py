@@ -78,6 +78,11 @@ class DecisionGate(keras.layers.Layer):
 
     @confidence.setter
     def confidence(self, confidence: str) -> None:
+        if confidence == "margin" and self.classes < 2:
+            raise ValueError(
+                "`confidence='margin'` needs two classes or more. "
+                f"Received: classes={self.classes}"
+            )
         self._confidence = one_of("confidence", confidence, CONFIDENCES)
 
     def loss(self) -> keras.losses.Loss:

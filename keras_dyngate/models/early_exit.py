@@ -10,6 +10,7 @@ head answers for the others.
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from keras_dyngate._backend import before_assign
 from keras_dyngate._checks import positive_int
 from keras_dyngate._logits import plain_logits
 from keras_dyngate._registration import serializable
+from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.calibration.exit_table import ExitOutcome, ExitTable
 from keras_dyngate.cost import MacProfile
 from keras_dyngate.layers import DecisionGate
@@ -88,6 +90,7 @@ class EarlyExitModel(JointTraining):
                 f"Received: {names[:-1]}"
             )
         parts = split(trunk, self.after)
+        _refuse_shared_blocks(parts)
         for part, gate in zip(parts, self.gates, strict=False):
             if not gate.built:
                 gate.build(part.output_shape)
@@ -200,7 +203,8 @@ class EarlyExitModel(JointTraining):
             x: Images `[N, ...]`, or a dataset of batches (images, labels).
             y: Class indices `[N]` or one-hot `[N, classes]`; None with a dataset.
             epochs: Of each gate. Default 30.
-            batch_size: Of the gates' training, and of the pass through the trunk.
+            batch_size: Of the pass through the trunk, and of the gates' training, where
+                it is smaller if the data are few: an epoch has 20 steps or more.
             learning_rate: Of Adam at the start; it falls along a cosine.
             weight_decay: L2 penalty on the weights for standardized features.
 
@@ -318,14 +322,10 @@ class EarlyExitModel(JointTraining):
         Raises:
             ValueError: If no thresholds keep to the wish, or for a bad argument.
         """
-        chosen = exit_fitting.choose_thresholds(
-            self.exit_table(x, y, batch_size),
-            macs=macs,
-            accuracy_drop=accuracy_drop,
-            exit_shares=exit_shares,
-            latency=latency,
-            path_ms=path_ms,
+        wish = exit_fitting.Wish(
+            len(self.gates), macs, accuracy_drop, exit_shares, latency, path_ms
         )
+        chosen = wish.choose(self.exit_table(x, y, batch_size))
         self.thresholds = chosen.thresholds
         return chosen
 
@@ -379,6 +379,18 @@ class EarlyExitModel(JointTraining):
         config["trunk"] = read(config["trunk"], custom_objects=custom_objects)
         config["gates"] = [read(gate) for gate in config["gates"]]
         return cls(**config)
+
+
+def _refuse_shared_blocks(parts: Sequence[keras.Model]) -> None:
+    """A block that decides in two stages would do so under one name."""
+    calls = Counter(
+        name for part in parts for name in {b.name for b in dynamic_layers(part)}
+    )
+    if shared := [name for name, count in calls.items() if count > 1]:
+        raise ValueError(
+            "`after` must not part two calls of one block that decides. "
+            f"Received: a gate between the calls of {shared}"
+        )
 
 
 def _masked(decisions: dict[str, Any], stays: Any) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from keras_dyngate.cost import count_macs
 from keras_dyngate.decisions import DecisionModel
 from keras_dyngate.layers import DecisionGate
 
+STEPS = 20  # per epoch at least, if need be in smaller batches
+
 
 @dataclasses.dataclass(frozen=True)
 class GateFit:
@@ -122,6 +124,7 @@ def fit_gate(
 ) -> GateFit:
     """Fit one gate's linear layer to pooled features `[N, features]`: convex."""
     start = time.perf_counter()
+    batch_size = min(batch_size, max(1, len(features) // STEPS))
     mean = features.mean(0, dtype="float64")
     scale = features.std(0, dtype="float64")
     scale = np.where(scale > 1e-6 * max(scale.max(), 1e-12), scale, 1.0)
@@ -195,56 +198,67 @@ def _checked_path_ms(path_ms: Any, exits: int) -> list[float]:
     return found.tolist()
 
 
-def choose_thresholds(
-    table: ExitTable,
-    *,
-    macs: float | None,
-    accuracy_drop: float | None,
-    exit_shares: Sequence[float] | None,
-    latency: float | None,
-    path_ms: Sequence[float] | None,
-) -> ExitOutcome:
-    """Thresholds that keep to one wish on a table; see `EarlyExitModel.calibrate`."""
-    wishes = {
-        "macs": macs,
-        "accuracy_drop": accuracy_drop,
-        "exit_shares": exit_shares,
-        "latency": latency,
-    }
-    given = [name for name, value in wishes.items() if value is not None]
-    if len(given) != 1:
-        raise ValueError(f"Give one of {sorted(wishes)}. Received: {given or 'none'}")
-    times = None
-    if path_ms is not None or latency is not None:
-        times = _checked_path_ms(path_ms, table.labels.shape[1])
-    if exit_shares is not None:
-        shares = np.asarray(exit_shares, "float64")
-        wanted = (table.confidence.shape[1],)
-        if shares.shape != wanted or (shares < 0).any() or shares.sum() > 1 + 1e-9:
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What thresholds are to keep to: one thing; see `EarlyExitModel.calibrate`.
+
+    Checked when made, before any pass over data, for a net of so many `gates`.
+    """
+
+    gates: int
+    macs: float | None = None
+    accuracy_drop: float | None = None
+    exit_shares: Sequence[float] | None = None
+    latency: float | None = None
+    path_ms: Sequence[float] | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the argument that was given."""
+        names = ("macs", "accuracy_drop", "exit_shares", "latency")
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"Give one of {names}. Received: {given or 'none'}")
+        return given[0]
+
+    def __post_init__(self) -> None:
+        assert self.name
+        if self.path_ms is not None or self.latency is not None:
+            _checked_path_ms(self.path_ms, self.gates + 1)
+        if self.accuracy_drop is not None:
+            fraction("accuracy_drop", self.accuracy_drop)
+        if self.exit_shares is not None:
+            shares = np.asarray(self.exit_shares, "float64")
+            fits = shares.shape == (self.gates,) and (shares >= 0).all()
+            if not fits or shares.sum() > 1 + 1e-9:
+                raise ValueError(
+                    f"`exit_shares` must be {self.gates} shares, one per gate, of sum 1 "
+                    f"at most. Received: exit_shares={self.exit_shares!r}"
+                )
+
+    def choose(self, table: ExitTable) -> ExitOutcome:
+        """Thresholds that keep to the wish on a table, or a `ValueError`."""
+        if self.exit_shares is not None:
+            chosen = thresholds_for_shares(table.confidence, self.exit_shares)
+            return outcome(table, chosen, self.path_ms)
+        if self.macs is not None:
+            goal = Goal(table.macs, budget=float(self.macs))
+        elif self.accuracy_drop is not None:
+            lowest = float(table.correct[:, -1].mean() - self.accuracy_drop)
+            goal = Goal(table.macs, accuracy=lowest)
+        else:
+            assert self.latency is not None and self.path_ms is not None
+            times = np.tile(np.asarray(self.path_ms), (len(table.labels), 1))
+            goal = Goal(times, budget=float(self.latency))
+        chosen, kept = search(table, goal)
+        found = outcome(table, chosen, self.path_ms)
+        if not kept:
+            name = self.name
             raise ValueError(
-                f"`exit_shares` must be {wanted[0]} shares, one per gate, of sum 1 at "
-                f"most. Received: exit_shares={exit_shares!r}"
+                f"`{name}` cannot be kept to on this data. "
+                f"Received: {name}={getattr(self, name)!r}; the closest found: {found}"
             )
-        chosen = thresholds_for_shares(table.confidence, shares.tolist())
-        return outcome(table, chosen, times)
-    if macs is not None:
-        goal = Goal(table.macs, budget=float(macs))
-    elif accuracy_drop is not None:
-        wanted_accuracy = table.correct[:, -1].mean() - fraction(
-            "accuracy_drop", accuracy_drop
-        )
-        goal = Goal(table.macs, accuracy=float(wanted_accuracy))
-    else:
-        assert times is not None and latency is not None
-        goal = Goal(np.tile(times, (len(table.labels), 1)), budget=float(latency))
-    chosen, kept = search(table, goal)
-    found = outcome(table, chosen, times)
-    if not kept:
-        raise ValueError(
-            f"`{given[0]}` cannot be kept to on this data. "
-            f"Received: {given[0]}={wishes[given[0]]!r}; the closest found: {found}"
-        )
-    return found
+        return found
 
 
 def sweep(

@@ -216,3 +216,8 @@ def test_bad_shapes(pooling, shape, message):
         DecisionGate(3, pooling=pooling).build((None, *shape))
     with pytest.raises(ValueError, match=message):
         DecisionGate(3, pooling=pooling).kernel_macs((None, *shape))
+
+
+def test_margin_needs_two_classes():
+    with pytest.raises(ValueError, match="two classes or more.*classes=1"):
+        kd.DecisionGate(1, confidence="margin")

@@ -211,7 +211,7 @@ class TestWhere:
             weights=None, input_shape=(32, 32, 3), alpha=0.35, classes=7
         )
         found = names(kd.cut_points(model))
-        assert found[0] == "Conv1" and found[-1] == "global_average_pooling2d"
+        assert found[0] == "Conv1" and found[-1].startswith("global_average_pool")
         # A block without a residual connection is open in the middle, another is not.
         adds = [layer.name for layer in model.layers if layer.name.endswith("_add")]
         for index in range(1, 17):
