@@ -1,21 +1,26 @@
 """Runs the test suite once per backend: `python -m tests [pytest arguments]`.
 
 Keras fixes its backend when it is imported, so each backend gets a process of its
-own. All of them run, also after a failure; the exit status is non-zero if one failed.
+own. They run side by side, as each keeps little more than one core busy: the first is
+shown as it goes, the others when it is done. The exit status is non-zero if one failed.
 """
 
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import IO
 
 BACKENDS = ("tensorflow", "jax")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run_backend(backend: str, arguments: list[str]) -> int:
-    """Runs pytest under one Keras backend and returns its exit status."""
+def start_backend(
+    backend: str, arguments: list[str], output: IO[bytes] | None
+) -> subprocess.Popen[bytes]:
+    """Starts pytest under one Keras backend; what it prints goes to `output`."""
     environment = {
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -23,17 +28,27 @@ def run_backend(backend: str, arguments: list[str]) -> int:
         "KERAS_BACKEND": backend,
     }
     command = [sys.executable, "-m", "pytest", "-q", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment).returncode
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+    )
 
 
 def main(arguments: list[str]) -> int:
     """Runs every backend, prints one line for each, and returns 0 if all passed."""
-    outcomes = []
-    for backend in BACKENDS:
-        print(f"== Keras on {backend}", flush=True)
-        start = time.monotonic()
-        status = run_backend(backend, arguments)
-        outcomes.append((backend, status, time.monotonic() - start))
+    outcomes, start = [], time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        outputs: list[Path | None] = [None]
+        outputs += [Path(folder) / backend for backend in BACKENDS[1:]]
+        running = []
+        for backend, output in zip(BACKENDS, outputs, strict=True):
+            file = None if output is None else output.open("wb")
+            running.append(start_backend(backend, arguments, file))
+        for backend, output, process in zip(BACKENDS, outputs, running, strict=True):
+            print(f"== Keras on {backend}", flush=True)
+            status = process.wait()
+            if output is not None:
+                print(output.read_text(errors="replace"), flush=True)
+            outcomes.append((backend, status, time.monotonic() - start))
     for backend, status, seconds in outcomes:
         verdict = "passed" if status == 0 else f"FAILED (pytest exit status {status})"
         print(f"{backend}: {verdict} in {seconds:.0f} s")
