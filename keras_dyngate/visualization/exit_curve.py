@@ -1,14 +1,16 @@
 """Accuracy against cost, for nets that may stop early."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from keras_dyngate.calibration.exit_table import ExitOutcome
 from keras_dyngate.visualization.plots import INK, MUTED, _clean, _figure
+
+if TYPE_CHECKING:  # a page can be written without Keras
+    from keras_dyngate.calibration.exit_table import ExitOutcome
 
 
 def exit_curves(
-    curves: Mapping[str, Sequence[ExitOutcome]], in_time: bool = False
+    curves: "Mapping[str, Sequence[ExitOutcome]]", in_time: bool = False
 ) -> Any:
     """Curves of accuracy over the share of MACs, or over milliseconds.
 
