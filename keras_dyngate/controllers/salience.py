@@ -57,7 +57,7 @@ class SalienceController(Controller):
 
     References:
         Xia, Yin, Dai, Jha: Fully dynamic inference with deep neural networks,
-        IEEE TETC 2021, arXiv 2007.15151.
+        IEEE TETC 2022, arXiv 2007.15151.
     """
 
     def __init__(

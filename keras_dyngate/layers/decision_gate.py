@@ -51,7 +51,7 @@ class DecisionGate(keras.layers.Layer):
 
     References:
         Shafiee, Shafiee, Wong: Dynamic representations toward efficient inference on
-        deep neural networks by decision gates, CVPR workshops 2019.
+        deep neural networks by decision gates, CVPR workshops 2019, arXiv 1811.01476.
         "cross_entropy" with "entropy" is the exit of BranchyNet: Teerapittayanon,
         McDanel, Kung, ICPR 2016.
     """
