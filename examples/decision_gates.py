@@ -128,7 +128,7 @@ def time_file(
     shares = np.bincount(found["exit"], minlength=gates + 1) / len(images)
     paths = [times[f"to exit {i}"].mean() for i in range(gates + 1)]
     return {
-        "thresholds": model.thresholds.tolist(),
+        "thresholds": np.nan_to_num(model.thresholds).tolist(),
         "accuracy": found["accuracy"],
         "plain_accuracy": plain_file.evaluate((images, labels))["accuracy"],
         "macs_share": found["mean_executed_macs"] / report.macs.per_exit[-1],
