@@ -4,10 +4,8 @@ Description: A trained plain ResNet gets gates, a short fine-tuning, and an expo
 
     python examples/gate_pretrained.py --weights resnet20.npz --data cifar10.npz
 
-`--weights` is an .npz with PyTorch names and layouts (or a .keras file), `--data` an .npz
-with `x_train`, `y_train`, `x_test`, `y_test` (images [N, 32, 32, 3], 0 to 255). The last
-tenth of the training images is kept for validation; the test images are used once, at
-the end.
+`--weights` is an .npz with PyTorch names and layouts (or a .keras file); for `--data` see
+cifar_npz.py. The test images are used once, at the end.
 """
 
 import json
@@ -17,9 +15,9 @@ from pathlib import Path
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import cifar_npz
 import keras
 import numpy as np
-import tensorflow as tf
 from absl import app, flags
 
 import keras_dyngate as kd
@@ -45,11 +43,7 @@ def main(argv: list[str]) -> None:
     keras.utils.set_random_seed(FLAGS.seed)
     out = Path(FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
-    with np.load(FLAGS.data, allow_pickle=False) as file:
-        x, y = file["x_train"].astype("float32"), file["y_train"].ravel()
-        x_test, y_test = file["x_test"].astype("float32"), file["y_test"].ravel()
-    held = len(x) // 10
-    x, y, x_val, y_val = x[:-held], y[:-held], x[-held:], y[-held:]
+    (x, y), validation, (x_test, y_test) = cifar_npz.load(FLAGS.data)
 
     # The gated net starts as the plain one: same trunk, new gates, mostly open.
     regularizers = [
@@ -66,13 +60,6 @@ def main(argv: list[str]) -> None:
     )
     plain = getattr(kd, f"resnet{FLAGS.depth}")(weights=FLAGS.weights)
 
-    # Shifted and mirrored pictures, as these nets were trained.
-    def augment(image, label):
-        image = tf.image.random_flip_left_right(tf.pad(image, [[4, 4], [4, 4], [0, 0]]))
-        return tf.image.random_crop(image, (32, 32, 3)), label
-
-    data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(len(x), FLAGS.seed)
-    data = data.map(augment, tf.data.AUTOTUNE).batch(128).prefetch(2)
     steps = FLAGS.epochs * -(-len(x) // 128)
     model.compile(
         keras.optimizers.SGD(
@@ -84,9 +71,9 @@ def main(argv: list[str]) -> None:
         metrics=["accuracy"],
     )
     model.fit(
-        data,
+        cifar_npz.augmented(cifar_npz.Split(x, y), FLAGS.seed),
         epochs=FLAGS.epochs,
-        validation_data=(x_val, y_val),
+        validation_data=tuple(validation),
         callbacks=[kd.RegularizationSchedule()],
         verbose=2,
     )

@@ -42,9 +42,10 @@ def _per_block(name: str, rate: Rate, blocks: int) -> list[float]:
 
 def _clear_traces(model: keras.Model) -> None:
     """Drop compiled step functions: what was traced before knows nothing of forcing."""
-    for name in ("train_function", "test_function", "predict_function"):
-        if getattr(model, name, None) is not None:
-            setattr(model, name, None)
+    for part in (model, *getattr(model, "stages", ())):  # of a net with early exits
+        for name in ("train_function", "test_function", "predict_function"):
+            if getattr(part, name, None) is not None:
+                setattr(part, name, None)
 
 
 @contextlib.contextmanager

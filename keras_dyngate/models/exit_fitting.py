@@ -25,6 +25,7 @@ from keras_dyngate.calibration.exit_table import (
 from keras_dyngate.cost import count_macs
 from keras_dyngate.decisions import DecisionModel
 from keras_dyngate.layers import DecisionGate
+from keras_dyngate.models.exit_stages import labelled_batches
 
 STEPS = 20  # per epoch at least, if need be in smaller batches
 
@@ -59,23 +60,6 @@ class _Pooled(keras.Model):
             x = stage.part(x, training=False)
             pooled[stage.gate.name] = stage.gate.pool(x)
         return pooled
-
-
-def labelled_batches(x: Any, y: Any, batch_size: int) -> Any:
-    """(images, labels) batches of arrays or of a dataset; labels may be None."""
-    if hasattr(x, "shape"):
-        if y is not None and len(y) != len(x):
-            raise ValueError(
-                f"`y` must have a label for each of the {len(x)} samples. "
-                f"Received: {len(y)} labels"
-            )
-        for start in range(0, len(x), batch_size):
-            part = slice(start, start + batch_size)
-            yield x[part], None if y is None else y[part]
-        return
-    for item in x:
-        pair = tuple(item) if isinstance(item, (tuple, list)) else (item, None)
-        yield pair[0], None if pair[1] is None else np.asarray(pair[1])
 
 
 def class_indices(labels: Any, classes: int) -> np.ndarray:

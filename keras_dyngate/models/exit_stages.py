@@ -60,14 +60,23 @@ class Left:
     macs: np.ndarray
 
 
-def batches(x: Any, batch_size: int) -> Iterator[Any]:
-    """Batches of an array; a dataset's own, without their labels."""
+def labelled_batches(
+    x: Any, y: Any, batch_size: int
+) -> Iterator[tuple[Any, np.ndarray | None]]:
+    """(images, labels) batches of arrays or of a dataset; labels may be None."""
     if hasattr(x, "shape"):
+        if y is not None and len(y) != len(x):
+            raise ValueError(
+                f"`y` must have a label for each of the {len(x)} samples. "
+                f"Received: {len(y)} labels"
+            )
         for start in range(0, len(x), batch_size):
-            yield x[start : start + batch_size]
+            part = slice(start, start + batch_size)
+            yield x[part], None if y is None else y[part]
         return
     for item in x:
-        yield item[0] if isinstance(item, (tuple, list)) else item
+        pair = tuple(item) if isinstance(item, (tuple, list)) else (item, None)
+        yield pair[0], None if pair[1] is None else np.asarray(pair[1])
 
 
 def padded_size(count: int, batch_size: int) -> int:
@@ -140,7 +149,7 @@ def run_stages(
         return index, Left(rows[gone], scores[gone], confidence[gone], macs[gone])
 
     seen = 0
-    for batch in batches(x, batch_size):
+    for batch, _ in labelled_batches(x, None, batch_size):
         rows = np.arange(seen, seen + len(batch))
         queues[0].put(batch, rows, np.zeros(len(batch), np.int64))
         seen += len(batch)

@@ -87,3 +87,11 @@ def test_decision_gates_judges_cells_and_a_file(tmp_path, inputs):
     assert "fewer MACs" in printed
     litert = kd.LiteRTModel(tmp_path / "exits.tflite")
     assert litert.metadata["thresholds"] == found["file"]["thresholds"]
+
+
+def test_gate_pretrained_trains_and_exports(tmp_path, inputs):
+    printed = run("gate_pretrained.py", *inputs, f"--out={tmp_path}", "--epochs=1")
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert set(found["files"]) == {"float32", "dynamic", "int8"}
+    assert found["files"]["float32"]["decision_agreement"] == 1
+    assert 0 < found["gated_macs"] and "accuracy" in printed

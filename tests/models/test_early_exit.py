@@ -1184,3 +1184,20 @@ def test_a_block_shared_across_a_cut_is_refused():
     trunk = keras.Model(image, keras.layers.Dense(3)(x))
     with pytest.raises(ValueError, match="`after` must not part .*shared"):
         kd.add_decision_gates(trunk, ["cut"])
+
+
+def test_forcing_reaches_what_was_compiled_before():
+    trunk = kd.lc_resnet20(width=0.25, input_shape=(8, 8, 3), mode="l")
+    model = kd.add_decision_gates(trunk, ["stage1_block3"])
+    x = images(4, 8, 8, 3)
+    profile = kd.count_macs(model)
+    free = model.predict(x)["macs"]
+    with kd.force_open_rate(model, 0.0):
+        shut = model.predict(x)["macs"]
+    assert (free == profile.per_exit[-1]).all()
+    assert (
+        shut
+        == profile.of({**kd.decide(trunk, x), "exit": np.ones((4, 1))})
+        - sum(row.macs for row in profile.layers if row.gatings and not row.controller)
+    ).all()
+    assert (model.predict(x)["macs"] == free).all()
