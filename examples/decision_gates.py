@@ -29,6 +29,7 @@ import keras_dyngate as kd
 from keras_dyngate._files import write_whole
 from keras_dyngate.calibration.exit_table import ExitTable, outcome
 from keras_dyngate.export import quiet
+from keras_dyngate.export.exits import limits_to
 from keras_dyngate.models.exit_fitting import Wish, sweep
 from keras_dyngate.runtime import compare_latency, describe_machine
 from keras_dyngate.visualization import exit_curves
@@ -119,8 +120,7 @@ def time_file(
         "own exits": (file, "classify", pictures),
     }
     for exit_index in range(gates + 1):
-        limits = np.full(gates, 1e30, "float32")
-        limits[exit_index:] = -1e30
+        limits = limits_to(exit_index, gates)
         inputs = [{**picture, "thresholds": limits} for picture in pictures]
         candidates[f"to exit {exit_index}"] = (file, "classify_at", inputs)
     times = compare_latency(candidates, rounds=3 * len(images))

@@ -27,7 +27,7 @@ from rich.table import Table
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
 from keras_dyngate.export import quiet
-from keras_dyngate.export.exits import FAR
+from keras_dyngate.export.exits import limits_to
 from keras_dyngate.runtime import compare_latency, describe_machine
 
 FLAGS = flags.FLAGS
@@ -82,8 +82,7 @@ def main(argv: list[str]) -> None:
             "as it decides": (file, "classify", pictures),
         }
         for index in range(gates + 1):
-            limits = np.full(gates, FAR, "float32")
-            limits[index:] = -FAR
+            limits = limits_to(index, gates)
             inputs = [{**picture, "thresholds": limits} for picture in pictures]
             candidates[f"to exit {index}"] = (file, "classify_at", inputs)
         times = compare_latency(candidates, rounds=FLAGS.rounds)

@@ -33,6 +33,13 @@ FAR = 1e30  # a threshold that nobody, or with a minus everybody, reaches
 ANSWER = ("logits", "label", "score", "exit", "executed_macs")
 
 
+def limits_to(exit_index: int, gates: int) -> np.ndarray:
+    """Thresholds, float32 `[gates]`, at which every sample leaves at one exit."""
+    limits = np.full(gates, FAR, "float32")
+    limits[exit_index:] = -FAR
+    return limits
+
+
 def _order_key(bits: Any) -> Any:
     """int32 that orders as the float32 of these bits does."""
     return tf.where(bits < 0, tf.constant(-(2**31), tf.int32) - bits, bits)

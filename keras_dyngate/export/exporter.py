@@ -25,7 +25,7 @@ from keras_dyngate._files import writable_target, write_whole
 from keras_dyngate._images import take_images
 from keras_dyngate.export import flatbuffer
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert
-from keras_dyngate.export.exits import FAR, plan_exits
+from keras_dyngate.export.exits import limits_to, plan_exits
 from keras_dyngate.export.graph import Plan, plan_classifier
 from keras_dyngate.export.parity import check_parity
 from keras_dyngate.export.report import ExportReport
@@ -80,9 +80,7 @@ def _time_exits(litert: LiteRTModel, image: np.ndarray) -> tuple[float, ...] | N
     (gates,) = litert.signatures["classify_at"].inputs["thresholds"].shape
     times = []
     for gate in range(gates + 1):
-        limits = np.full(gates, FAR, "float32")
-        limits[gate:] = -FAR
-        inputs = {"image": image, "thresholds": limits}
+        inputs = {"image": image, "thresholds": limits_to(gate, gates)}
         found = litert.benchmark("classify_at", inputs, repeats=5, warmup=1)
         times.append(found.median_ms)
     return tuple(times)

@@ -38,6 +38,7 @@ class _Parts:
     """The stages, kept from Keras: their layers are tracked as the trunk's."""
 
     stages: tuple[Stage, ...]
+    profiles: tuple[MacProfile, ...]
 
 
 @serializable
@@ -94,12 +95,11 @@ class EarlyExitModel(JointTraining):
         for part, gate in zip(parts, self.gates, strict=False):
             if not gate.built:
                 gate.build(part.output_shape)
-        self._parts = _Parts(
-            tuple(
-                Stage(part, gate, name=part.name)
-                for part, gate in zip(parts, [*self.gates, None], strict=True)
-            )
+        stages = tuple(
+            Stage(part, gate, name=part.name)
+            for part, gate in zip(parts, [*self.gates, None], strict=True)
         )
+        self._parts = _Parts(stages, tuple(stage.profile() for stage in stages))
         self._thresholds = self.add_weight(
             name="thresholds",
             shape=(len(self.gates),),
@@ -177,8 +177,8 @@ class EarlyExitModel(JointTraining):
         return MacProfile(
             tuple(
                 dataclasses.replace(row, stage=index)
-                for index, stage in enumerate(self.stages)
-                for row in stage.profile().layers
+                for index, profile in enumerate(self._parts.profiles)
+                for row in profile.layers
             )
         )
 
@@ -264,7 +264,9 @@ class EarlyExitModel(JointTraining):
         groups = []
         with plain_logits(self.trunk):
             size = positive_int("batch_size", 32 if batch_size is None else batch_size)
-            groups = list(run_stages(list(self.stages), x, size, leaves))
+            groups = list(
+                run_stages(self.stages, self._parts.profiles, x, size, leaves)
+            )
         if not groups:
             raise ValueError("`x` must hold at least one sample. Received: none")
         order = np.argsort(np.concatenate([left.rows for _, left in groups]))

@@ -206,7 +206,7 @@ class Wish:
         return given[0]
 
     def __post_init__(self) -> None:
-        assert self.name
+        _ = self.name  # raises unless one thing is wished
         if self.path_ms is not None or self.latency is not None:
             _checked_path_ms(self.path_ms, self.gates + 1)
         if self.accuracy_drop is not None:

@@ -6,7 +6,7 @@ batches, so that what they would have cost is really saved.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -113,7 +113,8 @@ class _Queue:
 
 
 def run_stages(
-    stages: list[Stage],
+    stages: Sequence[Stage],
+    profiles: Sequence[MacProfile],
     x: Any,
     batch_size: int,
     leaves: Callable[[int, np.ndarray], tuple[np.ndarray, np.ndarray]],
@@ -122,6 +123,7 @@ def run_stages(
 
     Args:
         stages: As a net with early exits has them.
+        profiles: Of the stages, counted once.
         x: Images, an array or a dataset of batches.
         batch_size: Of every stage: samples wait until a batch is full, or none comes.
         leaves: From (stage, scores) to (which samples leave, their confidence).
@@ -129,7 +131,6 @@ def run_stages(
     Yields:
         (exit, `Left`) of samples, in no particular order.
     """
-    profiles = [stage.profile() for stage in stages]
     queues = [_Queue() for _ in stages]
 
     def run(index: int, count: int) -> tuple[int, Left]:
