@@ -34,9 +34,20 @@ _MODULES = {
     "cost": ("MacProfile", "MacRow", "count_macs", "summary"),
     "decisions": ("decide",),
     "export": ("ExportReport", "export_tflite"),
-    "layers": ("DecisionGate", "GatedBasicBlock", "GatedBottleneckBlock"),
-    "losses": ("OneVsAllHinge",),
+    "layers": (
+        "ChannelPadding",
+        "DecisionGate",
+        "GatedBasicBlock",
+        "GatedBottleneckBlock",
+        "NestedConv2D",
+        "NestedDense",
+        "SlicedBatchNormalization",
+        "SlicedConv2D",
+        "SlicedDense",
+    ),
+    "losses": ("AnytimeAccuracy", "AnytimeLoss", "OneVsAllHinge"),
     "models": (
+        "AnytimeModel",
         "CutPoint",
         "EarlyExitModel",
         "add_decision_gates",
@@ -44,7 +55,12 @@ _MODULES = {
         "densenet121",
         "densenet169",
         "densenet201",
+        "inclusive_resnext",
+        "inclusive_resnext50",
         "load_trunk_weights",
+        "sliced_resnet",
+        "sliced_resnext",
+        "sliced_resnext50",
         *(f"resnet{depth}" for depth in _DEPTHS),
         *(f"gated_resnet{depth}" for depth in _DEPTHS),
         *(f"lc_resnet{depth}" for depth in _DEPTHS),
@@ -56,6 +72,7 @@ _MODULES = {
         "LinearSchedule",
     ),
     "runtime": ("LiteRTModel",),
+    "taxonomy": ("HierarchicalTaxonomy",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 _SUBMODULES = (*_MODULES, "visualization")
@@ -65,7 +82,8 @@ __all__ = sorted(_HOME)
 
 def _register() -> None:
     """Import what Keras must know to load this library's layers from a file."""
-    for module in ("regularizers", "controllers", "layers", "losses", "models"):
+    modules = ("regularizers", "controllers", "layers", "losses", "models", "taxonomy")
+    for module in modules:
         importlib.import_module(f"{__name__}.{module}")
 
 

@@ -12,6 +12,15 @@ def positive_int(name: str, value: Any) -> int:
     return int(value)
 
 
+def member(name: str, value: Any, count: int) -> int:
+    """`value` if it is an int from 1 to `count`, else a `ValueError`."""
+    if positive_int(name, value) > count:
+        raise ValueError(
+            f"`{name}` must be from 1 to {count}. Received: {name}={value!r}"
+        )
+    return int(value)
+
+
 def fraction(name: str, value: Any) -> float:
     """`value` as a float in [0, 1], or a `ValueError` naming the argument `name`."""
     if isinstance(value, (bool, str)) or not 0.0 <= float(value) <= 1.0:
@@ -44,3 +53,13 @@ def channels_last(data_format: str | None) -> str:
             f"Received: data_format={data_format!r}"
         )
     return data_format
+
+
+def whole_parts(name: str, value: int, divisor_name: str, divisor: int) -> int:
+    """`value / divisor` where that is whole, or a `ValueError` naming both."""
+    if value % divisor:
+        raise ValueError(
+            f"`{divisor_name}` must divide the {name}. "
+            f"Received: {divisor_name}={divisor} for {value} {name}"
+        )
+    return value // divisor

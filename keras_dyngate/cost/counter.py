@@ -8,7 +8,7 @@ import dataclasses
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -25,6 +25,7 @@ _TRANSPOSED = (
 )
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
+_OPTIONS = ("k", "first", "last")  # arguments of a call that its cost depends on
 _FREE = (keras.layers.BatchNormalization, keras.layers.Normalization)
 
 
@@ -41,16 +42,22 @@ def _positions(layer: Any, shape: Any, name: str) -> int:
     return math.prod(sides)
 
 
-def kernel_macs(layer: keras.Layer, input_shape: Any) -> int | None:
-    """MACs of one plain Keras layer for one image.
+def kernel_macs(
+    layer: keras.Layer, input_shape: Any, options: Mapping[str, int] | None = None
+) -> int | None:
+    """MACs of one layer for one image.
 
     Args:
         layer: A built layer.
         input_shape: Shape it is called with, batch first.
+        options: Which sub-network or slices a nested or sliced layer is called for.
 
     Returns:
         An int; 0 for a layer without kernels; None for a kernel of an unknown kind.
     """
+    if hasattr(layer, "kernel_macs"):
+        _positions(layer, input_shape, layer.name)
+        return int(layer.kernel_macs(input_shape, **options or {}))
     if isinstance(layer, _TRANSPOSED):
         size, shape = math.prod(layer.kernel.shape), input_shape
     elif isinstance(layer, _SEPARABLE):
@@ -62,8 +69,6 @@ def kernel_macs(layer: keras.Layer, input_shape: Any) -> int | None:
         shape = layer.compute_output_shape(input_shape)
     elif isinstance(layer, keras.layers.Dense):
         size, shape = math.prod(layer.kernel.shape), input_shape
-    elif hasattr(layer, "kernel_macs"):
-        return int(layer.kernel_macs(input_shape))
     elif any(len(weight.shape) > 1 for weight in layer.trainable_weights):
         return None
     else:
@@ -71,8 +76,11 @@ def kernel_macs(layer: keras.Layer, input_shape: Any) -> int | None:
     return size * _positions(layer, shape, layer.name)
 
 
-def _calls(model: Any) -> Iterator[tuple[Any, Any]]:
-    """(layer, input shape) of every call as executed, nested models opened up."""
+_Call = tuple[Any, Any, dict[str, int]]
+
+
+def _calls(model: Any) -> Iterator[_Call]:
+    """(layer, input shape, options) of every call as executed, nested models too."""
     graph = graph_of(model)
     if graph is None:  # subclassed: each layer once, as it was built
         for layer in model.layers:
@@ -80,26 +88,28 @@ def _calls(model: Any) -> Iterator[tuple[Any, Any]]:
             if isinstance(layer, keras.Model):
                 yield from _calls(layer)
             elif config.get("input_shape") is not None:
-                yield layer, tuple(config["input_shape"])
+                yield layer, tuple(config["input_shape"]), {}
         return
     for node in nodes(graph):
         yield from _node_calls(node)
 
 
-def _node_calls(node: Any) -> Iterator[tuple[Any, Any]]:
+def _node_calls(node: Any) -> Iterator[_Call]:
     """The same of one node of a graph: several calls if it is a nested model."""
     if isinstance(node.operation, keras.Model):
         yield from _calls(node.operation)
     elif isinstance(node.operation, keras.Layer) and node.input_tensors:
-        yield node.operation, tuple(node.input_tensors[0].shape)
+        found = node.arguments.kwargs
+        options = {name: found[name] for name in _OPTIONS if name in found}
+        yield node.operation, tuple(node.input_tensors[0].shape), options
 
 
-def _rows(layer: Any, shape: Any) -> list[MacRow] | None:
+def _rows(layer: Any, shape: Any, options: dict[str, int]) -> list[MacRow] | None:
     """The rows of one call; None for a kernel of an unknown kind."""
     if hasattr(layer, "mac_rows"):
         _positions(layer, shape, layer.name)
         return list(layer.mac_rows(shape))
-    macs = 0 if isinstance(layer, _FREE) else kernel_macs(layer, shape)
+    macs = 0 if isinstance(layer, _FREE) else kernel_macs(layer, shape, options)
     if macs is None:
         return None
     return [MacRow(layer.name, "", macs)] if macs else []
@@ -118,6 +128,25 @@ def node_macs(node: Any) -> int:
         ValueError: If the image size is unknown.
     """
     return sum(row.macs for call in _node_calls(node) for row in _rows(*call) or ())
+
+
+def used_parameters(model: keras.Model) -> int:
+    """Trainable parameters that a model reads.
+
+    Of nested and sliced layers only the part that the calls in this model are for. A
+    layer that is called several times counts once, by its first call.
+
+    Args:
+        model: A built Keras model.
+    """
+    found: dict[int, int] = {}
+    for layer, shape, options in _calls(model):
+        if hasattr(layer, "used_parameters"):
+            count = layer.used_parameters(shape, **options)
+        else:
+            count = sum(math.prod(weight.shape) for weight in layer.trainable_weights)
+        found.setdefault(id(layer), count)
+    return sum(found.values())
 
 
 def count_macs(model: keras.Model) -> MacProfile:
@@ -144,8 +173,8 @@ def count_macs(model: keras.Model) -> MacProfile:
     rows: list[MacRow] = []
     unknown = []
     calls: Counter[str] = Counter()
-    for layer, shape in _calls(model):
-        found = _rows(layer, shape)
+    for layer, shape, options in _calls(model):
+        found = _rows(layer, shape, options)
         if found is None:
             unknown.append(layer.name)
             continue

@@ -13,10 +13,17 @@ class MacProfile:
     """MACs of a model for one image.
 
     Attributes:
-        layers: One `MacRow` per kernel, in the order of the model.
+        layers: One `MacRow` per kernel, in the order of the model; of an anytime net,
+            those of its largest sub-network.
+        per_subnetwork: Of an anytime net, MACs of each sub-network alone, its head
+            included.
+        per_step: Of an anytime net, MACs of going on from sub-network k - 1 to k, the
+            head of k included.
     """
 
     layers: tuple[MacRow, ...]
+    per_subnetwork: tuple[int, ...] = ()
+    per_step: tuple[int, ...] = ()
 
     @property
     def total(self) -> int:

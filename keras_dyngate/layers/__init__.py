@@ -1,8 +1,25 @@
 """Dynamic layers: trained dense and differentiable, executed conditionally."""
 
+from keras_dyngate.layers.channel_padding import ChannelPadding
 from keras_dyngate.layers.decision_gate import DecisionGate
 from keras_dyngate.layers.gated_basic_block import GatedBasicBlock
 from keras_dyngate.layers.gated_block import GatedBlock
 from keras_dyngate.layers.gated_bottleneck_block import GatedBottleneckBlock
+from keras_dyngate.layers.nested_conv2d import NestedConv2D
+from keras_dyngate.layers.nested_dense import NestedDense
+from keras_dyngate.layers.sliced_batch_normalization import SlicedBatchNormalization
+from keras_dyngate.layers.sliced_conv2d import SlicedConv2D
+from keras_dyngate.layers.sliced_dense import SlicedDense
 
-__all__ = ["DecisionGate", "GatedBasicBlock", "GatedBlock", "GatedBottleneckBlock"]
+__all__ = [
+    "ChannelPadding",
+    "DecisionGate",
+    "GatedBasicBlock",
+    "GatedBlock",
+    "GatedBottleneckBlock",
+    "NestedConv2D",
+    "NestedDense",
+    "SlicedBatchNormalization",
+    "SlicedConv2D",
+    "SlicedDense",
+]

@@ -43,13 +43,18 @@ def check_arguments(
     )
 
 
-def normalize(x: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
-    """RGB from 0 to 255, normalised by `mean` and `std` of images from 0 to 1."""
+def normalization(mean: Sequence[float], std: Sequence[float]) -> keras.Layer:
+    """Of RGB from 0 to 255, by `mean` and `std` of images from 0 to 1."""
     return keras.layers.Normalization(
         mean=[255.0 * m for m in mean],
         variance=[(255.0 * s) ** 2 for s in std],
         name="preprocessing",
-    )(x)
+    )
+
+
+def normalize(x: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
+    """`x` through a new `normalization`."""
+    return normalization(mean, std)(x)
 
 
 def apply_stem(x: Any, filters: int, stem: str) -> Any:
