@@ -58,6 +58,8 @@ class SlicedConv2D(keras.layers.Conv2D):
         library.
     """
 
+    kernel_initializer: Any
+
     def __init__(
         self,
         filters: int,
@@ -93,7 +95,7 @@ class SlicedConv2D(keras.layers.Conv2D):
             super().build(input_shape)
             return
         self.rows = whole_parts("channels", self.in_channels, "slices", self.slices)
-        plain: Any = self.kernel_initializer
+        plain = self.kernel_initializer
         try:
             if self._triangular:
                 self.kernel_initializer = TriangularInitializer(

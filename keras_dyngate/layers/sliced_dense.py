@@ -43,6 +43,8 @@ class SlicedDense(keras.layers.Dense):
             inputs of another width.
     """
 
+    kernel_initializer: Any
+
     def __init__(
         self,
         units: int | Sequence[int],
@@ -67,7 +69,7 @@ class SlicedDense(keras.layers.Dense):
 
     def build(self, input_shape: Any) -> None:
         self.rows = whole_parts("features", input_shape[-1], "slices", self.slices)
-        plain: Any = self.kernel_initializer
+        plain = self.kernel_initializer
         try:
             self.kernel_initializer = TriangularInitializer(
                 plain, [self.rows] * self.slices, self.columns

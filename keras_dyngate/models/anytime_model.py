@@ -177,7 +177,8 @@ class AnytimeModel(keras.Model):
 
     def _steps(self) -> list[keras.Model]:
         """The steps from one sub-network to the next; dicts in, dicts out."""
-        steps, kept = self._views.steps, {}
+        steps: list[keras.Model] = self._views.steps
+        kept: dict[str, Any] = {}
         for k in range(len(steps) + 1, self.subnetworks + 1):
             steps.append(self._step(k, kept))
             kept |= {key: x for key, x in steps[-1].output.items() if key != "logits"}
