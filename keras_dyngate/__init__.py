@@ -71,7 +71,7 @@ _MODULES = {
         "GateSparsity",
         "LinearSchedule",
     ),
-    "runtime": ("LiteRTModel",),
+    "runtime": ("AnytimeRunner", "LiteRTModel"),
     "taxonomy": ("HierarchicalTaxonomy",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

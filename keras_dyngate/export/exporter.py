@@ -24,12 +24,14 @@ from keras_dyngate._checks import one_of
 from keras_dyngate._files import writable_target, write_whole
 from keras_dyngate._images import take_images
 from keras_dyngate.export import flatbuffer
+from keras_dyngate.export.anytime import plan_anytime
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert
 from keras_dyngate.export.exits import limits_to, plan_exits
 from keras_dyngate.export.graph import Plan, plan_classifier
 from keras_dyngate.export.parity import check_parity
 from keras_dyngate.export.report import ExportReport
 from keras_dyngate.export.views import add_view, freeze_input, make_default
+from keras_dyngate.models.anytime_model import AnytimeModel
 from keras_dyngate.models.early_exit import EarlyExitModel
 from keras_dyngate.runtime import LiteRTModel
 from keras_dyngate.runtime.litert_model import METADATA_NAME
@@ -95,6 +97,8 @@ def export_tflite(
     group_size: int | None = None,
     input_type: str = "float32",
     labels: Sequence[str] | None = None,
+    subnetworks: Sequence[int] | None = None,
+    share_weights: bool | None = None,
     parity_data: Any = None,
     calibration_samples: int = 128,
 ) -> ExportReport:
@@ -112,6 +116,11 @@ def export_tflite(
             of them as make 16 channels. Per-channel scores still multiply inside.
         input_type: "float32", or "uint8" for camera frames; always 0 to 255.
         labels: Class names, stored in the file.
+        subnetworks: Of an anytime net, those that get a signature `classify_k<k>`.
+            None: the largest of a sliced net, all of an I-ResNeXt.
+        share_weights: Of an I-ResNeXt with several `subnetworks`: True stores the
+            convolutions once; False a folded copy for each, which is faster. None: what
+            is smaller. The report says what each costs.
         parity_data: Images to compare the file with Keras on. None: no comparison.
         calibration_samples: How many images of `representative_data` to use.
 
@@ -146,13 +155,21 @@ def export_tflite(
             f"Received: {len(labels)} names"
         )
 
-    make_plan = plan_exits if isinstance(model, EarlyExitModel) else plan_classifier
-    plan = make_plan(
-        model,
-        group_size=group_size,
-        input_type=input_type,
-        with_force=quantization == "int8",
-    )
+    if isinstance(model, AnytimeModel):
+        plan = plan_anytime(
+            model,
+            subnetworks=subnetworks,
+            input_type=input_type,
+            share_weights=share_weights,
+        )
+    else:
+        make_plan = plan_exits if isinstance(model, EarlyExitModel) else plan_classifier
+        plan = make_plan(
+            model,
+            group_size=group_size,
+            input_type=input_type,
+            with_force=quantization == "int8",
+        )
     feed = None if images is None else plan.feed(images)
     file = flatbuffer.read(
         convert(plan.functions, quantization, feed, plan.float_kernels)

@@ -5,6 +5,7 @@ conv(x)         # all 64 filters
 conv(x, k=1)    # the first 16 of them
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -45,6 +46,11 @@ class NestedConv2D(keras.layers.Conv2D):
         ValueError: If K does not divide the filters, input channels or groups, for a k
             out of range, inputs of another width, or `channels_first`.
 
+    Attributes:
+        pieces: Empty, or sub-networks at which an exporter cuts the kernel: then the
+            convolution is made of several, of pieces that every k at or above a cut has
+            in common. What is computed stays the same.
+
     References:
         The prefixes are those of I-ResNeXt; see `inclusive_resnext`.
     """
@@ -61,6 +67,7 @@ class NestedConv2D(keras.layers.Conv2D):
         kwargs["data_format"] = channels_last(kwargs.get("data_format"))
         super().__init__(filters, kernel_size, **kwargs)
         self.subnetworks = positive_int("subnetworks", subnetworks)
+        self.pieces: tuple[int, ...] = ()
         self.nested = one_of("nested", nested, NESTED)
         if self.groups > 1 and nested != "both":
             raise ValueError(
@@ -102,10 +109,39 @@ class NestedConv2D(keras.layers.Conv2D):
 
     def call(self, inputs: Any, k: int | None = None) -> Any:
         rows, columns = self._sizes(inputs.shape[-1], k)
-        outputs = self.convolution_op(inputs, self.kernel[:, :, :rows, :columns])
+        kernel = self.kernel[:, :, :rows, :columns]
+        if self.pieces:
+            outputs = self._in_pieces(inputs, kernel)
+        else:
+            outputs = self.convolution_op(inputs, kernel)
         if self.use_bias:
             outputs = outputs + ops.cast(self.bias[:columns], outputs.dtype)
         return outputs if self.activation is None else self.activation(outputs)
+
+    def _in_pieces(self, inputs: Any, kernel: Any) -> Any:
+        """The convolution of `inputs`, from one per piece of the kernel."""
+        whole, unit = self.filters, self.filters // self.subnetworks
+        used = kernel.shape[-1]
+        if self.nested == "inputs":
+            whole, unit = self.in_channels, self.in_channels // self.subnetworks
+            used = kernel.shape[-2]
+        cuts = sorted({0, *(p * unit for p in self.pieces if p * unit < used), used})
+        found = []
+        for start, stop in itertools.pairwise(cuts):
+            if self.nested == "inputs":
+                part = self.convolution_op(
+                    inputs[..., start:stop], kernel[:, :, start:stop]
+                )
+            else:
+                x = inputs
+                if self.groups > 1:  # a group reads inputs of its own
+                    width = self.in_channels
+                    x = x[..., start * width // whole : stop * width // whole]
+                part = self.convolution_op(x, kernel[..., start:stop])
+            found.append(part)
+        if self.nested == "inputs":
+            return sum(found[1:], found[0])
+        return found[0] if len(found) == 1 else ops.concatenate(found, axis=-1)
 
     def compute_output_shape(
         self, input_shape: Any, k: int | None = None

@@ -10,6 +10,7 @@ print(model.evaluate_anytime((x_test, y_test)))
 """
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ from keras_dyngate.cost import MacProfile, count_macs, used_parameters
 from keras_dyngate.losses.anytime_accuracy import anytime_accuracies
 from keras_dyngate.losses.anytime_loss import AnytimeLoss
 from keras_dyngate.models.anytime_config import AnytimeConfig
+from keras_dyngate.models.anytime_curve import AnytimeCurve, anytime_curve
 from keras_dyngate.models.anytime_network import Network
 from keras_dyngate.models.inclusive_network import InclusiveNetwork
 from keras_dyngate.models.sliced_network import SlicedNetwork
@@ -89,6 +91,16 @@ class AnytimeModel(keras.Model):
         super().__init__(image, activation(outputs), name=name or made.family)
         self._made, self._views = made, _Views(network)
         self._head_activation = activation
+
+    @property
+    def family(self) -> str:
+        """Which constructor made it: "inclusive_resnext", "sliced_resnext", ..."""
+        return self._made.family
+
+    @property
+    def network(self) -> Network:
+        """The layers, and how sub-networks run through them."""
+        return self._views.network
 
     @property
     def subnetworks(self) -> int:
@@ -175,7 +187,7 @@ class AnytimeModel(keras.Model):
             views.scores[k] = keras.Model(image, scores, name=f"{self.name}_{k}_scores")
         return views.scores[k]
 
-    def _steps(self) -> list[keras.Model]:
+    def steps(self) -> list[keras.Model]:
         """The steps from one sub-network to the next; dicts in, dicts out."""
         steps: list[keras.Model] = self._views.steps
         kept: dict[str, Any] = {}
@@ -227,10 +239,33 @@ class AnytimeModel(keras.Model):
             k, and its raw scores `[N, classes]`.
         """
         kept: dict[str, Any] = {"image": np.asarray(x)}
-        for k, step in enumerate(self._steps(), 1):
+        for k, step in enumerate(self.steps(), 1):
             found = step.predict_on_batch({name: kept[name] for name in step.input})
             yield k, np.asarray(found.pop("logits"))
             kept |= found
+
+    def evaluate_anytime(
+        self,
+        data: Any,
+        batch_size: int = 128,
+        file: str | os.PathLike[str] | None = None,
+    ) -> AnytimeCurve:
+        """Every sub-network's accuracy, MACs and time.
+
+        Args:
+            data: (images, labels), or a dataset of such batches; labels are class
+                indices or one-hot, fine ones where there is a taxonomy.
+            batch_size: Of the pass through the net. Default 128.
+            file: A file exported from this net, to take the times from: the steps of a
+                sliced net added up, or `classify_k<k>`. None: Keras on one image.
+
+        Returns:
+            An `AnytimeCurve`: prints as a table, has `points` and `plot()`.
+
+        Raises:
+            ValueError: For data without labels, or the file of another net.
+        """
+        return anytime_curve(self, data, batch_size, file)
 
     def parameters_at(self, k: int) -> int:
         """Trainable parameters that sub-network k uses, masked ones left out."""
@@ -242,7 +277,7 @@ class AnytimeModel(keras.Model):
         return MacProfile(
             profiles[-1].layers,
             per_subnetwork=tuple(profile.total for profile in profiles),
-            per_step=tuple(count_macs(step).total for step in self._steps()),
+            per_step=tuple(count_macs(step).total for step in self.steps()),
         )
 
     # Saving

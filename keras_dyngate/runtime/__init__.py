@@ -1,7 +1,14 @@
 """Run and time an exported file with LiteRT alone: no Keras, no TensorFlow."""
 
+from keras_dyngate.runtime.anytime_runner import AnytimeAnswer, AnytimeRunner
 from keras_dyngate.runtime.comparison import compare_latency
 from keras_dyngate.runtime.litert_model import LiteRTModel
 from keras_dyngate.runtime.machine import describe_machine
 
-__all__ = ["LiteRTModel", "compare_latency", "describe_machine"]
+__all__ = [
+    "AnytimeAnswer",
+    "AnytimeRunner",
+    "LiteRTModel",
+    "compare_latency",
+    "describe_machine",
+]

@@ -3,6 +3,7 @@
 Needs matplotlib and jinja2: `pip install keras_dyngate[examples]`.
 """
 
+from keras_dyngate.visualization.anytime_curve import anytime_curves
 from keras_dyngate.visualization.exit_curve import exit_curves
 from keras_dyngate.visualization.plots import (
     least_and_most,
@@ -12,6 +13,7 @@ from keras_dyngate.visualization.plots import (
 from keras_dyngate.visualization.report import write_report
 
 __all__ = [
+    "anytime_curves",
     "exit_curves",
     "least_and_most",
     "open_rates_by_class",

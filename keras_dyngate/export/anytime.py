@@ -1,0 +1,186 @@
+"""Anytime nets in a file: a signature per step, and per sub-network in one go.
+
+start(image)                    the first answer, and what later steps want of it
+step_2(image, ...) .. step_K    one slice more, from what earlier steps left
+classify_k2(image)              sub-network 2 at once, from the same weights
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_dyngate._checks import member
+from keras_dyngate.cost import count_macs
+from keras_dyngate.export.graph import (
+    KILO,
+    Plan,
+    View,
+    in_float32,
+    weights_as_constants,
+)
+from keras_dyngate.export.lowering import Lowering
+from keras_dyngate.layers import NestedConv2D
+from keras_dyngate.models.anytime_model import AnytimeModel, carried_name
+
+
+def chosen_subnetworks(model: AnytimeModel, wanted: Sequence[int] | None) -> list[int]:
+    """Sub-networks that get a signature of their own, ascending.
+
+    Raises:
+        ValueError: For a k out of range, or none.
+    """
+    if wanted is None:
+        inclusive = model.family == "inclusive_resnext"
+        return list(range(1 if inclusive else model.subnetworks, model.subnetworks + 1))
+    found = sorted({member("subnetworks", k, model.subnetworks) for k in wanted})
+    if not found:
+        raise ValueError(
+            f"`subnetworks` must name one or more. Received: subnetworks={wanted!r}"
+        )
+    return found
+
+
+def step_name(k: int) -> str:
+    """The signature of the step to sub-network k."""
+    return f"step_{k}" if k > 1 else "start"
+
+
+@contextlib.contextmanager
+def _in_pieces(model: AnytimeModel, cuts: tuple[int, ...]) -> Iterator[None]:
+    """Nested convolutions of pieces that sub-networks have in common, inside."""
+    nested = [x for x in model._flatten_layers() if isinstance(x, NestedConv2D)]
+    try:
+        for layer in nested:
+            layer.pieces = cuts
+        yield
+    finally:
+        for layer in nested:
+            layer.pieces = ()
+
+
+def _answer(scores: Any, macs: int) -> dict[str, Any]:
+    thousands = (macs + KILO // 2) // KILO
+    return {
+        "logits": scores,
+        "label": tf.argmax(scores, axis=-1, output_type=tf.int32),
+        "executed_macs": tf.constant([thousands], tf.int32),
+    }
+
+
+def plan_anytime(
+    model: AnytimeModel,
+    *,
+    subnetworks: Sequence[int] | None,
+    input_type: str,
+    share_weights: bool | None = None,
+) -> Plan:
+    """Trace the steps and the chosen sub-networks of an anytime net at batch 1.
+
+    Args:
+        model: Built on images of known size.
+        subnetworks: Which get `classify_k<k>`. None: the largest of a sliced net, all of
+            an I-ResNeXt.
+        input_type: "float32" or "uint8".
+        share_weights: Store an I-ResNeXt's convolutions once, in pieces with the batch
+            normalization apart (but for sub-network 1, which is one piece and folded); or
+            else folded copies, one per sub-network. None: what is smaller.
+    """
+    profile = count_macs(model)
+    chosen = chosen_subnetworks(model, subnetworks)
+    network = model.network
+    image_spec = tf.TensorSpec([1, *model.input_shape[1:]], input_type, "image")
+    sliced = model.family != "inclusive_resnext"
+
+    def stepwise(k: int) -> Callable[..., dict[str, Any]]:
+        def step(image: Any, **kept: Any) -> dict[str, Any]:
+            scores, new = network.step(
+                k,
+                tf.cast(image, tf.float32),
+                lambda name, j: kept[carried_name(name, j)],
+            )
+            answer = _answer(scores, profile.per_step[k - 1])
+            left = {carried_name(name, k): value for name, value in new.items()}
+            return {**answer, **left}
+
+        return step
+
+    def at_once(k: int) -> Callable[..., dict[str, Any]]:
+        def classify(image: Any) -> dict[str, Any]:
+            x = tf.cast(image, tf.float32)
+            if not sliced:
+                return _answer(network.at(k, x), profile.per_subnetwork[k - 1])
+            kept: dict[str, Any] = {}
+
+            def carried(name: str, j: int) -> Any:
+                return kept[carried_name(name, j)]
+
+            for j in range(1, k + 1):  # as the steps do, so that weights are the same
+                scores, new = network.step(j, x, carried)
+                kept |= {carried_name(name, j): value for name, value in new.items()}
+            return _answer(scores, profile.per_subnetwork[k - 1])
+
+        return classify
+
+    functions: dict[str, Any] = {}
+
+    between = any(1 < k < chosen[-1] for k in chosen)  # their weights would be copied
+    shared = not sliced and (between if share_weights is None else share_weights)
+    cuts = tuple({*chosen, 1}) if shared else ()
+
+    def trace(name: str, function: Any, **spec: tf.TensorSpec) -> None:
+        def constant(**inputs: Any) -> Any:
+            with weights_as_constants([model]):
+                return function(**inputs)
+
+        traced = tf.function(constant, autograph=False)
+        functions[name] = traced.get_concrete_function(image=image_spec, **spec)
+
+    with in_float32(model), _in_pieces(model, cuts):
+        for k, part in enumerate(model.steps() if sliced else (), 1):
+            spec = {
+                name: tf.TensorSpec([1, *tensor.shape[1:]], tf.float32, name)
+                for name, tensor in part.input.items()
+                if name != "image"
+            }
+            trace(step_name(k), stepwise(k), **spec)
+        for k in chosen:
+            trace(f"classify_k{k}", at_once(k))
+    return Plan(
+        functions=functions,
+        views=(View(f"classify_k{chosen[-1]}", "classify"),),
+        feed=lambda images: _feed(model, images, functions, input_type),
+        lowering=Lowering(None),
+        profile=profile,
+        metadata={
+            "family": model.family,
+            "subnetworks": model.subnetworks,
+            "macs_per_subnetwork": list(profile.per_subnetwork),
+            "macs_per_step": list(profile.per_step),
+            "shared_weights": bool(sliced or shared),
+        },
+    )
+
+
+def _feed(
+    model: AnytimeModel, images: np.ndarray, functions: dict[str, Any], input_type: str
+) -> Callable[[], Iterator[tuple[str, dict[str, np.ndarray]]]]:
+    """Calibration inputs of every signature: steps get what Keras' steps leave."""
+
+    def feed() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        for image in images:
+            kept: dict[str, Any] = {"image": image[None].astype(input_type)}
+            for k, part in enumerate(model.steps(), 1):
+                if step_name(k) not in functions:
+                    continue
+                inputs = {name: kept[name] for name in part.input}
+                yield step_name(k), inputs
+                found = part.predict_on_batch(inputs)
+                kept |= {n: np.asarray(v, "float32") for n, v in found.items()}
+            for name in functions:
+                if name.startswith("classify"):
+                    yield name, {"image": kept["image"]}
+
+    return feed
