@@ -24,6 +24,20 @@ def gather_batch(x: Any) -> Any:
     return context.all_gather(x, axis=0)
 
 
+def slow_groups() -> bool:
+    """Whether grouped convolutions are slow here: TensorFlow and JAX without a GPU."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return bool(jax.default_backend() == "cpu")
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return not tf.config.list_logical_devices("GPU")
+    return False
+
+
 def copy_variable(target: Any, source: Any) -> None:
     """Give one variable the value of another, in memory of its own.
 

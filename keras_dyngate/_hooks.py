@@ -62,6 +62,11 @@ def lowering(lower: Lower) -> Iterator[None]:
         _lowerer.reset(token)
 
 
+def exporting() -> bool:
+    """Whether the conditional form is being built."""
+    return _lowerer.get() is not None
+
+
 def lowered(layer: Any, x: Any) -> Any:
     """The exporter's output for `layer`, or None when nobody is exporting."""
     lower = _lowerer.get()

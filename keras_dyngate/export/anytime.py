@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_dyngate import _hooks
 from keras_dyngate._checks import member
 from keras_dyngate.cost import count_macs
 from keras_dyngate.export.graph import (
@@ -125,6 +126,7 @@ def plan_anytime(
         return classify
 
     functions: dict[str, Any] = {}
+    lowering = Lowering(None)
 
     between = any(1 < k < chosen[-1] for k in chosen)  # their weights would be copied
     shared = not sliced and (between if share_weights is None else share_weights)
@@ -132,7 +134,7 @@ def plan_anytime(
 
     def trace(name: str, function: Any, **spec: tf.TensorSpec) -> None:
         def constant(**inputs: Any) -> Any:
-            with weights_as_constants([model]):
+            with weights_as_constants([model]), _hooks.lowering(lowering):
                 return function(**inputs)
 
         traced = tf.function(constant, autograph=False)
@@ -152,7 +154,7 @@ def plan_anytime(
         functions=functions,
         views=(View(f"classify_k{chosen[-1]}", "classify"),),
         feed=lambda images: _feed(model, images, functions, input_type),
-        lowering=Lowering(None),
+        lowering=lowering,
         profile=profile,
         metadata={
             "family": model.family,

@@ -20,6 +20,7 @@ from keras_dyngate._checks import (
     whole_parts,
 )
 from keras_dyngate._registration import serializable
+from keras_dyngate.layers.grouped import grouped_convolution
 
 NESTED = ("filters", "inputs", "both")
 
@@ -113,7 +114,7 @@ class NestedConv2D(keras.layers.Conv2D):
         if self.pieces:
             outputs = self._in_pieces(inputs, kernel)
         else:
-            outputs = self.convolution_op(inputs, kernel)
+            outputs = grouped_convolution(self, inputs, kernel)
         if self.use_bias:
             outputs = outputs + ops.cast(self.bias[:columns], outputs.dtype)
         return outputs if self.activation is None else self.activation(outputs)
@@ -137,7 +138,7 @@ class NestedConv2D(keras.layers.Conv2D):
                 if self.groups > 1:  # a group reads inputs of its own
                     width = self.in_channels
                     x = x[..., start * width // whole : stop * width // whole]
-                part = self.convolution_op(x, kernel[..., start:stop])
+                part = grouped_convolution(self, x, kernel[..., start:stop])
             found.append(part)
         if self.nested == "inputs":
             return sum(found[1:], found[0])

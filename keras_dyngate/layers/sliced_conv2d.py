@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_dyngate._checks import channels_last, one_of, positive_int, whole_parts
 from keras_dyngate._registration import serializable
+from keras_dyngate.layers.grouped import grouped_convolution
 from keras_dyngate.layers.slices import (
     TriangularInitializer,
     slice_range,
@@ -139,7 +140,7 @@ class SlicedConv2D(keras.layers.Conv2D):
                 columns = [self.columns] * (last - first + 1)
                 mask = triangular_mask([self.rows] * last, columns)
                 kernel = kernel * ops.cast(mask, kernel.dtype)
-        return self.convolution_op(inputs, kernel)
+        return grouped_convolution(self, inputs, kernel)
 
     def _slice(self, inputs: Any, j: int, first: int) -> Any:
         kernel = self.kernel[..., (j - 1) * self.columns : j * self.columns]
@@ -148,7 +149,7 @@ class SlicedConv2D(keras.layers.Conv2D):
             inputs = inputs[..., : self.rows * j]
         elif self.sliced_inputs:
             inputs = inputs[..., (j - first) * self.rows : (j - first + 1) * self.rows]
-        return self.convolution_op(inputs, kernel)
+        return grouped_convolution(self, inputs, kernel)
 
     def compute_output_shape(
         self, input_shape: Any, first: int = 1, last: int | None = None
