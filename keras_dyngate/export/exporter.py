@@ -30,6 +30,7 @@ from keras_dyngate.export.exits import limits_to, plan_exits
 from keras_dyngate.export.graph import Plan, plan_classifier
 from keras_dyngate.export.parity import check_parity
 from keras_dyngate.export.report import ExportReport
+from keras_dyngate.export.subnetwork_costs import subnetwork_costs
 from keras_dyngate.export.views import add_view, freeze_input, make_default
 from keras_dyngate.models.anytime_model import AnytimeModel
 from keras_dyngate.models.early_exit import EarlyExitModel
@@ -189,7 +190,8 @@ def export_tflite(
         **plan.metadata,
     }
     flatbuffer.set_metadata(file, METADATA_NAME, json.dumps(metadata).encode())
-    write_whole(target, flatbuffer.write(file))
+    content = flatbuffer.write(file)
+    write_whole(target, content)
 
     litert = LiteRTModel(target)
     sample = np.zeros(shape, input_type) if images is None else images[0]
@@ -208,6 +210,9 @@ def export_tflite(
             "classify", {"image": sample}, repeats=5, warmup=1
         ).median_ms,
         exit_ms=_time_exits(litert, sample),
+        subnetworks=subnetwork_costs(litert, content, plan.profile, sample)
+        if plan.profile.per_subnetwork
+        else (),
         parity=None
         if parity_data is None
         else check_parity(model, target, parity_data),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ import numpy as np
 
 from keras_dyngate._logits import plain_logits
 from keras_dyngate.decisions import predict_with_decisions
+from keras_dyngate.models.anytime_model import AnytimeModel
 from keras_dyngate.runtime import LiteRTModel
 
 
@@ -19,7 +21,8 @@ class Parity:
     Attributes:
         samples: How many images.
         max_difference: Largest difference of a logit, relative to the largest logit.
-        argmax_agreement: Share of images with the same label.
+        argmax_agreement: Share of images with the same label; of an anytime net, share
+            of answers of all its steps and sub-networks.
         decision_agreement: Share of equal decisions, to run or to skip; 1 if there are
             none.
         max_score_difference: Largest difference of a score, where both sides run.
@@ -43,10 +46,34 @@ def _witness(model: Any, images: np.ndarray) -> tuple[np.ndarray, dict[str, Any]
     return every[np.arange(len(every)), exits], decisions
 
 
+def _anytime_parity(
+    model: AnytimeModel, litert: LiteRTModel, images: np.ndarray
+) -> Parity:
+    """Every step and every sub-network of a file beside the model's."""
+    answers = [model.predict_at(k, images) for k in range(1, model.subnetworks + 1)]
+    differences, equal = [], []
+    for index, image in enumerate(images):
+        kept: dict[str, Any] = {"image": image}
+        for name, spec in litert.signatures.items():
+            if name == "classify":
+                continue  # another name of the largest one
+            k = 1 if name == "start" else int(re.findall(r"\d+$", name)[0])
+            outputs = litert.run(name, **{key: kept[key] for key in spec.inputs})
+            theirs = outputs.pop("logits")[0]
+            kept |= outputs
+            ours = answers[k - 1]
+            largest = np.abs(ours).max()
+            differences.append(float(np.abs(theirs - ours[index]).max() / largest))
+            equal.append(theirs.argmax() == ours[index].argmax())
+    return Parity(len(images), max(differences), float(np.mean(equal)), 1.0)
+
+
 def check_parity(
     model: keras.Model, path: str | os.PathLike[str], images: np.ndarray
 ) -> Parity:
     """Run images through a file's `explain` and through Keras, and compare.
+
+    Of an anytime net all steps and sub-networks are compared.
 
     Args:
         model: The Keras model that was exported.
@@ -54,6 +81,8 @@ def check_parity(
         images: `[N, height, width, channels]`, 0 to 255.
     """
     litert = LiteRTModel(path)
+    if isinstance(model, AnytimeModel):
+        return _anytime_parity(model, litert, images)
     logits, decisions = _witness(model, images)
     found: dict[str, list[Any]] = {}
     for image in images:

@@ -5,6 +5,7 @@ import dataclasses
 from keras_dyngate.cost import MacProfile
 from keras_dyngate.export.lowering import Branch
 from keras_dyngate.export.parity import Parity
+from keras_dyngate.export.subnetwork_costs import SubnetworkCost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class ExportReport:
         exit_ms: The same by `classify_at`, to each exit of a net with early exits, the
             head last; None for others. What `EarlyExitModel.calibrate` takes as
             `path_ms`.
+        subnetworks: Of an anytime net, what each step and sub-network costs.
         parity: Agreement with Keras, if `parity_data` was given.
     """
 
@@ -35,6 +37,7 @@ class ExportReport:
     macs: MacProfile
     latency_ms: float
     exit_ms: tuple[float, ...] | None = None
+    subnetworks: tuple[SubnetworkCost, ...] = ()
     parity: Parity | None = None
 
     def __str__(self) -> str:
@@ -42,11 +45,16 @@ class ExportReport:
         lines = [
             f"{self.path}: {self.bytes:,} bytes, {self.quantization or 'float32'}",
             f"signatures: {', '.join(self.signatures)}",
-            f"{len(self.branches)} conditional branches in {len(inside)} layers hold "
-            f"{self.macs.gateable:,} of {self.macs.total:,} MACs "
-            f"(+ {self.macs.controllers:,} of controllers); one image took "
-            f"{self.latency_ms:.2f} ms (one thread, this machine)",
         ]
+        took = f"one image took {self.latency_ms:.2f} ms (one thread, this machine)"
+        if self.subnetworks:
+            lines += [*map(str, self.subnetworks), f"classify: {took}"]
+        else:
+            lines.append(
+                f"{len(self.branches)} conditional branches in {len(inside)} layers "
+                f"hold {self.macs.gateable:,} of {self.macs.total:,} MACs "
+                f"(+ {self.macs.controllers:,} of controllers); {took}"
+            )
         if self.exit_ms is not None:
             macs = [f"{n:,}" for n in self.macs.per_exit]
             paths = [f"{ms:.2f} ms" for ms in self.exit_ms]
