@@ -27,6 +27,18 @@ def _milliseconds(model: keras.Model, repeats: int = 5) -> float:
     return 1e3 * float(np.median(times))
 
 
+def _print_subnetworks(
+    model: Any, profile: MacProfile, measure: bool, print_fn: Callable[[str], Any]
+) -> None:
+    """A line per sub-network of an anytime net."""
+    pairs = zip(profile.per_subnetwork, profile.per_step, strict=True)
+    for k, (macs, step) in enumerate(pairs, 1):
+        time = f", {_milliseconds(model.subnetwork(k)):.2f} ms" if measure else ""
+        print_fn(
+            f"sub-network {k}: {macs:,} MACs{time}; {step:,} MACs from the one before"
+        )
+
+
 def _decision_of(layer: Any) -> str:
     parts = []
     if layer.channel_gate is not None:
@@ -80,6 +92,8 @@ def summary(
     console.print(table)
     for line in console.file.getvalue().splitlines():  # type: ignore[attr-defined]
         print_fn(line)
+    if profile.per_subnetwork:
+        _print_subnetworks(model, profile, measure, print_fn)
     if measure:
         backend = keras.backend.backend()
         print_fn(

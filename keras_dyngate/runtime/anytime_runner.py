@@ -12,7 +12,7 @@ while answer.k < runner.subnetworks:
 import dataclasses
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +23,7 @@ from keras_dyngate.runtime.litert_model import LiteRTModel
 
 HISTORY = 32  # calls of a signature that its expected time is taken from
 QUANTILE = 0.9
+PATIENCE = 8  # steps left out, after which the longest of its times is forgotten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,8 @@ class AnytimeRunner:
     """Runs the steps of a sliced net, or one sub-network of an I-ResNeXt, in time.
 
     How long a step takes is known from its last calls: the time that nine of ten kept.
-    The first times are measured when the runner is made.
+    The first times are measured when the runner is made. A step that is left out again and
+    again is tried anew some time: its longest times are forgotten one by one.
 
     Args:
         path: A file that `export_tflite` made of an anytime net.
@@ -102,6 +104,7 @@ class AnytimeRunner:
         self._times: dict[int, deque[float]] = {
             k: deque(maxlen=HISTORY) for k in self._names
         }
+        self._left_out: Counter[int] = Counter()
         spec = names[self._names[min(self._names)]].inputs["image"]
         blank = np.zeros(spec.shape, spec.dtype)
         for index in range(positive_int("warmup", warmup) + 1):
@@ -214,8 +217,14 @@ class AnytimeRunner:
         return answer
 
     def _fits(self, k: int, spent: float, limit: float) -> bool:
-        """Whether sub-network k is expected within the limit; unknown times do."""
-        return limit == float("inf") or spent + self.expected_ms(k) <= limit
+        """Whether sub-network k is expected within the limit."""
+        if spent + self.expected_ms(k) <= limit:
+            return True
+        self._left_out[k] += 1
+        times = self._times[k]
+        if self._left_out[k] % PATIENCE == 0 and len(times) > 1:
+            times.remove(max(times))
+        return False
 
     def _judged(
         self, answer: AnytimeAnswer, begin: float, limit: float
