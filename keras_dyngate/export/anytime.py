@@ -156,6 +156,7 @@ def plan_anytime(
         feed=lambda images: _feed(model, images, functions, input_type),
         lowering=lowering,
         profile=profile,
+        steps=tuple(name for name in functions if not name.startswith("classify")),
         metadata={
             "family": model.family,
             "subnetworks": model.subnetworks,

@@ -25,6 +25,7 @@ from keras_dyngate._files import writable_target, write_whole
 from keras_dyngate._images import take_images
 from keras_dyngate.export import flatbuffer
 from keras_dyngate.export.anytime import plan_anytime
+from keras_dyngate.export.carried_bytes import carry_bytes
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert
 from keras_dyngate.export.exits import limits_to, plan_exits
 from keras_dyngate.export.graph import Plan, plan_classifier
@@ -175,6 +176,8 @@ def export_tflite(
     file = flatbuffer.read(
         convert(plan.functions, quantization, feed, plan.float_kernels)
     )
+    if quantization == "int8":
+        carry_bytes(file, plan.steps)
     _add_signatures(file, plan)
     metadata = {
         "keras_dyngate": __version__,

@@ -194,8 +194,12 @@ def new_operator(
     builtin = getattr(schema.BuiltinOperator, name)
     operator.opcodeIndex = opcode_index(model, builtin, version)
     options = "".join(part.capitalize() for part in name.split("_")) + "Options"
-    operator.builtinOptionsType = getattr(schema.BuiltinOptions, options)
-    operator.builtinOptions = getattr(schema, f"{options}T")()
+    if hasattr(schema.BuiltinOptions, options):
+        operator.builtinOptionsType = getattr(schema.BuiltinOptions, options)
+        operator.builtinOptions = getattr(schema, f"{options}T")()
+    else:
+        operator.builtinOptions2Type = getattr(schema.BuiltinOptions2, options)
+        operator.builtinOptions2 = getattr(schema, f"{options}T")()
     operator.inputs, operator.outputs = inputs, outputs
     return operator
 

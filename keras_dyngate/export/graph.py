@@ -61,6 +61,7 @@ class Plan:
         feed: From calibration images to what the converter is to run.
         lowering: What the conditional form consists of.
         profile: The model's MACs.
+        steps: Signatures that hand on features, in order.
         metadata: More entries for the file.
     """
 
@@ -71,6 +72,7 @@ class Plan:
     profile: MacProfile
     forced: Mapping[str, int] = dataclasses.field(default_factory=dict)
     float_kernels: int = 0
+    steps: tuple[str, ...] = ()
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
