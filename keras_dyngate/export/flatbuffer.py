@@ -25,12 +25,24 @@ _OP_NAMES: dict[int, str] = {
 
 
 class _Builder(flatbuffers.Builder):
-    """A builder that aligns buffers as the schema asks; the Python API does not."""
+    """A builder that aligns buffers as the schema asks; the Python API does not.
+
+    Equal small arrays (the zero points of a kernel's channels are eight zero bytes each,
+    shapes repeat) are written once.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.written: dict[tuple[str, bytes], int] = {}
 
     def CreateNumpyVector(self, x: np.ndarray) -> int:
         if x.dtype == np.uint8:
             self.Prep(ALIGNMENT, x.nbytes)
-        return int(super().CreateNumpyVector(x))
+            return int(super().CreateNumpyVector(x))
+        key = (x.dtype.str, x.tobytes())
+        if key not in self.written:
+            self.written[key] = int(super().CreateNumpyVector(x))
+        return self.written[key]
 
 
 def read(content: bytes) -> schema.ModelT:
