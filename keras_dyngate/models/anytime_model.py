@@ -120,7 +120,7 @@ class AnytimeModel(keras.Model):
         self,
         optimizer: Any = "rmsprop",
         loss: Any = None,
-        *args: Any,
+        loss_weights: Any = None,
         metrics: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -129,7 +129,7 @@ class AnytimeModel(keras.Model):
         Args:
             optimizer: As in Keras.
             loss: Default: an `AnytimeLoss` that suits the net.
-            *args: As in Keras.
+            loss_weights: As in Keras; weights of sub-networks are the loss's.
             metrics: As in Keras; "accuracy" stands for an `AnytimeAccuracy` of every
                 sub-network, and with a taxonomy of every level it answers.
             **kwargs: As in Keras.
@@ -151,7 +151,13 @@ class AnytimeModel(keras.Model):
                 else:
                     expanded.append(metric)
             metrics = expanded
-        super().compile(optimizer, loss, *args, metrics=metrics, **kwargs)
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            loss_weights=loss_weights,
+            metrics=metrics,
+            **kwargs,
+        )
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """As Keras does, which skips models that override `compile`."""

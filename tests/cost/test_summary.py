@@ -62,3 +62,17 @@ def test_what_samples_executed(model):
 def test_it_prints_by_default(capsys):
     kd.summary(kd.resnet20(input_shape=(8, 8, 3), width=0.25), measure=False)
     assert "predictions" in capsys.readouterr().out
+
+
+def test_sub_networks_are_printed_with_their_time():
+    model = kd.sliced_resnet(
+        blocks=1, width=8, subnetworks=2, input_shape=(8, 8, 3), classes=3
+    )
+    lines = []
+    profile = kd.summary(model, print_fn=lines.append)
+    for k in (1, 2):
+        (line,) = (line for line in lines if line.startswith(f"sub-network {k}:"))
+        assert f"{profile.per_subnetwork[k - 1]:,} MACs" in line
+        assert f"{profile.per_step[k - 1]:,} MACs from the one before" in line
+        assert float(re.search(r"([\d.]+) ms", line).group(1)) > 0
+    assert f"{profile.per_subnetwork[-1]:,}" in cells(lines, "total")
