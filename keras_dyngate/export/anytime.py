@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras_dyngate import _hooks
 from keras_dyngate._checks import member
 from keras_dyngate.cost import count_macs
+from keras_dyngate.export.exact_norms import exact_norms
 from keras_dyngate.export.graph import (
     KILO,
     Plan,
@@ -77,6 +78,7 @@ def plan_anytime(
     subnetworks: Sequence[int] | None,
     input_type: str,
     share_weights: bool | None = None,
+    int8: bool = False,
 ) -> Plan:
     """Trace the steps and the chosen sub-networks of an anytime net at batch 1.
 
@@ -88,6 +90,7 @@ def plan_anytime(
         share_weights: Store an I-ResNeXt's convolutions once, in pieces with the batch
             normalization apart (but for sub-network 1, which is one piece and folded); or
             else folded copies, one per sub-network. None: what is smaller.
+        int8: Whether the file is to be fully quantized.
     """
     profile = count_macs(model)
     chosen = chosen_subnetworks(model, subnetworks)
@@ -140,7 +143,7 @@ def plan_anytime(
         traced = tf.function(constant, autograph=False)
         functions[name] = traced.get_concrete_function(image=image_spec, **spec)
 
-    with in_float32(model), _in_pieces(model, cuts):
+    with in_float32(model), _in_pieces(model, cuts), exact_norms(int8):
         for k, part in enumerate(model.steps() if sliced else (), 1):
             spec = {
                 name: tf.TensorSpec([1, *tensor.shape[1:]], tf.float32, name)

@@ -17,6 +17,7 @@ from keras_dyngate._graph import float32_inputs
 from keras_dyngate._logits import plain_logits
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.cost import count_macs
+from keras_dyngate.export.exact_norms import exact_norms
 from keras_dyngate.export.graph import (
     Plan,
     View,
@@ -236,7 +237,8 @@ def plan_exits(
 
         return stage
 
-    with plain_logits(model.trunk), in_float32(model):
+    norms = exact_norms(with_force)
+    with plain_logits(model.trunk), in_float32(model), norms:
         limits = tf.TensorSpec([gates], tf.float32, "thresholds")
         functions = {
             "explain_at": concrete(

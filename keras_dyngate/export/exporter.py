@@ -163,6 +163,7 @@ def export_tflite(
             subnetworks=subnetworks,
             input_type=input_type,
             share_weights=share_weights,
+            int8=quantization == "int8",
         )
     else:
         make_plan = plan_exits if isinstance(model, EarlyExitModel) else plan_classifier

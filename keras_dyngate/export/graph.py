@@ -15,6 +15,7 @@ from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.cost import MacProfile, count_macs
 from keras_dyngate.export.calibration import calibration_feed
 from keras_dyngate.export.conversion import Feed
+from keras_dyngate.export.exact_norms import exact_norms
 from keras_dyngate.export.lowering import Lowering, value
 
 KILO = 1000  # executed_macs counts thousands of MACs, to fit an int32
@@ -141,9 +142,10 @@ def plan_classifier(
         model: Built on one image input of known size.
         group_size: Channels per branch, or None for the default per block.
         input_type: "float32" or "uint8".
-        with_force: Add the int32 input `force`, `[blocks]`: 1 opens a block wholly.
+        with_force: For a fully quantized file: add the int32 input `force`, `[blocks]`,
+            where 1 opens a block wholly.
     """
-    profile = count_macs(model)
+    profile, int8 = count_macs(model), with_force
     blocks = sum(1 for _ in dynamic_layers(model))
     with_force = with_force and blocks > 0
     spec = {"image": tf.TensorSpec([1, *model.input_shape[1:]], input_type, "image")}
@@ -164,7 +166,7 @@ def plan_classifier(
             **visible(lowering.decisions),
         }
 
-    with plain_logits(model), in_float32(model):
+    with plain_logits(model), in_float32(model), exact_norms(int8):
         function = tf.function(explain, autograph=False).get_concrete_function(**spec)
     return Plan(
         functions={"explain": function},

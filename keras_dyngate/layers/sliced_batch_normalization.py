@@ -68,8 +68,12 @@ class SlicedBatchNormalization(keras.layers.BatchNormalization):
                 "Some slices alone can be normalized at inference only. "
                 f"Received: training=True, first={first}, last={last}"
             )
+        return self.normalized(inputs, (first - 1) * self.part)
+
+    def normalized(self, inputs: Any, first: int) -> Any:
+        """`inputs` by the moving statistics of the channels from `first` on, from 0."""
         x = ops.cast(inputs, "float32")
-        part = slice((first - 1) * self.part, last * self.part)
+        part = slice(first, first + inputs.shape[-1])
         outputs = ops.batch_normalization(
             x,
             mean=self.moving_mean[part],
