@@ -85,13 +85,16 @@ def main(argv: list[str]) -> None:
         "quantization": None if FLAGS.quantization == "none" else FLAGS.quantization,
         "representative_data": images,
     }
-    if FLAGS.alone:
-        options["subnetworks"] = [int(k) for k in FLAGS.alone]
+    alone = [int(k) for k in FLAGS.alone] if FLAGS.alone else None
     shared = {"smaller": None, "shared": True, "folded": False}[FLAGS.weights]
     largest = model.subnetwork(model.subnetworks)
     with tempfile.TemporaryDirectory() as folder:
         report = kd.export_tflite(
-            model, Path(folder) / "net.tflite", share_weights=shared, **options
+            model,
+            Path(folder) / "net.tflite",
+            subnetworks=alone,
+            share_weights=shared,
+            **options,
         )
         plain = kd.export_tflite(largest, Path(folder) / "plain.tflite", **options)
         print(report)

@@ -37,11 +37,12 @@ def chosen_subnetworks(model: AnytimeModel, wanted: Sequence[int] | None) -> lis
     if wanted is None:
         inclusive = model.family == "inclusive_resnext"
         return list(range(1 if inclusive else model.subnetworks, model.subnetworks + 1))
-    found = sorted({member("subnetworks", k, model.subnetworks) for k in wanted})
-    if not found:
+    if isinstance(wanted, int) or not len(wanted):
         raise ValueError(
-            f"`subnetworks` must name one or more. Received: subnetworks={wanted!r}"
+            "`subnetworks` must be a list of one or more. "
+            f"Received: subnetworks={wanted!r}"
         )
+    found = sorted({member("subnetworks", k, model.subnetworks) for k in wanted})
     return found
 
 

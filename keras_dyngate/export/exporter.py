@@ -157,7 +157,17 @@ def export_tflite(
             f"Received: {len(labels)} names"
         )
 
-    if isinstance(model, AnytimeModel):
+    anytime = isinstance(model, AnytimeModel)
+    given = {
+        "group_size": group_size if anytime else None,
+        "subnetworks": None if anytime else subnetworks,
+        "share_weights": None if anytime else share_weights,
+    }
+    for name, value in given.items():
+        if value is not None:
+            kind = "gated nets" if anytime else "anytime nets"
+            raise ValueError(f"`{name}` is for {kind} only. Received: {name}={value!r}")
+    if anytime:
         plan = plan_anytime(
             model,
             subnetworks=subnetworks,
