@@ -53,6 +53,8 @@ class AnytimeConfig:
             object.__setattr__(self, name, value)
 
         one_of("family", self.family, FAMILIES)
+        for name in ("width", "subnetworks"):
+            positive_int(name, getattr(self, name))
         taxonomy = check_levels(self.taxonomy, self.coarse_heads, self.subnetworks)
         put("taxonomy", taxonomy)
         classes = self.classes
@@ -68,18 +70,22 @@ class AnytimeConfig:
             )
         stages = STAGES[self.stem]
         blocks = [self.blocks] * stages if isinstance(self.blocks, int) else self.blocks
-        put("blocks", tuple(positive_int("blocks", n) for n in blocks))
-        if len(self.blocks) != stages:
+        if not isinstance(blocks, (list, tuple)) or len(blocks) != stages:
             raise ValueError(
                 f"`blocks` must be a number, or one per stage ({stages}). "
                 f"Received: blocks={self.blocks!r}"
             )
-        for name in ("width", "subnetworks"):
-            positive_int(name, getattr(self, name))
+        put("blocks", tuple(positive_int("blocks", n) for n in blocks))
         one_of("heads", self.heads, HEADS)
         one_of("execution", self.execution, EXECUTIONS)
-        put("mean", tuple(self.mean))
-        put("std", tuple(self.std))
+        for name in ("mean", "std"):
+            values = tuple(getattr(self, name))
+            if self.include_preprocessing and len(values) != self.channels:
+                raise ValueError(
+                    f"`{name}` must have a value for each of the {self.channels} "
+                    f"channels. Received: {name}={values}"
+                )
+            put(name, values)
         self._check_slices()
 
     def _check_slices(self) -> None:
