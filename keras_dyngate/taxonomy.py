@@ -90,6 +90,11 @@ class HierarchicalTaxonomy:
                 "A fine class must have one coarse class. Received: several for the "
                 f"fine classes {seen[counts > 1].tolist()}"
             )
+        if seen.dtype.kind in "iu" and seen.min() < 0:
+            raise ValueError(
+                "`fine` must hold class indices from 0. Received: labels from "
+                f"{seen.min()}"
+            )
         if missing := sorted(set(range(int(seen.max()) + 1)) - set(seen.tolist())):
             raise ValueError(
                 "`fine` must hold every class from 0 to the largest. "

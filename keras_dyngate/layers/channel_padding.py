@@ -39,9 +39,10 @@ class ChannelPadding(keras.layers.Layer):
         runs = whole_parts("channels", inputs.shape[-1], "width", self.width)
         if runs == 1:
             return ops.pad(inputs, [[0, 0], [0, 0], [0, 0], [0, extra]])
-        x = ops.reshape(inputs, (-1, *inputs.shape[1:-1], runs, self.width))
+        sides = ops.shape(inputs)[1:-1]
+        x = ops.reshape(inputs, (-1, *sides, runs, self.width))
         x = ops.pad(x, [*[[0, 0]] * 4, [0, extra]])
-        return ops.reshape(x, (-1, *self.compute_output_shape(inputs.shape)[1:]))
+        return ops.reshape(x, (-1, *sides, runs * self.padded))
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         runs = whole_parts("channels", input_shape[-1], "width", self.width)

@@ -72,15 +72,18 @@ class SlicedBatchNormalization(keras.layers.BatchNormalization):
 
     def normalized(self, inputs: Any, first: int) -> Any:
         """`inputs` by the moving statistics of the channels from `first` on, from 0."""
-        x = ops.cast(inputs, "float32")
-        part = slice(first, first + inputs.shape[-1])
+        dtype = keras.backend.result_type(inputs.dtype, "float32")  # as Keras does
+
+        def part(values: Any) -> Any:
+            return ops.cast(values[first : first + inputs.shape[-1]], dtype)
+
         outputs = ops.batch_normalization(
-            x,
-            mean=self.moving_mean[part],
-            variance=self.moving_variance[part],
+            ops.cast(inputs, dtype),
+            mean=part(self.moving_mean),
+            variance=part(self.moving_variance),
             axis=-1,
-            offset=self.beta[part] if self.center else None,
-            scale=self.gamma[part] if self.scale else None,
+            offset=part(self.beta) if self.center else None,
+            scale=part(self.gamma) if self.scale else None,
             epsilon=self.epsilon,
         )
         return ops.cast(outputs, self.compute_dtype)

@@ -15,8 +15,8 @@ from keras_dyngate._checks import channels_last, one_of, positive_int, whole_par
 from keras_dyngate._registration import serializable
 from keras_dyngate.layers.grouped import grouped_convolution
 from keras_dyngate.layers.slices import (
-    TriangularInitializer,
     slice_range,
+    triangular_kernel,
     triangular_mask,
 )
 
@@ -59,8 +59,6 @@ class SlicedConv2D(keras.layers.Conv2D):
         library.
     """
 
-    kernel_initializer: Any
-
     def __init__(
         self,
         filters: int,
@@ -96,15 +94,12 @@ class SlicedConv2D(keras.layers.Conv2D):
             super().build(input_shape)
             return
         self.rows = whole_parts("channels", self.in_channels, "slices", self.slices)
-        plain = self.kernel_initializer
-        try:
-            if self._triangular:
-                self.kernel_initializer = TriangularInitializer(
-                    plain, [self.rows] * self.slices, [self.columns] * self.slices
-                )
+        if self._triangular:
+            sizes = [self.rows] * self.slices, [self.columns] * self.slices
+            with triangular_kernel(self, *sizes):
+                super().build(input_shape)
+        else:
             super().build(input_shape)
-        finally:
-            self.kernel_initializer = plain
         self.input_spec = keras.layers.InputSpec(ndim=4)  # narrower ones come as well
 
     def _range(self, channels: int, first: int, last: int | None) -> tuple[int, int]:

@@ -13,8 +13,8 @@ from keras_dyngate._checks import one_of, positive_int, whole_parts
 from keras_dyngate._registration import serializable
 from keras_dyngate.layers.sliced_conv2d import EXECUTIONS
 from keras_dyngate.layers.slices import (
-    TriangularInitializer,
     slice_range,
+    triangular_kernel,
     triangular_mask,
 )
 
@@ -43,8 +43,6 @@ class SlicedDense(keras.layers.Dense):
             inputs of another width.
     """
 
-    kernel_initializer: Any
-
     def __init__(
         self,
         units: int | Sequence[int],
@@ -56,8 +54,10 @@ class SlicedDense(keras.layers.Dense):
         slices = positive_int("slices", slices)
         if isinstance(units, int):
             columns = [whole_parts("units", units, "slices", slices)] * slices
-        else:
+        elif isinstance(units, (list, tuple)):
             columns = [positive_int("units", n) for n in units]
+        else:
+            columns = []
         if len(columns) != slices:
             raise ValueError(
                 f"`units` must be a number, or one per slice ({slices}). "
@@ -69,14 +69,8 @@ class SlicedDense(keras.layers.Dense):
 
     def build(self, input_shape: Any) -> None:
         self.rows = whole_parts("features", input_shape[-1], "slices", self.slices)
-        plain = self.kernel_initializer
-        try:
-            self.kernel_initializer = TriangularInitializer(
-                plain, [self.rows] * self.slices, self.columns
-            )
+        with triangular_kernel(self, [self.rows] * self.slices, self.columns):
             super().build(input_shape)
-        finally:
-            self.kernel_initializer = plain
         self.input_spec = keras.layers.InputSpec(ndim=2)  # narrower ones come as well
 
     def _range(self, features: int, first: int, last: int | None) -> tuple[int, int]:
@@ -140,7 +134,7 @@ class SlicedDense(keras.layers.Dense):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "units": self.columns,
+            "units": list(self.columns),
             "slices": self.slices,
             "execution": self.execution,
         }

@@ -1,5 +1,7 @@
 """What sliced layers have in common: ranges of slices, triangular masks and kernels."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -60,8 +62,39 @@ class TriangularInitializer(keras.initializers.Initializer):
         if not isinstance(self.initializer, keras.initializers.Initializer):
             return self.initializer
         config = self.initializer.get_config()
-        if isinstance(config.get("seed"), int):
+        if "seed" not in config:
+            return self.initializer
+        if isinstance(config["seed"], int):
             config["seed"] += index
-        elif config.get("seed") is not None:  # a SeedGenerator goes on by itself
+        elif config["seed"] is not None:  # a SeedGenerator goes on by itself
             return self.initializer
         return type(self.initializer).from_config(config)
+
+
+class _MaskedRegularizer(keras.regularizers.Regularizer):
+    """A regularizer of the unmasked weights alone: it must not move the others."""
+
+    def __init__(self, regularizer: Any, mask: np.ndarray) -> None:
+        self.regularizer, self.mask = regularizer, mask
+
+    def __call__(self, x: Any) -> Any:
+        return self.regularizer(x * ops.cast(self.mask, x.dtype))
+
+
+@contextlib.contextmanager
+def triangular_kernel(
+    layer: Any, rows: list[int], columns: list[int]
+) -> Iterator[None]:
+    """Let `layer` build a block lower-triangular kernel inside.
+
+    Its initializer and regularizer, as the configuration names them, come back.
+    """
+    initializer, regularizer = layer.kernel_initializer, layer.kernel_regularizer
+    layer.kernel_initializer = TriangularInitializer(initializer, rows, columns)
+    if regularizer is not None:
+        mask = triangular_mask(rows, columns)
+        layer.kernel_regularizer = _MaskedRegularizer(regularizer, mask)
+    try:
+        yield
+    finally:
+        layer.kernel_initializer, layer.kernel_regularizer = initializer, regularizer

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dyngate._checks import one_of, positive_int
+from keras_dyngate._checks import member, one_of, positive_int
 from keras_dyngate._registration import serializable
-from keras_dyngate.losses.anytime_loss import check_levels
+from keras_dyngate.losses.anytime_loss import check_levels, check_outputs
 from keras_dyngate.taxonomy import HierarchicalTaxonomy
 
 LEVELS = ("fine", "coarse", "agreement")
@@ -69,6 +69,8 @@ class AnytimeAccuracy(keras.metrics.Mean):
         super().__init__(name=name, dtype=dtype)
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        heads, _ = check_outputs(y_pred.shape, self.taxonomy, self.coarse_heads)
+        member("k", self.k, heads)
         answer = ops.argmax(y_pred[:, self.k - 1], axis=-1)
         if self.level != "fine" and self.k > self.coarse_heads:
             answer = self._coarse(answer)

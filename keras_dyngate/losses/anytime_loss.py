@@ -52,6 +52,44 @@ def check_levels(
     return taxonomy
 
 
+def check_outputs(
+    shape: Any, taxonomy: HierarchicalTaxonomy | None, coarse_heads: int
+) -> tuple[int, int]:
+    """Sub-networks and classes of outputs of this shape.
+
+    Raises:
+        ValueError: If it is no `[N, K, classes]`, or not of this taxonomy.
+    """
+    if len(shape) != 3:
+        raise ValueError(
+            "`y_pred` must be [batch, sub-networks, classes]. "
+            f"Received: shape={tuple(shape)}"
+        )
+    _, heads, classes = shape
+    if taxonomy is not None and taxonomy.fine_classes != classes:
+        raise ValueError(
+            f"`taxonomy` must have the {classes} classes of the outputs. "
+            f"Received: one of {taxonomy.fine_classes} fine classes"
+        )
+    check_levels(taxonomy, coarse_heads, heads)
+    return heads, classes
+
+
+def _checked_weights(weights: Any) -> list[float]:
+    try:
+        found = np.asarray(weights, "float64")
+    except (TypeError, ValueError):
+        found = np.array(np.nan)
+    if found.ndim != 1 or not found.size or not (found >= 0).all():
+        raise ValueError(
+            "`weights` must be one number, 0 or more, per sub-network. "
+            f"Received: weights={weights!r}"
+        )
+    if not np.isfinite(found).all():
+        raise ValueError(f"`weights` must be finite. Received: weights={weights!r}")
+    return [float(weight) for weight in found]
+
+
 @serializable
 class AnytimeLoss(keras.losses.Loss):
     """Weighted sum over the sub-networks of their cross-entropies.
@@ -84,14 +122,7 @@ class AnytimeLoss(keras.losses.Loss):
         dtype: Any = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        self.weights = None if weights is None else [float(w) for w in weights]
-        if self.weights is not None and not (
-            self.weights and min(self.weights) >= 0 and np.isfinite(self.weights).all()
-        ):
-            raise ValueError(
-                "`weights` must be one number, 0 or more, per sub-network. "
-                f"Received: weights={weights!r}"
-            )
+        self.weights = None if weights is None else _checked_weights(weights)
         self.from_logits = bool(from_logits)
         self.taxonomy = check_levels(taxonomy, coarse_heads)
         self.coarse_heads = coarse_heads
@@ -115,21 +146,11 @@ class AnytimeLoss(keras.losses.Loss):
 
     def _check(self, shape: Any) -> tuple[int, int]:
         """Sub-networks and classes of outputs of this shape."""
-        if len(shape) != 3:
-            raise ValueError(
-                "`y_pred` must be [batch, sub-networks, classes]. "
-                f"Received: shape={tuple(shape)}"
-            )
-        _, heads, classes = shape
+        heads, classes = check_outputs(shape, self.taxonomy, self.coarse_heads)
         if self.weights is not None and len(self.weights) != heads:
             raise ValueError(
                 f"`weights` must be {heads} numbers, one per sub-network. "
                 f"Received: weights={self.weights}"
-            )
-        if self.taxonomy is not None and self.taxonomy.fine_classes != classes:
-            raise ValueError(
-                f"`taxonomy` must have the {classes} classes of the outputs. "
-                f"Received: one of {self.taxonomy.fine_classes} fine classes"
             )
         return heads, classes
 

@@ -828,19 +828,33 @@ class TestReport:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ([], r"`subnetworks` must name one or more. Received: subnetworks=\[\]"),
+        ([], r"`subnetworks` must be a list of .* Received: subnetworks=\[\]"),
         ([0], "`subnetworks` must be a positive integer. Received: subnetworks=0"),
         ([1, 4], "`subnetworks` must be from 1 to 3. Received: subnetworks=4"),
         ([-1], "`subnetworks` must be a positive integer. Received: subnetworks=-1"),
         ([True], "`subnetworks` must be .* Received: subnetworks=True"),
         ([2.0], "`subnetworks` must be .* Received: subnetworks=2.0"),
         ("2", "`subnetworks` must be .* Received: subnetworks='2'"),
-        (2, "`subnetworks` must .* Received: subnetworks=2"),
+        (2, "`subnetworks` must be a list of .* Received: subnetworks=2"),
     ],
 )
 def test_bad_subnetworks(net, tmp_path, wanted, message):
     with pytest.raises(ValueError, match=message):
         kd.export_tflite(net("resnet"), tmp_path / "a.tflite", subnetworks=wanted)
+    assert not list(tmp_path.iterdir())
+
+
+def test_arguments_of_other_nets(net, tmp_path):
+    plain = keras.Sequential(
+        [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
+    )
+    for model, name, value in (
+        (net("resnet"), "group_size", 4),
+        (plain, "subnetworks", [1]),
+        (plain, "share_weights", False),
+    ):
+        with pytest.raises(ValueError, match=f"`{name}` is for .*nets only. Received"):
+            kd.export_tflite(model, tmp_path / "a.tflite", **{name: value})
     assert not list(tmp_path.iterdir())
 
 
