@@ -28,6 +28,7 @@ import keras_dyngate as kd
 from keras_dyngate._files import write_whole
 from keras_dyngate.export import quiet
 from keras_dyngate.runtime import compare_latency, describe_machine
+from keras_dyngate.runtime.anytime_runner import ALONE, STEP, in_order
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "sliced_resnext", "Constructor of the net.")
@@ -62,13 +63,12 @@ def build() -> kd.AnytimeModel:
 def step_inputs(model: kd.LiteRTModel, images: np.ndarray) -> dict[str, Any]:
     """By step, what each image leads to; nothing for files without steps."""
     found: dict[str, Any] = {}
-    for image in images if "start" in model.signatures else ():
+    for image in images:
         kept = {"image": image}
-        for name, spec in model.signatures.items():
-            if not name.startswith("classify"):
-                inputs = {key: kept[key] for key in spec.inputs}
-                found.setdefault(name, []).append(inputs)
-                kept |= model.run(name, **inputs)
+        for name in in_order(model.signatures, STEP).values():
+            inputs = {key: kept[key] for key in model.signatures[name].inputs}
+            found.setdefault(name, []).append(inputs)
+            kept |= model.run(name, **inputs)
     return found
 
 
@@ -103,9 +103,8 @@ def main(argv: list[str]) -> None:
         steps = step_inputs(file, images)
         candidates: dict[str, Any] = {"reference": (plain_file, "classify", pictures)}
         candidates |= {name: (file, name, given) for name, given in steps.items()}
-        for name in file.signatures:
-            if name.startswith("classify_k"):
-                candidates[name] = (file, name, pictures)
+        for name in in_order(file.signatures, ALONE).values():
+            candidates[name] = (file, name, pictures)
         times = compare_latency(candidates, rounds=FLAGS.rounds)
 
     macs = {row.signature: row.macs for row in report.subnetworks}

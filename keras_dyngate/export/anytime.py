@@ -129,6 +129,11 @@ def plan_anytime(
 
         return classify
 
+    if sliced and share_weights is not None:
+        raise ValueError(
+            "`share_weights` is for an I-ResNeXt only: a sliced net's are always shared. "
+            f"Received: share_weights={share_weights!r}"
+        )
     functions: dict[str, Any] = {}
     lowering = Lowering(None)
 
@@ -164,6 +169,8 @@ def plan_anytime(
         metadata={
             "family": model.family,
             "subnetworks": model.subnetworks,
+            "coarse_heads": model.coarse_heads,
+            "coarse_labels": model.taxonomy and model.taxonomy.coarse_names,
             "macs_per_subnetwork": list(profile.per_subnetwork),
             "macs_per_step": list(profile.per_step),
             "shared_weights": bool(sliced or shared),

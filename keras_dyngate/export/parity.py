@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 from typing import Any
 
 import keras
@@ -12,6 +11,7 @@ from keras_dyngate._logits import plain_logits
 from keras_dyngate.decisions import predict_with_decisions
 from keras_dyngate.models.anytime_model import AnytimeModel
 from keras_dyngate.runtime import LiteRTModel
+from keras_dyngate.runtime.anytime_runner import ALONE, STEP, in_order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,13 +52,16 @@ def _anytime_parity(
     """Every step and every sub-network of a file beside the model's."""
     answers = [model.predict_at(k, images) for k in range(1, model.subnetworks + 1)]
     differences, equal = [], []
+    named = [
+        pair
+        for prefix in (STEP, ALONE)
+        for pair in in_order(litert.signatures, prefix).items()
+    ]
     for index, image in enumerate(images):
         kept: dict[str, Any] = {"image": image}
-        for name, spec in litert.signatures.items():
-            if name == "classify":
-                continue  # another name of the largest one
-            k = 1 if name == "start" else int(re.findall(r"\d+$", name)[0])
-            outputs = litert.run(name, **{key: kept[key] for key in spec.inputs})
+        for k, name in named:
+            wanted = litert.signatures[name].inputs
+            outputs = litert.run(name, **{key: kept[key] for key in wanted})
             theirs = outputs.pop("logits")[0]
             kept |= outputs
             ours = answers[k - 1]

@@ -1,7 +1,6 @@
 """What each signature of an anytime net's file costs: MACs, time, weights, carrying."""
 
 import dataclasses
-import re
 import time
 from typing import Any
 
@@ -11,9 +10,9 @@ from keras_dyngate.cost import MacProfile
 from keras_dyngate.export import flatbuffer
 from keras_dyngate.export.views import signature
 from keras_dyngate.runtime import LiteRTModel
+from keras_dyngate.runtime.anytime_runner import ALONE, STEP, in_order
 
 REPEATS = 5
-_NAMES = re.compile(r"(start)$|(step_|classify_k)(\d+)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +99,12 @@ def subnetwork_costs(
     answers = {"logits", "label", "executed_macs"}
     kept: dict[str, np.ndarray] = {"image": image}
     rows = []
-    for name, spec in litert.signatures.items():
-        match = _NAMES.match(name)
-        if match is None:
-            continue
-        k = int(match[3] or 1)
+    steps = in_order(litert.signatures, STEP)
+    alone = in_order(litert.signatures, ALONE)
+    named = [(k, name, profile.per_step) for k, name in steps.items()]
+    named += [(k, name, profile.per_subnetwork) for k, name in alone.items()]
+    for k, name, macs in named:
+        spec = litert.signatures[name]
         inputs = {key: kept[key] for key in spec.inputs}
         outputs = litert.run(name, **inputs)
         carried_in = [x for key, x in inputs.items() if key != "image"]
@@ -117,8 +117,6 @@ def subnetwork_costs(
             if signature(file, other).subgraphIndex != graph:
                 others |= buffers
         size = {index: len(file.buffers[index].data) for index in mine}
-        alone = match[2] == "classify_k"
-        macs = profile.per_subnetwork if alone else profile.per_step
         rows.append(
             SubnetworkCost(
                 signature=name,

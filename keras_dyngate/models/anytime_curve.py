@@ -120,11 +120,24 @@ def _in_keras(model: "AnytimeModel", repeats: int = 5) -> dict[int, float]:
     return times
 
 
+def _check_origin(model: "AnytimeModel", runner: AnytimeRunner) -> None:
+    """Refuse the file of a net of another kind or size."""
+    ours = [model.family, list(count_macs(model).per_subnetwork)]
+    about = runner.model.metadata
+    theirs = [about.get("family"), about.get("macs_per_subnetwork")]
+    if ours != theirs:
+        raise ValueError(
+            "`file` must be exported from this net, a {} of {} MACs. ".format(*ours)
+            + "Received: a file of {}, {} MACs".format(*theirs)
+        )
+
+
 def _in_file(
     model: "AnytimeModel", file: str | os.PathLike[str]
 ) -> tuple[dict[int, float], str]:
     """Time to each answer in an exported file, ms, and what that is."""
     runner = AnytimeRunner(file, warmup=10)
+    _check_origin(model, runner)
     times = runner.median_ms()
     wanted = list(range(1, model.subnetworks + 1))
     if list(times) != wanted:

@@ -122,6 +122,7 @@ class AnytimeModel(keras.Model):
         loss: Any = None,
         loss_weights: Any = None,
         metrics: Any = None,
+        weighted_metrics: Any = None,
         **kwargs: Any,
     ) -> None:
         """As `keras.Model.compile`, for outputs `[batch, K, classes]`.
@@ -130,8 +131,9 @@ class AnytimeModel(keras.Model):
             optimizer: As in Keras.
             loss: Default: an `AnytimeLoss` that suits the net.
             loss_weights: As in Keras; weights of sub-networks are the loss's.
-            metrics: As in Keras; "accuracy" stands for an `AnytimeAccuracy` of every
-                sub-network, and with a taxonomy of every level it answers.
+            metrics, weighted_metrics: As in Keras; "accuracy" stands for an
+                `AnytimeAccuracy` of every sub-network, and with a taxonomy of every
+                level it answers.
             **kwargs: As in Keras.
         """
         if loss is None:
@@ -141,23 +143,28 @@ class AnytimeModel(keras.Model):
                 taxonomy=self.taxonomy,
                 coarse_heads=self.coarse_heads,
             )
-        if isinstance(metrics, (list, tuple)):
-            expanded: list[Any] = []
-            for metric in metrics:
-                if metric in ("accuracy", "acc"):
-                    expanded += anytime_accuracies(
-                        self.subnetworks, self.taxonomy, self.coarse_heads
-                    )
-                else:
-                    expanded.append(metric)
-            metrics = expanded
         super().compile(
             optimizer=optimizer,
             loss=loss,
             loss_weights=loss_weights,
-            metrics=metrics,
+            metrics=self._expanded(metrics),
+            weighted_metrics=self._expanded(weighted_metrics),
             **kwargs,
         )
+
+    def _expanded(self, metrics: Any) -> Any:
+        """Metrics with one per sub-network and level instead of "accuracy"."""
+        if not isinstance(metrics, (list, tuple)):
+            return metrics
+        found: list[Any] = []
+        for metric in metrics:
+            if metric in ("accuracy", "acc"):
+                found += anytime_accuracies(
+                    self.subnetworks, self.taxonomy, self.coarse_heads
+                )
+            else:
+                found.append(metric)
+        return found
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """As Keras does, which skips models that override `compile`."""
@@ -174,13 +181,13 @@ class AnytimeModel(keras.Model):
         is coarse. What it does not use of a layer it does not compute.
         """
         views = self._views
-        if k not in views.subnetworks:
+        if member("k", k, self.subnetworks) not in views.subnetworks:
             scores = self._scores(k)
             head = keras.layers.Activation(
                 self._head_activation.activation, dtype="float32", name="predictions"
             )
             views.subnetworks[k] = keras.Model(
-                scores.inputs, head(scores.outputs[0]), name=f"{self.name}_{k}"
+                scores.inputs[0], head(scores.outputs[0]), name=f"{self.name}_{k}"
             )
         return views.subnetworks[k]
 
@@ -292,8 +299,23 @@ class AnytimeModel(keras.Model):
         config = self._made.to_dict()
         activation = self._head_activation.activation
         config["classifier_activation"] = keras.activations.serialize(activation)
-        return {"name": self.name, **config}
+        return {
+            "name": self.name,
+            **config,
+            "policy": self.network.conv1.dtype_policy.name,
+            "frozen": [x.name for x in self.layers if x.weights and not x.trainable],
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        return cls(**config)
+        config = dict(config)
+        policy, frozen = config.pop("policy", None), config.pop("frozen", ())
+        before = keras.config.dtype_policy()
+        try:
+            keras.config.set_dtype_policy(policy or before)
+            model = cls(**config)
+        finally:
+            keras.config.set_dtype_policy(before)
+        for name in frozen:
+            model.get_layer(name).trainable = False
+        return model

@@ -27,12 +27,23 @@ class Network:
     one step to the next has names; `carried(name, j)` is what step j left under one.
     """
 
+    conv1: keras.layers.Conv2D  # the first convolution, which a subclass makes
+
     def __init__(self, config: AnytimeConfig) -> None:
         self.config = config
         self.preprocessing = None
         if config.include_preprocessing:
             self.preprocessing = normalization(config.mean, config.std)
         large = config.stem == "imagenet"
+        self.paddings = [
+            ChannelPadding(
+                (config.stem_width if stage == 0 else self.width_at(stage - 1))
+                // self.pieces,
+                self.width_at(stage) // self.pieces,
+                name=f"stage{stage + 1}_padding",
+            )
+            for stage in range(len(config.blocks))
+        ]
         self.stem_options: dict[str, Any] = {
             "kernel_size": 7 if large else 3,
             "strides": 2 if large else 1,
@@ -70,10 +81,8 @@ class Network:
             return conv(x, **options)
         x = ops.pad(x, [[0, 0], [3, 3], [3, 3], [0, 0]])
         x = ops.max_pool(conv(x, **options), 3, 2, "same")
-        part = self.config.stem_width // self.pieces
-        return ChannelPadding(part, self.config.width // self.pieces)(x)
+        return self.paddings[0](x)
 
     def widen(self, x: Any, stage: int) -> Any:
         """From a stage to the next: half the size, twice the channels, slice by slice."""
-        part = self.width_at(stage - 1) // self.pieces
-        return ChannelPadding(part, 2 * part)(ops.average_pool(x, 2, 2, "valid"))
+        return self.paddings[stage](ops.average_pool(x, 2, 2, "valid"))

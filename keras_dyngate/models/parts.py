@@ -49,6 +49,7 @@ def normalization(mean: Sequence[float], std: Sequence[float]) -> keras.Layer:
         mean=[255.0 * m for m in mean],
         variance=[(255.0 * s) ** 2 for s in std],
         name="preprocessing",
+        dtype="float32",  # its constants would be rounded with the weights' policy
     )
 
 

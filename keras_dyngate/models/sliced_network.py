@@ -227,4 +227,9 @@ class _SharedHeads:
             scores = dense(pooled, carried("scores", k - 1), first=k, last=k)
         else:
             scores = self.at(k, _joined("pooled", pooled, k, carried))
-        return scores, {"pooled": pooled, "scores": scores}
+        new = {}
+        if k <= self.coarse < self.slices:  # the first fine head reads them all
+            new["pooled"] = pooled
+        if k < self.slices and self._level(k + 1) == self._level(k):
+            new["scores"] = scores
+        return scores, new

@@ -13,7 +13,7 @@ import dataclasses
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,20 @@ from keras_dyngate.runtime.litert_model import LiteRTModel
 
 HISTORY = 32  # calls of a signature that its expected time is taken from
 QUANTILE = 0.9
+STEP, ALONE = "step_", "classify_k"  # signatures of steps, and of sub-networks alone
 PATIENCE = 8  # steps left out, after which the longest of its times is forgotten
 
 
-@dataclasses.dataclass(frozen=True)
+def in_order(names: Iterable[str], prefix: str) -> dict[int, str]:
+    """Signatures of steps ("step_", with "start") or of sub-networks, by k, ascending."""
+    numbers = ((name.removeprefix(prefix), name) for name in names)
+    found = {int(k): name for k, name in numbers if k != name and k.isdigit()}
+    if prefix == STEP and "start" in names:
+        found[1] = "start"
+    return dict(sorted(found.items()))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class AnytimeAnswer:
     """What a net says after one of its sub-networks.
 
@@ -83,22 +93,12 @@ class AnytimeRunner:
         self.model = LiteRTModel(path, num_threads)
         names = self.model.signatures
         self.incremental = "start" in names
-        if self.incremental:
-            steps = [name for name in names if name.startswith("step_")]
-            found = {1: "start", **{int(name[5:]): name for name in steps}}
-        else:
-            prefix = "classify_k"
-            found = {
-                int(name[len(prefix) :]): name
-                for name in names
-                if name.startswith(prefix)
-            }
-        if not found:
+        self._names = in_order(names, STEP if self.incremental else ALONE)
+        if not self._names:
             raise ValueError(
                 "`path` must be a file of an anytime net, with signatures `start` or "
                 f"`classify_k1`. Received: signatures {sorted(names)}"
             )
-        self._names = dict(sorted(found.items()))
         self.subnetworks = max(self._names)
         self._clock = clock
         self._times: dict[int, deque[float]] = {
@@ -193,7 +193,9 @@ class AnytimeRunner:
         Returns:
             An `AnytimeAnswer`; its `late` is the answer of a step that ended too late.
         """
-        if deadline_ms is not None and not deadline_ms >= 0:
+        if deadline_ms is not None and (
+            isinstance(deadline_ms, str) or not deadline_ms >= 0
+        ):
             raise ValueError(
                 f"`deadline_ms` must be 0 or more. Received: deadline_ms={deadline_ms!r}"
             )

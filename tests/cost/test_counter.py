@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import keras_dyngate as kd
+from keras_dyngate.cost import used_parameters
 from keras_dyngate.cost.counter import kernel_macs
 
 pytestmark = pytest.mark.usefixtures("numpy_initializers")
@@ -219,6 +220,76 @@ class TestModels:
         model = keras.Model(image, keras.layers.Dense(2)(x))
         with pytest.warns(UserWarning, match=r"not counted.*\['odd'\]"):
             assert kd.count_macs(model).total == 5 * 3 * 2
+
+
+class TestParts:
+    """Calls of nested and sliced layers cost what they are for."""
+
+    NESTED = {
+        "filters": (8, 9 * 8 * 6, 6),
+        "inputs": (4, 9 * 4 * 12, 12),
+        "both": (4, 9 * 4 * 6, 6),
+    }
+
+    def net(self, layer, channels, **options):
+        size = () if isinstance(layer, keras.layers.Dense) else (5, 6)
+        if not layer.built:
+            layer.build((None, *size, 8))
+        image = keras.Input((*size, channels))
+        return keras.Model(image, layer(image, **options))
+
+    @pytest.mark.parametrize("nested", NESTED)
+    def test_nested(self, nested):
+        channels, kernel, filters = self.NESTED[nested]
+        conv = kd.NestedConv2D(12, 3, subnetworks=4, nested=nested, padding="same")
+        model = self.net(conv, channels, k=2)
+        assert kd.count_macs(model).total == 30 * kernel
+        assert used_parameters(model) == kernel + filters
+        whole = self.net(conv, 8)
+        assert kd.count_macs(whole).total == 30 * 9 * 8 * 12
+        assert used_parameters(whole) == 9 * 8 * 12 + 12
+
+    def test_sliced(self):
+        """Slices 2 and 3 of 4 read 4 and 6 channels."""
+        conv = kd.SlicedConv2D(12, 3, slices=4, padding="same")
+        model = self.net(conv, 6, first=2, last=3)
+        kernel = 9 * 3 * (4 + 6)
+        assert kd.count_macs(model).total == 30 * kernel
+        assert used_parameters(model) == kernel + 6
+        assert used_parameters(self.net(conv, 8)) == 9 * 3 * (2 + 4 + 6 + 8) + 12
+
+    def test_sliced_dense(self):
+        dense = kd.SlicedDense([3, 5], slices=2)
+        model = self.net(dense, 8, first=2)
+        assert kd.count_macs(model).total == 8 * 5
+        assert used_parameters(model) == 8 * 5 + 5
+        assert kd.count_macs(self.net(dense, 8)).total == 4 * 3 + 8 * 5
+
+
+class TestUsedParameters:
+    def test_trainable_ones_of_every_layer_once(self):
+        conv = keras.layers.Conv2D(3, 1)
+        image = keras.Input((8, 8, 3))
+        x = keras.layers.BatchNormalization()(conv(conv(image)))
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        model = keras.Model(image, keras.layers.Dense(2)(x))
+        assert used_parameters(model) == (9 + 3) + 2 * 3 + (3 * 2 + 2)
+        conv.trainable = False
+        assert used_parameters(model) == 2 * 3 + (3 * 2 + 2)
+
+    def test_nested_models_and_unknown_sizes(self):
+        inner = keras.Sequential(
+            [keras.Input((None, None, 3)), keras.layers.Conv2D(3, 1)]
+        )
+        image = keras.Input((None, None, 3))
+        assert used_parameters(keras.Model(image, inner(image))) == 9 + 3
+
+    def test_of_layers_that_the_model_does_not_reach(self):
+        image = keras.Input((5, 6, 3))
+        x = keras.layers.Conv2D(4, 1)(image)
+        whole = keras.Model(image, keras.layers.Conv2D(2, 1)(x))
+        assert used_parameters(whole) == 12 + 4 + 8 + 2
+        assert used_parameters(keras.Model(image, x)) == 12 + 4
 
 
 class TestRefused:
