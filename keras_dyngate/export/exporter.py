@@ -8,7 +8,8 @@ The file has two signatures, at batch 1:
     classify(image) -> logits, label, executed_macs (thousands of MACs)
     explain(image)  -> the same, and every decision by name
 
-A net with early exits has more: see `keras_dyngate.export.exits`.
+A net with early exits has more: see `keras_dyngate.export.exits`. An anytime net has a
+signature per step and per sub-network instead of `explain`: `keras_dyngate.export.anytime`.
 """
 
 import json

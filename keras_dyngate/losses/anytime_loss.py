@@ -19,7 +19,7 @@ from keras_dyngate.taxonomy import HierarchicalTaxonomy
 def check_levels(
     taxonomy: Any, coarse_heads: int, subnetworks: int | None = None
 ) -> HierarchicalTaxonomy | None:
-    """A taxonomy, from its config too, if `coarse_heads` goes with it.
+    """A taxonomy, or one from its config, if `coarse_heads` goes with it.
 
     Raises:
         ValueError: If one is given without the other, or the heads are too many.
