@@ -570,6 +570,15 @@ class TestCompile:
         assert set(logs) == {"loss", "accuracy_1", "accuracy_2", "accuracy_3", "last"}
         assert logs["last"] == logs["accuracy_3"]
 
+    def test_positions(self):
+        """`metrics` is the fourth argument, as in Keras."""
+        model = made("resnet")
+        model.compile("sgd", None, None, [kd.AnytimeAccuracy(1), "accuracy"])
+        wanted = model.get_compile_config()["metrics"]
+        assert [m["config"]["name"] for m in wanted] == [
+            f"accuracy_{k}" for k in (1, 1, 2, 3)
+        ]
+
     def test_weighted_metrics(self):
         model = made("resnet")
         model.compile("sgd", weighted_metrics=["accuracy"])
@@ -578,6 +587,8 @@ class TestCompile:
             X, LABELS, sample_weight=weights, verbose=0, return_dict=True
         )
         assert set(logs) == {"loss", "accuracy_1", "accuracy_2", "accuracy_3"}
+        for k in (1, 2, 3):  # of the one sample that has a weight
+            assert logs[f"accuracy_{k}"] in (0, 1)
 
 
 class TestSaving:
@@ -669,6 +680,20 @@ def test_mixed_precision(kind, policy, limit, dtype_policy):
         np.testing.assert_allclose(
             softmax(of_step, axis=1), found[:, k - 1], rtol=0, atol=limit / 2
         )
+
+
+def test_views_have_the_precision_of_the_net(dtype_policy):
+    """Whenever they are made, and whatever the policy is by then."""
+    dtype_policy("mixed_bfloat16")
+    mixed = made("resnet")
+    dtype_policy("float32")
+    inner = [n for n in mixed.layers if not isinstance(n, keras.layers.InputLayer)]
+    named = {layer.name: layer.dtype_policy.name for layer in inner}
+    views = [mixed.subnetwork(2), *mixed.steps()]
+    shared = [layer for view in views for layer in view.layers if layer.name in named]
+    assert {layer.compute_dtype for layer in shared} == {"bfloat16", "float32"}
+    for layer in shared:
+        assert layer.dtype_policy.name == named[layer.name], layer.name
 
 
 class TestAttributes:
