@@ -22,7 +22,12 @@ __version__ = "0.1.0"
 _DEPTHS = (18, 20, 32, 34, 44, 50, 56, 101, 110, 152)
 
 _MODULES = {
-    "callbacks": ("DecisionStatistics", "RegularizationSchedule"),
+    "callbacks": (
+        "DecisionStatistics",
+        "MacBudget",
+        "RegularizationSchedule",
+        "TrainingCheckpoint",
+    ),
     "calibration": ("ExitOutcome", "PackingReport", "pack_channels"),
     "controllers": (
         "BinaryGate",
@@ -45,11 +50,17 @@ _MODULES = {
         "SlicedConv2D",
         "SlicedDense",
     ),
-    "losses": ("AnytimeAccuracy", "AnytimeLoss", "OneVsAllHinge"),
+    "losses": (
+        "AnytimeAccuracy",
+        "AnytimeLoss",
+        "OneVsAllHinge",
+        "SegmentationCrossentropy",
+    ),
     "models": (
         "AnytimeModel",
         "CutPoint",
         "EarlyExitModel",
+        "add_auxiliary_head",
         "add_decision_gates",
         "cut_points",
         "densenet121",
@@ -57,7 +68,11 @@ _MODULES = {
         "densenet201",
         "inclusive_resnext",
         "inclusive_resnext50",
+        "gated_pspnet50",
+        "gated_pspnet101",
         "load_trunk_weights",
+        "pspnet50",
+        "pspnet101",
         "sliced_resnet",
         "sliced_resnext",
         "sliced_resnext50",
@@ -75,7 +90,7 @@ _MODULES = {
     "taxonomy": ("HierarchicalTaxonomy",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
-_SUBMODULES = (*_MODULES, "visualization")
+_SUBMODULES = (*_MODULES, "datasets", "visualization")
 
 __all__ = sorted(_HOME)
 

@@ -4,6 +4,14 @@ from keras_dyngate.callbacks.decision_statistics import (
     DecisionStatistics,
     decision_statistics,
 )
+from keras_dyngate.callbacks.mac_budget import MacBudget
 from keras_dyngate.callbacks.regularization_schedule import RegularizationSchedule
+from keras_dyngate.callbacks.training_checkpoint import TrainingCheckpoint
 
-__all__ = ["DecisionStatistics", "RegularizationSchedule", "decision_statistics"]
+__all__ = [
+    "DecisionStatistics",
+    "MacBudget",
+    "RegularizationSchedule",
+    "TrainingCheckpoint",
+    "decision_statistics",
+]

@@ -32,18 +32,28 @@ class RegularizationSchedule(keras.callbacks.Callback):
 
     Args:
         total_steps: Batches of the whole training. None: epochs times steps.
+        initial_step: Batches done before this `fit`, where the epochs do not tell: a
+            run that goes on in the middle of an epoch. Needs `total_steps`;
+            `TrainingCheckpoint.fit` sets both.
 
     Raises:
-        ValueError: If `total_steps` is not positive. When training starts: if the model
-            has no controllers, or if `total_steps` is given and the steps before
-            `initial_epoch` cannot be known.
+        ValueError: If `total_steps` is not positive, or missing beside `initial_step`.
+            When training starts: if the model has no controllers, or if `total_steps`
+            is given and the steps before `initial_epoch` cannot be known.
     """
 
-    def __init__(self, total_steps: int | None = None) -> None:
+    def __init__(
+        self, total_steps: int | None = None, initial_step: int | None = None
+    ) -> None:
         super().__init__()
         if total_steps is not None:
             total_steps = positive_int("total_steps", total_steps)
-        self.total_steps = total_steps
+        elif initial_step is not None:
+            raise ValueError(
+                "`initial_step` needs `total_steps`. "
+                f"Received: initial_step={initial_step!r}, total_steps=None"
+            )
+        self.total_steps, self.initial_step = total_steps, initial_step
         self._slots: list[tuple[Any, Any]] = []
         self._values: list[float | None] = []
         self._finished: list[float | None] = []
@@ -75,7 +85,8 @@ class RegularizationSchedule(keras.callbacks.Callback):
         self._finished = self._values
         if self._first_epoch is None:
             self._first_epoch = epoch
-            if self.total_steps and epoch and not self.params.get("steps"):
+            known = self.initial_step is not None or self.params.get("steps")
+            if self.total_steps and epoch and not known:
                 raise ValueError(
                     "Give `steps_per_epoch` to `fit` as well: how many of "
                     "`total_steps` were done before `initial_epoch` is unknown. "
@@ -113,7 +124,10 @@ class RegularizationSchedule(keras.callbacks.Callback):
             )
         else:
             total = self.total_steps
-            done = self._epoch * steps + batch if steps else self._counted
+            if self.initial_step is not None:
+                done = self.initial_step + self._before_epoch + batch
+            else:
+                done = self._epoch * steps + batch if steps else self._counted
         return min(done / total, 1.0)
 
     def _drive(self, batch: int) -> None:

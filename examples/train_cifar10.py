@@ -1,0 +1,200 @@
+"""
+Title: Train any of the four methods on CIFAR
+Description: Plain, gated, LC-Net, early exits or sliced; from data to .tflite.
+
+    python examples/train_cifar10.py --method bas --model resnet32
+
+`--method` is one of
+
+* plain: the net as it is;
+* bas: channel gates with batch-shaping, their price driven to `--target_macs`;
+* lcnet: layer and channel saliences, driven to `--target_macs`;
+* dgate: the plain net, then two early exits on it, thresholds chosen on validation
+  images for a loss of one point;
+* slicing: `sliced_resnet`, four nested sub-networks (`--model` is not used).
+
+Without arguments it trains gates on a ResNet-20 for some minutes, on 10,000 images that
+`keras.datasets` downloads. `--data_dir` takes an .npz instead (see
+`keras_dyngate.datasets.cifar10`), `--dataset digits` needs no download at all.
+A run that was cut off goes on; see training.py. Everything is in the run folder.
+"""
+
+import os
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import training
+from absl import app, flags
+
+import keras_dyngate as kd
+from keras_dyngate.datasets import Data
+from keras_dyngate.export import quiet
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum(
+    "dataset", "cifar10", ["cifar10", "cifar100", "digits"], "What to train on."
+)
+flags.DEFINE_enum(
+    "method", "bas", ["plain", "bas", "lcnet", "dgate", "slicing"], "What to train."
+)
+flags.DEFINE_string("model", "resnet20", "resnet20, 32, 44, 56 or 110.")
+flags.DEFINE_float("width", 1.0, "Multiplies the channels of every stage.")
+flags.DEFINE_string("teacher", None, "A .keras net to learn from besides the labels.")
+flags.DEFINE_float("teacher_share", 0.5, "Of the teacher in the loss.")
+flags.DEFINE_bool("export", True, "Export and test files (TensorFlow backend).")
+training.define_flags(epochs=4, batch_size=128, learning_rate=0.1, weight_decay=5e-4)
+training.define_gate_flags()
+
+
+def load_data() -> Data:
+    """The dataset asked for, cut to the numbers of images asked for."""
+    if FLAGS.dataset == "digits":
+        return training.limited(kd.datasets.digits(FLAGS.seed))
+    if not {"train_samples", "data_dir"} & {f.name for f in _given()}:
+        FLAGS.train_samples = 10_000
+    load = {"cifar10": kd.datasets.cifar10, "cifar100": kd.datasets.cifar100}
+    return training.limited(load[FLAGS.dataset](FLAGS.data_dir))
+
+
+def _given() -> list[Any]:
+    return [flag for flag in FLAGS.get_key_flags_for_module("training") if flag.present]
+
+
+# ## The nets
+
+
+def build(data: Data) -> keras.Model:
+    """The net that `--method` stands for; all of them take images from 0 to 255."""
+    depth = FLAGS.model.removeprefix("resnet")
+    if FLAGS.method == "slicing":
+        return kd.sliced_resnet(blocks=1, width=int(32 * FLAGS.width), subnetworks=4)
+    arguments: dict[str, Any] = {
+        "width": FLAGS.width,
+        "classes": len(data.classes),
+        "weights": FLAGS.weights,
+    }
+    if FLAGS.method == "bas":
+        return _constructor(f"gated_resnet{depth}")(
+            **arguments, **training.gate_arguments()
+        )
+    if FLAGS.method == "lcnet":
+        price = kd.GateSparsity(0.0, weighting="macs", norm="l1")
+        return _constructor(f"lc_resnet{depth}")(
+            **arguments,
+            gate_group_size=FLAGS.gate_group_size,
+            gate_regularizers=price,
+            layer_regularizers=price,
+        )
+    return _constructor(f"resnet{depth}")(**arguments)
+
+
+def _constructor(name: str) -> Any:
+    if not hasattr(kd, name):
+        raise ValueError(
+            f"`--model` must be resnet20, 32, 44, 56 or 110. Received: {FLAGS.model}"
+        )
+    return getattr(kd, name)
+
+
+# ## Training
+
+
+def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
+    """Build, compile and fit; the model, and the seconds this session took."""
+    steps = data.train.steps(FLAGS.batch_size) * FLAGS.epochs
+    callbacks: list[Any] = []
+    with run.scope():
+        model = build(data)
+        fitted = model
+        if FLAGS.method in ("bas", "lcnet"):
+            budget = kd.MacBudget(FLAGS.target_macs, data.train.arrays(128)[0])
+            watch = kd.DecisionStatistics(
+                data.validation.arrays(1000)[0], per_layer=False
+            )
+            callbacks = [kd.RegularizationSchedule(), budget, watch]
+        if FLAGS.teacher:
+            teacher = keras.models.load_model(FLAGS.teacher, compile=False)
+            fitted = training.distilled(
+                model, lambda x: teacher(x, training=False), FLAGS.teacher_share
+            )
+        loss = None if FLAGS.method == "slicing" else "sparse_categorical_crossentropy"
+        fitted.compile(
+            run.optimizer(model, steps),
+            **({} if loss is None else {"loss": loss}),
+            metrics=["accuracy"],
+            steps_per_execution=FLAGS.steps_per_execution,
+            jit_compile="auto" if FLAGS.jit is None else FLAGS.jit,
+        )
+    seconds = run.fit(fitted, data, callbacks)
+    return model, seconds
+
+
+def add_exits(model: keras.Model, data: Data) -> Any:
+    """Two early exits, at about a fifth and a half of the MACs, on the frozen net."""
+    points = kd.cut_points(model)
+    total = kd.count_macs(model).total
+    blocks = [point for point in points if "block" in point.layer]
+    after = [
+        min(blocks, key=lambda point: abs(point.macs / total - share)).layer
+        for share in (0.2, 0.5)
+    ]
+    exits = kd.add_decision_gates(model, after=after, pooling="avg4x4")
+    exits.fit_gates(*data.train.arrays(20_000))
+    print(exits.calibrate(*data.validation.arrays(), accuracy_drop=0.01))
+    return exits
+
+
+def judge(run: training.Run, model: Any, data: Data) -> dict[str, Any]:
+    """The test images, once; files too, if they can be made here."""
+    export = FLAGS.export and keras.backend.backend() == "tensorflow"
+    if FLAGS.method == "slicing":
+        test = data.test.arrays()
+        report = (
+            kd.export_tflite(
+                model, run.folder / "float32.tflite", parity_data=test[0][:100]
+            )
+            if export
+            else None
+        )
+        curve = model.evaluate_anytime(test, file=report.path if report else None)
+        print(curve)
+        curve.plot().savefig(run.folder / "anytime.png", dpi=120)
+        return {"points": [vars(point) for point in curve], "timed": curve.timed}
+    files = training.export_files(model, run.folder, data) if export else {}
+    if FLAGS.method == "dgate":
+        x, y = data.test.arrays()
+        found = model.predict(x)
+        return {
+            "files": files,
+            "accuracy": float((found["label"] == y).mean()),
+            "macs": float(found["macs"].mean()),
+            "plain_macs": kd.count_macs(model.trunk).total,
+            "exit_shares": [float((found["exit"] == i).mean()) for i in range(3)],
+        }
+    return {"files": files, **training.summary_of(model, data, files)}
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    quiet()
+    with training.clear_errors():
+        data = load_data()
+        run = training.Run(f"{FLAGS.dataset}_{FLAGS.method}_{FLAGS.model}")
+        print(f"{run.title} on {data.name}: {len(data.train)} training images")
+        model, seconds = train(run, data)
+        model.save(run.folder / "model.keras")
+        if FLAGS.method == "dgate":
+            model = add_exits(model, data)
+            model.save(run.folder / "exits.keras")
+        result = run.finish(data, training_s=seconds, **judge(run, model, data))
+    for name, value in result.items():
+        if isinstance(value, float):
+            print(f"{name}: {value:.4g}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,252 @@
+"""Training that survives: one file from which a run goes on as if never cut off.
+
+    checkpoint = kd.TrainingCheckpoint("run/checkpoint.npz", every=500)
+    checkpoint.fit(
+        model,
+        lambda step: data.train.stream(128, seed=0, start=step),
+        steps_per_epoch=data.train.steps(128),
+        epochs=30,
+    )
+
+Run again, the same lines go on after the last step that was saved, also in the middle of
+an epoch: weights, optimizer, batch statistics and states of all random generators come
+from the file, and the stream is entered at that step.
+"""
+
+import io
+import json
+import math
+import os
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dyngate._backend import before_assign
+from keras_dyngate._checks import positive_int
+from keras_dyngate._files import writable_target, write_whole
+
+FORMAT = 1
+
+
+class TrainingCheckpoint(keras.callbacks.Callback):
+    """Saves all that a training depends on, every few steps and after every epoch.
+
+    The file is replaced in one step, and only by a state in which the loss and all
+    numbers are finite: whatever happens, the last good state stays. It holds arrays and
+    JSON, nothing that is executed.
+
+    Args:
+        path: Of the file, an `.npz`.
+        every: Steps from one save to the next. Default 500.
+        stateful: Callbacks with `get_state()` -> JSON-able dict and `set_state(dict)`,
+            saved and restored too.
+        settings: What the run is made of, JSON-able. A file of other settings is
+            refused instead of being gone on with.
+
+    Attributes:
+        step: Steps done, over all sessions of the run.
+
+    Raises:
+        ValueError: If `every` is not positive or `path` cannot be written to.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        every: int = 500,
+        stateful: Sequence[Any] = (),
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.path = writable_target("path", path)
+        self.every = positive_int("every", every)
+        self.stateful = list(stateful)
+        self.settings = json.loads(json.dumps(dict(settings or {})))
+        self.step = 0
+        self._saved_step: int | None = None
+        self._before_epoch = 0
+
+    def fit(
+        self,
+        model: keras.Model,
+        stream: Callable[[int], Any],
+        *,
+        steps_per_epoch: int,
+        epochs: int,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """`model.fit` from where the file stopped, or from the start.
+
+        Args:
+            model: Built and compiled.
+            stream: From the number of steps done to the batches that follow, without
+                end, as `datasets.Split.stream` gives them.
+            steps_per_epoch: Steps of an epoch.
+            epochs: Of the whole run.
+            callbacks: More callbacks; this one comes last. A
+                `RegularizationSchedule` among them is told how far the run is.
+            **kwargs: Of `model.fit`.
+
+        Returns:
+            The `History` of this session. The metrics of an epoch that was cut off are
+            those of its rest.
+
+        Raises:
+            ValueError: If the file is damaged, of another model or of other settings.
+            FloatingPointError: If the loss or a weight stops being a number.
+            OSError: If the file cannot be written.
+        """
+        self.restore(model)
+        history: keras.callbacks.History | None = None
+        while history is None or self.step < epochs * steps_per_epoch:
+            epoch, done = divmod(self.step, steps_per_epoch)
+            for callback in callbacks:
+                if hasattr(callback, "initial_step"):
+                    callback.initial_step = self.step
+                    callback.total_steps = epochs * steps_per_epoch
+            found = model.fit(
+                stream(self.step),
+                steps_per_epoch=steps_per_epoch - done,
+                initial_epoch=epoch,
+                epochs=min(epoch + 1, epochs) if done else epochs,
+                callbacks=[*callbacks, self],
+                **kwargs,
+            )
+            if history is None:
+                history = found
+            else:
+                for name, values in found.history.items():
+                    history.history.setdefault(name, []).extend(values)
+                history.epoch.extend(found.epoch)
+            if model.stop_training:
+                break
+        return history
+
+    def restore(self, model: keras.Model) -> int:
+        """Bring a model to the state of the file; without a file do nothing.
+
+        Returns:
+            Steps done so far.
+
+        Raises:
+            ValueError: As in `fit`.
+        """
+        if not self.path.exists():
+            return self.step
+        header, arrays = self._read()
+        if header.get("settings") != self.settings:
+            theirs = header.get("settings") or {}
+            names = sorted(
+                name
+                for name in {*theirs, *self.settings}
+                if theirs.get(name) != self.settings.get(name)
+            )
+            raise ValueError(
+                f"The checkpoint {self.path} is of a run with other settings: {names}. "
+                f"Received: {[self.settings.get(n) for n in names]}, in the file "
+                f"{[theirs.get(n) for n in names]}"
+            )
+        variables = _variables(model)
+        shapes = [list(v.shape) for v in variables]
+        if header["shapes"] != shapes:
+            raise ValueError(
+                f"The checkpoint {self.path} is of another model or optimizer: it holds "
+                f"{len(header['shapes'])} arrays, of other shapes. "
+                f"Received: a model with {len(shapes)} variables"
+            )
+        for variable, array in zip(variables, arrays, strict=True):
+            variable.assign(array)
+        for callback, state in zip(self.stateful, header["stateful"], strict=True):
+            callback.set_state(state)
+        self.step = self._saved_step = header["step"]
+        return self.step
+
+    def save(self) -> None:
+        """Write the file now."""
+        before_assign(self.model)
+        arrays = [
+            keras.ops.convert_to_numpy(variable) for variable in _variables(self.model)
+        ]
+        for variable, array in zip(_variables(self.model), arrays, strict=True):
+            if array.dtype.kind not in "biu" and not np.isfinite(
+                array.astype("float32")
+            ).all():
+                self._not_finite(f"the variable {variable.path!r}")
+        header = {
+            "format": FORMAT,
+            "step": self.step,
+            "settings": self.settings,
+            "shapes": [list(array.shape) for array in arrays],
+            "stateful": [callback.get_state() for callback in self.stateful],
+        }
+        content = io.BytesIO()
+        np.savez(
+            content,
+            header=np.frombuffer(json.dumps(header).encode(), "uint8"),
+            **{
+                f"{index:05}": array
+                if array.dtype.kind in "biuf"
+                else array.astype("float32")  # bfloat16, which it holds exactly
+                for index, array in enumerate(arrays)
+            },
+        )
+        try:
+            write_whole(self.path, content.getvalue())
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"The checkpoint of step {self.step} could not be written "
+                f"({error.strerror}); {self._last_good()}",
+                str(self.path),
+            ) from error
+        self._saved_step = self.step
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._before_epoch = self.step
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        before, self.step = self.step, self._before_epoch + batch + 1
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(loss):
+            self._not_finite("the loss")
+        if self.step // self.every > before // self.every:
+            self.save()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self.step != self._saved_step:
+            self.save()
+
+    def _last_good(self) -> str:
+        if self._saved_step is None:
+            return "there is no earlier one"
+        return f"the last good one, of step {self._saved_step}, is kept"
+
+    def _not_finite(self, what: str) -> None:
+        raise FloatingPointError(
+            f"At step {self.step} {what} is not a finite number. No checkpoint was "
+            f"written; {self._last_good()}: {self.path}"
+        )
+
+    def _read(self) -> tuple[dict[str, Any], list[np.ndarray]]:
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                header = json.loads(bytes(file["header"]))
+                count = len(header["shapes"])
+                arrays = [file[f"{index:05}"] for index in range(count)]
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"The checkpoint {self.path} cannot be read ({error}). Remove it to "
+                "start anew."
+            ) from error
+        return header, arrays
+
+
+def _variables(model: keras.Model) -> list[Any]:
+    """Weights, states of random generators, and all that the optimizer keeps."""
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    return [*model.variables, *model.optimizer.variables]
