@@ -1,5 +1,6 @@
 """What `keras.ops` cannot say: the few places where a backend needs its own code."""
 
+import threading
 from typing import Any
 
 import keras
@@ -22,6 +23,48 @@ def gather_batch(x: Any) -> Any:
     if context is None or context.num_replicas_in_sync == 1:
         return x
     return context.all_gather(x, axis=0)
+
+
+class _LossesPerThread(list[Any]):
+    """What `add_loss` gathers, kept apart by the thread that adds and asks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._local = threading.local()
+
+    def _mine(self) -> list[Any]:
+        if not hasattr(self._local, "losses"):
+            self._local.losses = []
+        losses: list[Any] = self._local.losses
+        return losses
+
+    def extend(self, losses: Any) -> None:
+        self._mine().extend(losses)
+
+    def clear(self) -> None:
+        self._mine().clear()
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._mine()[key]
+
+    def __iter__(self) -> Any:
+        return iter(self._mine())
+
+    def __len__(self) -> int:
+        return len(self._mine())
+
+    def __reduce__(self) -> Any:  # a copy of a layer starts without losses
+        return _LossesPerThread, ()
+
+
+def keep_replicas_apart(layer: keras.Layer) -> None:
+    """Let a layer that adds losses be shared by the replicas of a TensorFlow strategy.
+
+    Each runs in a thread, and these take turns at every gathering. Keras keeps one list
+    of losses per layer, so that a replica would count what others have added so far.
+    """
+    if keras.backend.backend() == "tensorflow":
+        object.__setattr__(layer, "_losses", _LossesPerThread())
 
 
 def slow_groups() -> bool:

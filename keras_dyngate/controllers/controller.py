@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_dyngate import regularizers as regularizers_module
-from keras_dyngate._backend import copy_variable
+from keras_dyngate._backend import copy_variable, keep_replicas_apart
 from keras_dyngate._checks import positive_int
 
 
@@ -54,6 +54,7 @@ class Controller(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        keep_replicas_apart(self)
         self.units = positive_int("units", units)
         if not isinstance(regularizers, (list, tuple)):
             regularizers = [] if regularizers is None else [regularizers]
