@@ -25,9 +25,11 @@ from typing import Any
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import judging
 import keras
 import training
 from absl import app, flags
+from distillation import Distilled
 
 import keras_dyngate as kd
 from keras_dyngate.datasets import Data
@@ -52,11 +54,11 @@ training.define_gate_flags()
 def load_data() -> Data:
     """The dataset asked for, cut to the numbers of images asked for."""
     if FLAGS.dataset == "digits":
-        return training.limited(kd.datasets.digits(FLAGS.seed))
+        return judging.limited(kd.datasets.digits(FLAGS.seed))
     if not {"train_samples", "data_dir"} & {f.name for f in _given()}:
         FLAGS.train_samples = 10_000
     load = {"cifar10": kd.datasets.cifar10, "cifar100": kd.datasets.cifar100}
-    return training.limited(load[FLAGS.dataset](FLAGS.data_dir))
+    return judging.limited(load[FLAGS.dataset](FLAGS.data_dir))
 
 
 def _given() -> list[Any]:
@@ -117,7 +119,7 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
             callbacks = [kd.RegularizationSchedule(), budget, watch]
         if FLAGS.teacher:
             teacher = keras.models.load_model(FLAGS.teacher, compile=False)
-            fitted = training.distilled(
+            fitted = Distilled(
                 model, lambda x: teacher(x, training=False), FLAGS.teacher_share
             )
         loss = None if FLAGS.method == "slicing" else "sparse_categorical_crossentropy"
@@ -163,7 +165,7 @@ def judge(run: training.Run, model: Any, data: Data) -> dict[str, Any]:
         print(curve)
         curve.plot().savefig(run.folder / "anytime.png", dpi=120)
         return {"points": [vars(point) for point in curve], "timed": curve.timed}
-    files = training.export_files(model, run.folder, data) if export else {}
+    files = judging.export_files(model, run.folder, data) if export else {}
     if FLAGS.method == "dgate":
         x, y = data.test.arrays()
         found = model.predict(x)
@@ -174,7 +176,7 @@ def judge(run: training.Run, model: Any, data: Data) -> dict[str, Any]:
             "plain_macs": kd.count_macs(model.trunk).total,
             "exit_shares": [float((found["exit"] == i).mean()) for i in range(3)],
         }
-    return {"files": files, **training.summary_of(model, data, files)}
+    return {"files": files, **judging.look(model, data, files)}
 
 
 def main(argv: list[str]) -> None:
@@ -190,10 +192,7 @@ def main(argv: list[str]) -> None:
         if FLAGS.method == "dgate":
             model = add_exits(model, data)
             model.save(run.folder / "exits.keras")
-        result = run.finish(data, training_s=seconds, **judge(run, model, data))
-    for name, value in result.items():
-        if isinstance(value, float):
-            print(f"{name}: {value:.4g}")
+        run.finish(data, training_s=seconds, **judge(run, model, data))
 
 
 if __name__ == "__main__":

@@ -14,16 +14,14 @@ each with a run folder of its own; all end with the same weights.
 import contextlib
 import csv
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
-from absl import flags
+from absl import flags, logging
 
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
@@ -122,9 +120,9 @@ class Run:
         self.folder = Path(FLAGS.out or f"outputs/{script}/{title}")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.title = title
+        logging.set_verbosity(logging.WARNING)
         keras.utils.set_random_seed(FLAGS.seed)
         if FLAGS.deterministic:
-            keras.config.enable_op_determinism = True
             _deterministic()
         keras.config.set_dtype_policy(FLAGS.precision)
         self.strategy = _strategy()
@@ -219,15 +217,17 @@ class Run:
         if not shown:
             return
         figure = Figure(figsize=(4 * len(shown), 3), layout="constrained")
-        for axes, group in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
+        for axes, group in zip(
+            figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True
+        ):
             for name in group:
                 axes.plot([float(row[name] or "nan") for row in rows], label=name)
             axes.set_xlabel("epoch")
             axes.legend()
         figure.savefig(self.folder / "training.png", dpi=120)
 
-    def finish(self, data: Data, **found: Any) -> dict[str, Any]:
-        """Write `result.json`: the settings, the machine, and what was found."""
+    def finish(self, data: Data, **found: Any) -> None:
+        """Write `result.json`: the settings, the machine, what was found; print that."""
         result = {
             "title": self.title,
             "data": data.name,
@@ -243,8 +243,12 @@ class Run:
         }
         path = self.folder / "result.json"
         write_whole(path, json.dumps(result, indent=1).encode())
-        print(f"Results: {path}")
-        return result
+        for name, value in found.items():
+            if isinstance(value, (int, float)):
+                print(f"{name}: {value:.6g}")
+        for name, file in found.get("files", {}).items():
+            print(f"{name}.tflite: {file['median_ms']:.2f} ms, {file['bytes']:,} bytes")
+        print(f"Everything is in {self.folder}")
 
 
 class TimeLeft(keras.callbacks.Callback):
@@ -289,50 +293,6 @@ def clear_errors() -> Iterator[None]:
         sys.exit(1)
 
 
-def limited(data: Data) -> Data:
-    """`data` with no more images than the flags allow; by the seed of the split."""
-    import dataclasses
-
-    train, test = data.train, data.test
-    if FLAGS.train_samples is not None and FLAGS.train_samples < len(train):
-        train = train.subset(range(FLAGS.train_samples))
-    if FLAGS.test_samples is not None and FLAGS.test_samples < len(test):
-        test = test.subset(range(FLAGS.test_samples))
-    return dataclasses.replace(data, train=train, test=test)
-
-
-def export_files(
-    model: keras.Model, folder: Path, data: Data, samples: int = 200
-) -> dict[str, Any]:
-    """Export in float32 and with 8-bit weights; test images through each file."""
-    files: dict[str, Any] = {}
-    x, y = data.test.arrays()
-    for quantization in (None, "dynamic"):
-        name = quantization or "float32"
-        report = kd.export_tflite(
-            model,
-            folder / f"{name}.tflite",
-            quantization=quantization,
-            labels=data.classes,
-            parity_data=x[:samples],
-        )
-        print(report)
-        signature = "segment" if "segment" in report.signatures else "classify"
-        found = kd.LiteRTModel(report.path).evaluate((x, y), signature)
-        files[name] = {
-            "bytes": report.bytes,
-            "group_sizes": report.group_sizes,
-            "agreement": report.parity.argmax_agreement,
-            "decision_agreement": report.parity.decision_agreement,
-            **{
-                key: value
-                for key, value in found.items()
-                if isinstance(value, (int, float)) and not isinstance(value, bool)
-            },
-        }
-    return files
-
-
 def _strategy() -> Any:
     """The distribution asked for, or None."""
     if FLAGS.hosts:
@@ -364,56 +324,3 @@ def _deterministic() -> None:
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
-
-
-def distilled(model: keras.Model, teacher: Callable[[Any], Any], share: float) -> Any:
-    """A model to fit that learns from labels and from a teacher's probabilities."""
-
-    class Distilled(keras.Model):
-        def __init__(self) -> None:
-            super().__init__(name="distilled")
-            self.student = model
-
-        def call(self, x: Any, training: bool | None = None) -> Any:
-            return self.student(x, training=training)
-
-        def compute_loss(
-            self,
-            x: Any = None,
-            y: Any = None,
-            y_pred: Any = None,
-            sample_weight: Any = None,
-            training: bool = True,
-        ) -> Any:
-            loss = super().compute_loss(x, y, y_pred, sample_weight, training)
-            if not training:
-                return loss
-            soft = keras.losses.categorical_crossentropy(teacher(x), y_pred)
-            hard = keras.losses.sparse_categorical_crossentropy(y, y_pred)
-            return loss + share * keras.ops.mean(soft - hard)
-
-    return Distilled()
-
-
-def summary_of(model: keras.Model, data: Data, files: dict[str, Any]) -> dict[str, Any]:
-    """Accuracy and decisions in Keras on the test images, and executed MACs."""
-    x, y = data.test.arrays()
-    profile = kd.count_macs(model)
-    predicted = model.predict(x, batch_size=256, verbose=0).argmax(-1)
-    found: dict[str, Any] = {
-        "accuracy": float(np.mean(predicted == y)),
-        "plain_macs": profile.total,
-    }
-    if any(True for _ in controllers(model)):
-        decisions = kd.decide(model, x, batch_size=256)
-        statistics = kd.callbacks.decision_statistics(decisions)
-        groups = files["float32"]["group_sizes"]
-        found |= {
-            name: statistics[name]
-            for name in ("open_rate", "always_on", "always_off", "conditional")
-        }
-        found["macs"] = float(profile.of(decisions).mean())
-        found["executed_macs"] = float(profile.of(decisions, groups).mean())
-    else:
-        found["macs"] = found["executed_macs"] = float(profile.total)
-    return found

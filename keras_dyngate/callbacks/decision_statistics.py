@@ -82,6 +82,8 @@ class DecisionStatistics(keras.callbacks.Callback):
         batch_size: As in `model.predict`.
         per_layer: Whether `logs` gets the open rate of each decision too; TensorBoard
             always does. Default True.
+        watched: The model to run, where the one that is fitted holds it. None: the one
+            that is fitted.
 
     Raises:
         ValueError: If `every` is not positive; when training starts, if the model has
@@ -97,6 +99,7 @@ class DecisionStatistics(keras.callbacks.Callback):
         log_dir: Any = None,
         batch_size: int | None = None,
         per_layer: bool = True,
+        watched: keras.Model | None = None,
     ) -> None:
         super().__init__()
         self.x = x
@@ -104,6 +107,7 @@ class DecisionStatistics(keras.callbacks.Callback):
         self.group_size = group_size
         self.batch_size = batch_size
         self.per_layer = per_layer
+        self.watched = watched
         self.log_dir = log_dir
         self._writer: Any = None
         self._watched: DecisionModel | None = None
@@ -112,12 +116,13 @@ class DecisionStatistics(keras.callbacks.Callback):
             _tensorboard()
 
     def on_train_begin(self, logs: Any = None) -> None:
-        if not any(True for _ in controllers(self.model)):
+        model = self._target()
+        if not any(True for _ in controllers(model)):
             raise ValueError(
                 "`model` must hold controllers for their decisions to be watched. "
-                f"Received: {self.model.name!r} without any"
+                f"Received: {model.name!r} without any"
             )
-        self._watched, self._profile = None, count_macs(self.model)
+        self._watched, self._profile = None, count_macs(model)
         self._first: int | None = None
         if self.log_dir is not None:
             self._writer = _tensorboard()[0](str(self.log_dir))
@@ -144,18 +149,21 @@ class DecisionStatistics(keras.callbacks.Callback):
             self._writer.close()
             self._writer = None
 
+    def _target(self) -> keras.Model:
+        return self.model if self.watched is None else self.watched
+
     def measure(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """The figures by name as they are logged, and each gate's open rate."""
         before_assign(self.model)
         if self._watched is None:
-            self._watched = DecisionModel(self.model)
+            self._watched = DecisionModel(self._target())
             self._decide()  # compiles, untimed
         start = time.perf_counter()
         decisions = self._decide()
         seconds = time.perf_counter() - start
         found = decision_statistics(decisions)
         gates, layers = found.pop("gates"), found.pop("layers")
-        profile = self._profile or count_macs(self.model)
+        profile = self._profile or count_macs(self._target())
         macs = profile.of(decisions, self.group_size)
         found["mean_macs"] = float(macs.mean())
         found["ms_per_image"] = 1e3 * seconds / len(macs)

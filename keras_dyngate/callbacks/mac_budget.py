@@ -44,6 +44,8 @@ class MacBudget(keras.callbacks.Callback):
             measurement. Default (5, 0.2).
         group_size: As in `MacProfile.of`: count what runs in groups of so many channels.
         regularizer: Name of the regularizers to drive.
+        watched: The model whose MACs count, where the one that is fitted holds it.
+            None: the one that is fitted.
 
     Attributes:
         share: The share of MACs last measured.
@@ -65,6 +67,7 @@ class MacBudget(keras.callbacks.Callback):
         gain: tuple[float, float] = (5.0, 0.2),
         group_size: int | Mapping[str, int] | None = None,
         regularizer: str = "gate_sparsity",
+        watched: keras.Model | None = None,
     ) -> None:
         super().__init__()
         self.target = fraction("target", target)
@@ -82,6 +85,7 @@ class MacBudget(keras.callbacks.Callback):
         self.gain = gain
         self.group_size = group_size
         self.regularizer = regularizer
+        self.watched = watched
         self.share: float | None = None
         self.price = 0.0
         self._sum = 0.0
@@ -91,19 +95,20 @@ class MacBudget(keras.callbacks.Callback):
         self._profile: MacProfile | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
+        model = self.model if self.watched is None else self.watched
         self._coefficients = [
             variable
-            for gate in controllers(self.model)
+            for gate in controllers(model)
             for item, variable in zip(gate.regularizers, gate.coefficients, strict=True)
             if item.name == self.regularizer
         ]
         if not self._coefficients:
             raise ValueError(
                 f"`model` must have controllers with a regularizer {self.regularizer!r}. "
-                f"Received: {self.model.name!r} without any"
+                f"Received: {model.name!r} without any"
             )
-        self._decider = DecisionModel(self.model)
-        self._profile = count_macs(self.model)
+        self._decider = DecisionModel(model)
+        self._profile = count_macs(model)
         self._done = self.initial_step
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

@@ -114,7 +114,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 initial_epoch=epoch,
                 epochs=min(epoch + 1, epochs) if done else epochs,
                 callbacks=[*callbacks, self],
-                **kwargs,
+                **{"shuffle": False, **kwargs},
             )
             if history is None:
                 history = found

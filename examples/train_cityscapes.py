@@ -1,0 +1,132 @@
+"""
+Title: Train a gated PSPNet on street scenes
+Description: Semantic segmentation with gates, from Cityscapes or CamVid to .tflite.
+
+    python examples/train_cityscapes.py --dataset cityscapes --data_dir data/cityscapes
+
+Cityscapes is looked for in its official folders (`leftImg8bit/`, `gtFine/`; register
+and download at cityscapes-dataset.com), CamVid in folders of pictures and masks; see
+`keras_dyngate.datasets`. `--method plain` trains the twin without gates; start from
+a trained classifier's trunk with `--weights resnet50.npz`.
+
+Pictures are trained on in random scales, crops and mirror images of `--image_size`, and
+judged whole at that size: the mean IoU is that of the labels at that size too. The
+auxiliary head is there for training only. A run that was cut off goes on; see training.py.
+"""
+
+import os
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import judging
+import keras
+import training
+from absl import app, flags
+
+import keras_dyngate as kd
+from keras_dyngate.datasets import Data
+from keras_dyngate.export import quiet
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum(
+    "dataset", "cityscapes", ["cityscapes", "camvid"], "What to train on."
+)
+flags.DEFINE_enum("method", "bas", ["plain", "bas"], "Whether with gates.")
+flags.DEFINE_enum("model", "pspnet50", ["pspnet50", "pspnet101"], "The trunk's depth.")
+flags.DEFINE_float("width", 1.0, "Multiplies the channels of every stage.")
+flags.DEFINE_list("image_size", None, "height,width; default 512,1024 or 240,320.")
+flags.DEFINE_bool("export", True, "Export and test files (TensorFlow backend).")
+training.define_flags(epochs=100, batch_size=8, learning_rate=0.01, weight_decay=1e-4)
+training.define_gate_flags()
+
+SIZES = {"cityscapes": (512, 1024), "camvid": (240, 320)}
+
+
+def load_data() -> Data:
+    """The dataset asked for; training crops and judged pictures are of one size."""
+    height, width = FLAGS.image_size or SIZES[FLAGS.dataset]
+    size = int(height), int(width)
+    load = {"cityscapes": kd.datasets.cityscapes, "camvid": kd.datasets.camvid}
+    folder = FLAGS.data_dir or f"data/{FLAGS.dataset}"
+    found = load[FLAGS.dataset](folder, image_size=size, crop_size=size)
+    return judging.limited(found)
+
+
+def build(data: Data) -> keras.Model:
+    """The net that `--method` stands for, on pictures from 0 to 255."""
+    gated = FLAGS.method == "bas"
+    return getattr(kd, f"gated_{FLAGS.model}" if gated else FLAGS.model)(
+        input_shape=data.image_shape,
+        classes=len(data.classes),
+        width=FLAGS.width,
+        weights=FLAGS.weights,
+        **(training.gate_arguments() if gated else {}),
+    )
+
+
+# ## Training
+#
+# What is fitted has a second output, at the third stage; what is saved, counted and
+# exported has not.
+
+
+def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
+    """Build, compile and fit; the model, and the seconds this session took."""
+    steps = data.train.steps(FLAGS.batch_size) * FLAGS.epochs
+    with run.scope():
+        model = build(data)
+        fitted = kd.add_auxiliary_head(model)
+        loss = kd.SegmentationCrossentropy(ignore_class=data.ignore_class)
+        overlap = keras.metrics.MeanIoU(
+            len(data.classes),
+            ignore_class=data.ignore_class,
+            sparse_y_pred=False,
+            name="mean_iou",
+        )
+        fitted.compile(
+            run.optimizer(model, steps),
+            loss={"logits": loss, "aux": loss},
+            loss_weights={"logits": 1.0, "aux": 0.4},
+            metrics={"logits": [overlap]},
+            steps_per_execution=FLAGS.steps_per_execution,
+            jit_compile="auto" if FLAGS.jit is None else FLAGS.jit,
+        )
+    callbacks: list[Any] = []
+    if FLAGS.method == "bas":
+        callbacks = [
+            kd.RegularizationSchedule(),
+            kd.MacBudget(FLAGS.target_macs, data.train.arrays(8)[0], watched=model),
+            kd.DecisionStatistics(
+                data.validation.arrays(32)[0],
+                batch_size=4,
+                per_layer=False,
+                watched=model,
+            ),
+        ]
+    return model, run.fit(fitted, data, callbacks)
+
+
+def judge(run: training.Run, model: keras.Model, data: Data) -> dict[str, Any]:
+    """The test pictures, once: overlap and decisions in Keras, then every file."""
+    export = FLAGS.export and keras.backend.backend() == "tensorflow"
+    files = judging.export_files(model, run.folder, data, samples=8) if export else {}
+    return {"files": files, **judging.look(model, data, files, batch_size=4)}
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    quiet()
+    with training.clear_errors():
+        data = load_data()
+        run = training.Run(f"{FLAGS.dataset}_{FLAGS.method}_{FLAGS.model}")
+        print(f"{run.title} on {data.name}: {len(data.train)} training pictures")
+        model, seconds = train(run, data)
+        model.save(run.folder / "model.keras")
+        run.finish(data, training_s=seconds, **judge(run, model, data))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,115 @@
+"""
+Title: Train gated nets on ImageNet or on a folder of your own
+Description: Plain or gated ResNets on folders of pictures, from data to .tflite.
+
+    python examples/train_imagenet.py --data_dir data/imagenet --model resnet34
+    python examples/train_imagenet.py --source tfds --data_dir ~/tensorflow_datasets
+
+`--source folder` reads `train/<class>/` and `val/<class>/`, Tiny ImageNet's layout, or one
+folder per class; `--source tfds` reads imagenet2012 that tensorflow-datasets has
+prepared. Gates start on a trained net with `--weights resnet34.npz` (torchvision's names
+and layouts). `--skip_unreadable` goes on past broken pictures and counts them.
+
+Without arguments it looks for pictures in data/imagenet; `--image_size 64 --stem cifar
+--model resnet18 --epochs 2 --train_samples 2000` is small enough for two CPU cores.
+A run that was cut off goes on; see training.py.
+"""
+
+import os
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import judging
+import keras
+import training
+from absl import app, flags
+
+import keras_dyngate as kd
+from keras_dyngate.datasets import Data
+from keras_dyngate.export import quiet
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("source", "folder", ["folder", "tfds"], "Where pictures come from.")
+flags.DEFINE_enum("method", "bas", ["plain", "bas"], "Whether with gates.")
+flags.DEFINE_enum(
+    "model",
+    "resnet34",
+    [f"resnet{depth}" for depth in (18, 34, 50, 101, 152)],
+    "The net.",
+)
+flags.DEFINE_enum("stem", "imagenet", ["imagenet", "cifar"], "cifar: small pictures.")
+flags.DEFINE_float("width", 1.0, "Multiplies the channels of every stage.")
+flags.DEFINE_integer("image_size", 224, "Side of the pictures.", 8)
+flags.DEFINE_bool("skip_unreadable", False, "Replace broken pictures and count them.")
+flags.DEFINE_bool("export", True, "Export and test files (TensorFlow backend).")
+training.define_flags(epochs=30, batch_size=64, learning_rate=0.025, weight_decay=1e-4)
+training.define_gate_flags()
+
+
+def load_data() -> Data:
+    """The pictures asked for."""
+    if FLAGS.source == "tfds":
+        found = kd.datasets.imagenet2012(FLAGS.data_dir, image_size=FLAGS.image_size)
+    else:
+        found = kd.datasets.image_folder(
+            FLAGS.data_dir or "data/imagenet",
+            image_size=FLAGS.image_size,
+            skip_unreadable=FLAGS.skip_unreadable,
+        )
+    return judging.limited(found)
+
+
+def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
+    """Build, compile and fit; the model, and the seconds this session took."""
+    steps = data.train.steps(FLAGS.batch_size) * FLAGS.epochs
+    gated = FLAGS.method == "bas"
+    with run.scope():
+        model = getattr(kd, f"gated_{FLAGS.model}" if gated else FLAGS.model)(
+            stem=FLAGS.stem,
+            input_shape=data.image_shape,
+            classes=len(data.classes),
+            width=FLAGS.width,
+            weights=FLAGS.weights,
+            **(training.gate_arguments() if gated else {}),
+        )
+        model.compile(
+            run.optimizer(model, steps),
+            "sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+            steps_per_execution=FLAGS.steps_per_execution,
+            jit_compile="auto" if FLAGS.jit is None else FLAGS.jit,
+        )
+    callbacks: list[Any] = []
+    if gated:
+        callbacks = [
+            kd.RegularizationSchedule(),
+            kd.MacBudget(FLAGS.target_macs, data.train.arrays(64)[0]),
+            kd.DecisionStatistics(data.validation.arrays(256)[0], per_layer=False),
+        ]
+    return model, run.fit(model, data, callbacks)
+
+
+def judge(run: training.Run, model: keras.Model, data: Data) -> dict[str, Any]:
+    """The test pictures, once; files too, if they can be made here."""
+    export = FLAGS.export and keras.backend.backend() == "tensorflow"
+    files = judging.export_files(model, run.folder, data, samples=32) if export else {}
+    return {"files": files, **judging.look(model, data, files, batch_size=32)}
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    quiet()
+    with training.clear_errors():
+        data = load_data()
+        run = training.Run(f"{FLAGS.source}_{FLAGS.method}_{FLAGS.model}")
+        print(f"{run.title} on {data.name}: {len(data.train)} training pictures")
+        model, seconds = train(run, data)
+        model.save(run.folder / "model.keras")
+        run.finish(data, training_s=seconds, **judge(run, model, data))
+
+
+if __name__ == "__main__":
+    app.run(main)
