@@ -112,9 +112,11 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
         model = build(data)
         fitted = model
         if FLAGS.method in ("bas", "lcnet"):
-            budget = kd.MacBudget(FLAGS.target_macs, data.train.arrays(128)[0])
+            budget = kd.MacBudget(
+                FLAGS.target_macs, data.train.arrays(128)[0], watched=model
+            )
             watch = kd.DecisionStatistics(
-                data.validation.arrays(1000)[0], per_layer=False
+                data.validation.arrays(1000)[0], per_layer=False, watched=model
             )
             callbacks = [kd.RegularizationSchedule(), budget, watch]
         if FLAGS.teacher:
