@@ -6,6 +6,7 @@ data = kd.datasets.cifar10("cifar10.npz")
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,16 @@ from keras_dyngate.datasets.augmentation import shift_and_mirror
 from keras_dyngate.datasets.split import Data, Split
 
 CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+# What NumPy raises for a file of another kind, or one that was cut off.
+BROKEN = (
+    EOFError,
+    KeyError,
+    OSError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -85,7 +96,9 @@ def _cifar(
     whole = Split.of_arrays(x, y, shift_and_mirror())
     count = len(x) // 10 if validation is None else validation
     train, held = whole.hold_out(count, seed)
-    return Data(name, classes, train, held, Split.of_arrays(x_test, y_test), (32, 32, 3))
+    return Data(
+        name, classes, train, held, Split.of_arrays(x_test, y_test), (32, 32, 3)
+    )
 
 
 def _read(module: str, name: str, path: Path) -> tuple[Any, ...]:
@@ -97,10 +110,13 @@ def _read(module: str, name: str, path: Path) -> tuple[Any, ...]:
             f"{module}.npz. Received: data_dir={str(path)!r}"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, as NumPy leaves a damaged archive open.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = [file[key] for key in ARRAYS]
-            title = str(file["name"]) if "name" in file.files else f"{name} ({path.name})"
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            title = (
+                str(file["name"]) if "name" in file.files else f"{name} ({path.name})"
+            )
+    except BROKEN as error:
         raise ValueError(
             f"`data_dir` must name an .npz of the arrays {', '.join(ARRAYS)}. "
             f"Received: {path} ({error})"

@@ -41,7 +41,10 @@ class Split:
         prepare: From (image, label) to what a model is shown when it is judged.
         augment: From (image, label, seed `[2]`) to what it is trained on; None: the
             same as `prepare`.
-        unreadable: Names of files that could not be read so far.
+        unreadable: Names of files that could not be read so far, shared by the parts a
+            split is divided into.
+        gaps: Whether `load` may give an image without pixels, for one that cannot be
+            read. A stream has the next readable picture instead; batches leave it out.
     """
 
     size: int
@@ -49,6 +52,7 @@ class Split:
     prepare: Prepare = as_they_are
     augment: Augment | None = None
     unreadable: list[str] = dataclasses.field(default_factory=list)
+    gaps: bool = False
 
     @classmethod
     def of_arrays(
@@ -90,11 +94,15 @@ class Split:
 
     def batches(self, batch_size: int) -> tf.data.Dataset:
         """All pictures in order, once, not augmented; the last batch may be short."""
-        pairs = tf.data.Dataset.range(self.size).map(
-            lambda index: _as_float(*self.prepare(*self.load(index))),
+        positive_int("batch_size", batch_size)
+        pairs = tf.data.Dataset.range(self.size).map(self.load, tf.data.AUTOTUNE)
+        if self.gaps:
+            pairs = pairs.filter(lambda image, label: tf.size(image) > 0)
+        pairs = pairs.map(
+            lambda image, label: _as_float(*self.prepare(image, label)),
             tf.data.AUTOTUNE,
         )
-        return pairs.batch(positive_int("batch_size", batch_size)).prefetch(2)
+        return pairs.batch(batch_size).prefetch(2)
 
     def stream(
         self,
@@ -135,7 +143,7 @@ class Split:
                 seed=tf.stack([np.int64(seed), epoch]),
                 max_index=np.int64(self.size - 1),
             )
-            image, label = self.load(chosen)
+            image, label = self._load_readable(chosen)
             if self.augment is None or not augment:
                 return _as_float(*self.prepare(image, label))
             return _as_float(
@@ -149,9 +157,32 @@ class Split:
             .prefetch(tf.data.AUTOTUNE)
         )
 
+    def _load_readable(self, index: Any) -> tuple[Any, Any]:
+        """The picture of this index, or the next one that can be read."""
+        image, label = self.load(index)
+        if not self.gaps:
+            return image, label
+
+        def following(index: Any, *unread: Any) -> tuple[Any, Any, Any]:
+            index = (index + 1) % self.size
+            return index, *self.load(index)
+
+        _, image, label = tf.while_loop(
+            lambda index, image, label: tf.equal(tf.size(image), 0),
+            following,
+            (index, image, label),
+            maximum_iterations=self.size - 1,
+        )
+        message = f"None of {self.size} pictures can be read."
+        with tf.control_dependencies(
+            [tf.debugging.assert_positive(tf.size(image), message)]
+        ):
+            return tf.identity(image), label
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> "Split":
         """The pictures of these indices, in this order."""
-        chosen = tf.constant(np.asarray(indices, "int64"))
+        with tf.device("CPU"):
+            chosen = tf.constant(np.asarray(indices, "int64"))
         load = self.load
         return dataclasses.replace(
             self, size=len(indices), load=lambda i: load(tf.gather(chosen, i))
