@@ -23,6 +23,7 @@ HEAVY_ON_JAX = (
     "test_channel_padding.py",
     "test_anytime_loss.py",
     "test_anytime_accuracy.py",
+    "test_pspnet.py",
 )
 
 

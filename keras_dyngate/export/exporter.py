@@ -8,6 +8,12 @@ The file has two signatures, at batch 1:
     classify(image) -> logits, label, executed_macs (thousands of MACs)
     explain(image)  -> the same, and every decision by name
 
+Of a segmentation net, whose logits are [batch, height, width, classes], the first is
+
+    segment(image)  -> labels (uint8, of every pixel), executed_macs
+
+and only `explain` puts the logits out.
+
 A net with early exits has more: see `keras_dyngate.export.exits`. An anytime net has a
 signature per step and per sub-network instead of `explain`: `keras_dyngate.export.anytime`.
 """
@@ -29,6 +35,7 @@ from keras_dyngate.export.anytime import plan_anytime
 from keras_dyngate.export.carried_bytes import carry_bytes
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert
 from keras_dyngate.export.exits import limits_to, plan_exits
+from keras_dyngate.export.filled_constants import fill_constants
 from keras_dyngate.export.graph import Plan, plan_classifier
 from keras_dyngate.export.parity import check_parity
 from keras_dyngate.export.report import ExportReport
@@ -38,6 +45,8 @@ from keras_dyngate.models.anytime_model import AnytimeModel
 from keras_dyngate.models.early_exit import EarlyExitModel
 from keras_dyngate.runtime import LiteRTModel
 from keras_dyngate.runtime.litert_model import METADATA_NAME
+
+MAX_CLASSES = 256  # of a pixel
 
 
 def _check_model(model: Any) -> tuple[int, ...]:
@@ -62,6 +71,19 @@ def _check_model(model: Any) -> tuple[int, ...]:
         raise ValueError(
             "A file has static shapes: build the model for a known image size, "
             f"`input_shape=(height, width, 3)`. Received: input_shape={shape}"
+        )
+    found = model.output_shape
+    if not isinstance(model, (AnytimeModel, EarlyExitModel)) and not (
+        isinstance(found, tuple) and len(found) in (2, 4) and None not in found[1:]
+    ):
+        raise ValueError(
+            "`model` must have one output, scores [batch, classes] or [batch, height, "
+            f"width, classes]. Received: output_shape={found!r}"
+        )
+    if len(found) == 4 and found[-1] > MAX_CLASSES:
+        raise ValueError(
+            f"`model` must tell {MAX_CLASSES} classes or fewer apart: the labels of "
+            f"pixels are uint8. Received: output_shape={found!r}"
         )
     return shape[1:]
 
@@ -108,8 +130,9 @@ def export_tflite(
     """Convert a model to a .tflite file in which skipped work is not done.
 
     Args:
-        model: A classifier on one image input of known size, on the TensorFlow backend.
-            Gated blocks become branches; all other layers are converted as they are.
+        model: A classifier, or a segmentation net, on one image input of known size, on
+            the TensorFlow backend. Gated blocks become branches; all other layers are
+            converted as they are.
         path: Of the file to write; an existing one is replaced at the very end.
         quantization: None (float32), "float16" (weights), "dynamic" (int8 weights) or
             "int8" (weights and activations).
@@ -190,6 +213,7 @@ def export_tflite(
     )
     if quantization == "int8":
         carry_bytes(file, plan.steps)
+    fill_constants(file)
     _add_signatures(file, plan)
     metadata = {
         "keras_dyngate": __version__,
@@ -222,7 +246,7 @@ def export_tflite(
         group_sizes=dict(plan.lowering.group_sizes),
         macs=plan.profile,
         latency_ms=litert.benchmark(
-            "classify", {"image": sample}, repeats=5, warmup=1
+            plan.views[0].name, {"image": sample}, repeats=5, warmup=1
         ).median_ms,
         exit_ms=_time_exits(litert, sample),
         subnetworks=subnetwork_costs(litert, content, plan.profile, sample)

@@ -1,4 +1,7 @@
-"""From a Keras classifier to the TensorFlow function behind its file's signatures."""
+"""From a Keras model to the TensorFlow function behind its file's signatures.
+
+Of a classifier, or of a segmentation net, which classifies every pixel.
+"""
 
 import contextlib
 import dataclasses
@@ -19,6 +22,10 @@ from keras_dyngate.export.exact_norms import exact_norms
 from keras_dyngate.export.lowering import Lowering, value
 
 KILO = 1000  # executed_macs counts thousands of MACs, to fit an int32
+
+# The first signature of a classifier and of a segmentation net: name and outputs.
+CLASSIFY = ("classify", ("logits", "label", "executed_macs"))
+SEGMENT = ("segment", ("labels", "executed_macs"))
 
 
 @contextlib.contextmanager
@@ -133,19 +140,29 @@ def visible(decisions: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def answer(logits: Any) -> dict[str, Any]:
+    """What a file says of an image: int32 `label`, or of its pixels: uint8 `labels`."""
+    label = tf.argmax(logits, axis=-1, output_type=tf.int32)
+    if len(logits.shape) == 2:
+        return {"logits": logits, "label": label}
+    return {"logits": logits, "labels": tf.cast(label, tf.uint8)}
+
+
 def plan_classifier(
     model: keras.Model, *, group_size: int | None, input_type: str, with_force: bool
 ) -> Plan:
     """Trace `explain(image)` of a model at batch 1, its blocks in conditional form.
 
     Args:
-        model: Built on one image input of known size.
+        model: Built on one image input of known size; puts out a score per class, or
+            one per class and pixel.
         group_size: Channels per branch, or None for the default per block.
         input_type: "float32" or "uint8".
         with_force: For a fully quantized file: add the int32 input `force`, `[blocks]`,
             where 1 opens a block wholly.
     """
     profile, int8 = count_macs(model), with_force
+    pixels = len(model.output_shape) == 4
     blocks = sum(1 for _ in dynamic_layers(model))
     with_force = with_force and blocks > 0
     spec = {"image": tf.TensorSpec([1, *model.input_shape[1:]], input_type, "image")}
@@ -160,8 +177,7 @@ def plan_classifier(
             logits = model(tf.cast(image, tf.float32), training=False)
         found.append(lowering)
         return {
-            "logits": logits,
-            "label": tf.argmax(logits, axis=-1, output_type=tf.int32),
+            **answer(logits),
             "executed_macs": in_thousands(executed_counts(lowering, fixed)),
             **visible(lowering.decisions),
         }
@@ -170,9 +186,10 @@ def plan_classifier(
         function = tf.function(explain, autograph=False).get_concrete_function(**spec)
     return Plan(
         functions={"explain": function},
-        views=(View("explain", "classify", ("logits", "label", "executed_macs")),),
+        views=(View("explain", *(SEGMENT if pixels else CLASSIFY)),),
         feed=lambda images: calibration_feed(images, blocks, input_type),
         lowering=found[-1],
         profile=profile,
         forced={"explain": blocks} if with_force else {},
+        metadata={"classes": model.output_shape[-1]} if pixels else {},
     )

@@ -30,6 +30,7 @@ _WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
 _RESCALING = _WEIGHTED | {"ADD", "SUB", "MUL", "MEAN"}
 # Ops with one scale for input and output, and the version of their int8 form.
 _TRANSPARENT = {
+    "AVERAGE_POOL_2D": 2,
     "CONCATENATION": 2,
     "MAX_POOL_2D": 2,
     "RELU": 2,

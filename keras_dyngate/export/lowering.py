@@ -112,9 +112,16 @@ def folded(conv: Any, norm: Any) -> tuple[np.ndarray, np.ndarray]:
     return value(conv.kernel) * scale, shift
 
 
-def conv2d(x: Any, kernel: np.ndarray, strides: int = 1, padding: str = "SAME") -> Any:
+def conv2d(
+    x: Any,
+    kernel: np.ndarray,
+    strides: int = 1,
+    padding: str = "SAME",
+    dilations: int = 1,
+) -> Any:
     """A convolution by a constant made here, in the branch that calls it."""
-    return tf.nn.conv2d(x, tf.constant(np.ascontiguousarray(kernel)), strides, padding)
+    constant = tf.constant(np.ascontiguousarray(kernel))
+    return tf.nn.conv2d(x, constant, strides, padding, dilations=dilations)
 
 
 def _when(predicate: Any, run: Callable[[], Any], otherwise: Any) -> Any:
@@ -245,7 +252,7 @@ class _Block:
             h = self.x
             for index, (kernel, bias) in enumerate(self.weights[:-1]):
                 h = tf.nn.relu(self.conv(index, self.padded(index, h), kernel) + bias)
-            h = conv2d(h, self.weights[-1][0]) + shift
+            h = self.conv(-1, h, self.weights[-1][0]) + shift
             return tf.nn.relu(acc + (h if scale is None else h * scale)), {}, []
         if scale is not None:
             shift = shift * scale
@@ -291,7 +298,8 @@ class _Block:
     def conv(self, index: int, x: Any, kernel: np.ndarray) -> Any:
         """Convolution `index` of the branch, or a slice of it, on a padded input."""
         conv = self.block.convs[index]
-        return conv2d(x, kernel, conv.strides[0], conv.padding.upper())
+        (strides, _), (dilations, _) = conv.strides, conv.dilation_rate
+        return conv2d(x, kernel, strides, conv.padding.upper(), dilations)
 
     @property
     def gated_macs(self) -> tuple[int, int]:
@@ -321,7 +329,7 @@ class _Block:
             def run(acc: Any = acc, cut: slice = cut, factor: Any = factors[g]) -> Any:
                 h = tf.nn.relu(self.conv(first, x, kernel1[..., cut]) + bias1[cut])
                 h = h if factor is None else h * factor
-                part = conv2d(h, kernel2[:, :, cut])
+                part = self.conv(-1, h, kernel2[:, :, cut])
                 return part if zero and cut.start == 0 else acc + part
 
             acc = _when(flags[g], run, acc)

@@ -21,8 +21,9 @@ class Parity:
     Attributes:
         samples: How many images.
         max_difference: Largest difference of a logit, relative to the largest logit.
-        argmax_agreement: Share of images with the same label; of an anytime net, share
-            of answers of all its steps and sub-networks.
+        argmax_agreement: Share of images (of a segmentation net: of pixels) with the
+            same label; of an anytime net, share of answers of all its steps and
+            sub-networks.
         decision_agreement: Share of equal decisions, to run or to skip; 1 if there are
             none.
         max_score_difference: Largest difference of a score, where both sides run.

@@ -20,7 +20,8 @@ class ExportReport:
         branches: What each conditional branch holds.
         group_sizes: Channels that run together, by block; `MacProfile.of` takes it.
         macs: The model's MACs.
-        latency_ms: Median of 5 runs of `classify` on one image, one thread, this machine.
+        latency_ms: Median of 5 runs of `classify`, or `segment`, on one image, one
+            thread, this machine.
         exit_ms: The same by `classify_at`, to each exit of a net with early exits, the
             head last; None for others. What `EarlyExitModel.calibrate` takes as
             `path_ms`.
@@ -62,9 +63,10 @@ class ExportReport:
             lines.append(f"to each exit: {'; '.join(pairs)}")
         if self.parity is not None:
             p = self.parity
+            labels = "labels of pixels" if "segment" in self.signatures else "labels"
             lines.append(
                 f"against Keras on {p.samples} images: logits within "
-                f"{p.max_difference:.1e} of the largest, labels equal "
+                f"{p.max_difference:.1e} of the largest, {labels} equal "
                 f"{p.argmax_agreement:.1%}, decisions equal {p.decision_agreement:.2%}"
             )
         return "\n".join(lines)

@@ -20,15 +20,18 @@ def conv_bn(
     epsilon: float,
     momentum: float,
     dtype: Any = None,
+    dilation_rate: int = 1,
 ) -> tuple[keras.layers.Conv2D, keras.layers.BatchNormalization]:
-    """A convolution without bias, padded by `kernel_size // 2` on all sides, and its BN.
+    """A convolution without bias, padded alike on all sides, and its BN.
 
-    Padding is explicit where Keras's "same" would put it on one side only.
+    The padding is `dilation_rate * (kernel_size // 2)`, so that the map keeps its size
+    at stride 1; it is explicit where Keras's "same" would put it on one side only.
     """
     conv = keras.layers.Conv2D(
         filters,
         kernel_size,
         strides=strides,
+        dilation_rate=dilation_rate,
         padding="same" if strides == 1 else "valid",
         use_bias=False,
         data_format="channels_last",
@@ -74,6 +77,7 @@ class GatedBlock(keras.layers.Layer):
         data_format: "channels_last"; anything else is refused.
         inner_filters: Channels of the gated activations where they are not `filters`:
             `pack_channels` removes channels that never open and keeps the output.
+        dilation_rate: Of the 3x3 convolutions; above 1 only with strides 1. Default 1.
 
     Input shape: `[batch, height, width, channels]`.
     Output shape: `[batch, ceil(height / strides), ceil(width / strides),
@@ -97,6 +101,7 @@ class GatedBlock(keras.layers.Layer):
         bn_momentum: float = 0.9,
         data_format: str | None = None,
         inner_filters: int | None = None,
+        dilation_rate: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -105,6 +110,12 @@ class GatedBlock(keras.layers.Layer):
             "inner_filters", filters if inner_filters is None else inner_filters
         )
         self.strides = positive_int("strides", strides)
+        self.dilation_rate = positive_int("dilation_rate", dilation_rate)
+        if strides > 1 and dilation_rate > 1:
+            raise ValueError(
+                "`dilation_rate` must be 1 where `strides` are not. "
+                f"Received: dilation_rate={dilation_rate}, strides={strides}"
+            )
         self.shortcut = one_of("shortcut", shortcut, ("projection", "pad"))
         self.bn_epsilon, self.bn_momentum = bn_epsilon, bn_momentum
         self.data_format = channels_last(data_format)
@@ -123,6 +134,7 @@ class GatedBlock(keras.layers.Layer):
                 bn_epsilon,
                 bn_momentum,
                 self.dtype_policy,
+                1 if size == 1 else self.dilation_rate,
             )
             self.convs.append(conv)
             self.norms.append(norm)
@@ -334,4 +346,5 @@ class GatedBlock(keras.layers.Layer):
             "bn_momentum": self.bn_momentum,
             "data_format": self.data_format,
             "inner_filters": self.inner_filters,
+            "dilation_rate": self.dilation_rate,
         }

@@ -1,21 +1,26 @@
-"""Residual and dense nets, early exits on any classifier, and anytime nets."""
+"""Residual, dense, segmentation and anytime nets, and early exits on classifiers."""
 
 from keras_dyngate.models import anytime_nets as _anytime_nets
+from keras_dyngate.models import pspnet as _pspnet
 from keras_dyngate.models import resnet as _resnet
 from keras_dyngate.models.anytime_model import AnytimeModel
 from keras_dyngate.models.anytime_nets import *  # noqa: F403
+from keras_dyngate.models.auxiliary_head import add_auxiliary_head
 from keras_dyngate.models.cut_points import CutPoint, cut_points
 from keras_dyngate.models.densenet import densenet121, densenet169, densenet201
 from keras_dyngate.models.early_exit import EarlyExitModel, add_decision_gates
+from keras_dyngate.models.pspnet import *  # noqa: F403
 from keras_dyngate.models.resnet import *  # noqa: F403
 from keras_dyngate.models.weights import load_trunk_weights
 
 __all__ = [
     *_anytime_nets.__all__,
+    *_pspnet.__all__,
     *_resnet.__all__,
     "AnytimeModel",
     "CutPoint",
     "EarlyExitModel",
+    "add_auxiliary_head",
     "add_decision_gates",
     "cut_points",
     "densenet121",

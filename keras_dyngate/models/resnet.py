@@ -33,22 +33,30 @@ from keras_dyngate.models.weights import load_weights
 
 
 @dataclasses.dataclass(frozen=True)
-class _Architecture:
+class Architecture:
+    """Blocks and channels per stage, and what the net of a depth is made of."""
+
     blocks: tuple[int, ...]
     block: type[GatedBlock]
     widths: tuple[int, ...]
     stem: str
     shortcut: str
 
+    def scaled(self, width: float) -> list[int]:
+        """The channels per stage, `width` times as many."""
+        if not width > 0:
+            raise ValueError(f"`width` must be positive. Received: width={width!r}")
+        return [max(1, round(channels * width)) for channels in self.widths]
 
-def _cifar(depth: int) -> _Architecture:
+
+def _cifar(depth: int) -> Architecture:
     blocks = ((depth - 2) // 6,) * 3
-    return _Architecture(blocks, GatedBasicBlock, (16, 32, 64), "cifar", "pad")
+    return Architecture(blocks, GatedBasicBlock, (16, 32, 64), "cifar", "pad")
 
 
-def _imagenet(blocks: tuple[int, ...], block: type[GatedBlock]) -> _Architecture:
+def _imagenet(blocks: tuple[int, ...], block: type[GatedBlock]) -> Architecture:
     widths = (64, 128, 256, 512)
-    return _Architecture(blocks, block, widths, "imagenet", "projection")
+    return Architecture(blocks, block, widths, "imagenet", "projection")
 
 
 ARCHITECTURES = {
@@ -108,6 +116,63 @@ def _make_gate(identifier: Any, units: int, regularizers: Any) -> Any:
     return type(gate).from_config(config)
 
 
+def apply_stages(
+    x: Any,
+    arch: Architecture,
+    widths: Sequence[int],
+    dilations: Sequence[int] | None = None,
+    *,
+    channel_gate: Any = None,
+    layer_gate: Any = None,
+    gate_group_size: int | None = None,
+    gate_groups: int | None = None,
+    gate_regularizers: Any = None,
+    layer_regularizers: Any = None,
+    gated_activations: str = "both",
+) -> Any:
+    """The stages of a residual net: all but the first halve the map or dilate instead.
+
+    Args:
+        x: What the stem puts out.
+        arch: The net's table.
+        widths: Channels per stage.
+        dilations: Of the 3x3 convolutions, per stage; None: 1. A stage dilates instead
+            of halving the map where its dilation is another than that of the stage
+            before, and its first block still has the one before: so all blocks compute
+            what they do in the net that halves, only at more places.
+        channel_gate, layer_gate, gate_group_size, gate_groups, gate_regularizers,
+            layer_regularizers, gated_activations: See the constructors.
+    """
+    bottleneck: dict[str, Any] = {}
+    one_of("gated_activations", gated_activations, tuple(ACTIVATIONS))
+    if issubclass(arch.block, GatedBottleneckBlock):
+        bottleneck["gated_activations"] = gated_activations
+    before = 1
+    for stage, (filters, count, dilation) in enumerate(
+        zip(widths, arch.blocks, dilations or (1,) * len(widths), strict=True), 1
+    ):
+        for index in range(1, count + 1):
+            channel = None
+            if channel_gate is not None:
+                units = _units(filters, gate_group_size, gate_groups)
+                if "gated_activations" in bottleneck:
+                    units *= len(ACTIVATIONS[gated_activations])
+                channel = _make_gate(channel_gate, units, gate_regularizers)
+            halves = stage > 1 and index == 1 and dilation == before
+            x = arch.block(
+                filters,
+                strides=2 if halves else 1,
+                channel_gate=channel,
+                layer_gate=_make_gate(layer_gate, 1, layer_regularizers),
+                shortcut=arch.shortcut,
+                dilation_rate=before if index == 1 else dilation,
+                name=f"stage{stage}_block{index}",
+                **bottleneck,
+            )(x)
+        before = dilation
+    return x
+
+
 def build_resnet(
     depth: int,
     *,
@@ -135,38 +200,24 @@ def build_resnet(
     arch = ARCHITECTURES[depth]
     stem = arch.stem if stem is None else stem
     shape, classes = check_arguments(stem, input_shape, pooling, classes)
-    if not width > 0:
-        raise ValueError(f"`width` must be positive. Received: width={width!r}")
-    widths = [max(1, round(channels * width)) for channels in arch.widths]
+    widths = arch.scaled(width)
 
     image = x = keras.Input(shape, name="image")
     if include_preprocessing:
         x = normalize(x, mean, std)
     x = apply_stem(x, widths[0], stem)
-
-    # Stages
-    bottleneck: dict[str, Any] = {}
-    one_of("gated_activations", gated_activations, tuple(ACTIVATIONS))
-    if issubclass(arch.block, GatedBottleneckBlock):
-        bottleneck["gated_activations"] = gated_activations
-    for stage, (filters, count) in enumerate(zip(widths, arch.blocks, strict=True), 1):
-        for index in range(1, count + 1):
-            channel = None
-            if channel_gate is not None:
-                units = _units(filters, gate_group_size, gate_groups)
-                if "gated_activations" in bottleneck:
-                    units *= len(ACTIVATIONS[gated_activations])
-                channel = _make_gate(channel_gate, units, gate_regularizers)
-            x = arch.block(
-                filters,
-                strides=2 if stage > 1 and index == 1 else 1,
-                channel_gate=channel,
-                layer_gate=_make_gate(layer_gate, 1, layer_regularizers),
-                shortcut=arch.shortcut,
-                name=f"stage{stage}_block{index}",
-                **bottleneck,
-            )(x)
-
+    x = apply_stages(
+        x,
+        arch,
+        widths,
+        channel_gate=channel_gate,
+        layer_gate=layer_gate,
+        gate_group_size=gate_group_size,
+        gate_groups=gate_groups,
+        gate_regularizers=gate_regularizers,
+        layer_regularizers=layer_regularizers,
+        gated_activations=gated_activations,
+    )
     x = apply_head(x, include_top, pooling, classes, classifier_activation)
     model = keras.Model(image, x, name=name)
     if weights is not None:
@@ -201,7 +252,7 @@ _GROUP_ARGS = """
         gated_activations: Of a bottleneck, "both" or "last", see
             `GatedBottleneckBlock`. Default "{activations}"."""
 
-_KIND_ARGS = {
+KIND_ARGS = {
     "": "",
     "gated_": """
         channel_gate: "binary" (default), "salience", None, or a callable that makes a
@@ -215,13 +266,13 @@ _KIND_ARGS = {
     + _GROUP_ARGS.format(activations="last"),
 }
 _KINDS = {"": "Plain", "gated_": "Channel-gated", "lc_": "LC-Net on a"}
-_DEFAULTS: dict[str, dict[str, Any]] = {
+DEFAULTS: dict[str, dict[str, Any]] = {
     "": {},
     "gated_": {"channel_gate": "binary"},
     "lc_": {"gated_activations": "last"},
 }
 _GATES = ("channel_gate", "layer_gate")
-_CONTROL = (
+CONTROL = (
     *_GATES,
     "gate_group_size",
     "gate_groups",
@@ -251,10 +302,10 @@ def _salience_gates(mode: str = "lc", leak: float = 0.0) -> dict[str, Any]:
 def _constructor(depth: int, kind: str) -> Callable[..., keras.Model]:
     arch = ARCHITECTURES[depth]
     large = arch.stem == "imagenet"
-    hidden = {"": _CONTROL, "gated_": (), "lc_": _GATES}[kind]
+    hidden = {"": CONTROL, "gated_": (), "lc_": _GATES}[kind]
 
     name = f"{kind}resnet{depth}"
-    defaults = {"name": name, **_DEFAULTS[kind]}
+    defaults = {"name": name, **DEFAULTS[kind]}
     parameters = {
         key: parameter.replace(default=defaults.get(key, parameter.default))
         for key, parameter in inspect.signature(build_resnet).parameters.items()
@@ -284,7 +335,7 @@ def _constructor(depth: int, kind: str) -> Callable[..., keras.Model]:
     construct.__doc__ = f"""{_KINDS[kind]} ResNet-{depth} for {size} images.
 
     Args:
-        {args}{_KIND_ARGS[kind]}
+        {args}{KIND_ARGS[kind]}
 
     Returns:
         A `keras.Model` on `[batch, height, width, channels]`.

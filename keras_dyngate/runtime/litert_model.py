@@ -21,9 +21,11 @@ from typing import Any
 import numpy as np
 
 from keras_dyngate._checks import positive_int
+from keras_dyngate.runtime.scores import ImageScores, PixelScores
 
 METADATA_NAME = "keras_dyngate"
 MACS_UNIT = 1000  # `executed_macs` counts thousands, so that it fits an int32
+UINT8_CLASSES = 256  # that the labels of pixels can tell apart
 
 _IDENTIFIER = b"TFL3"
 
@@ -144,34 +146,42 @@ class LiteRTModel:
         return self._timed(signature, self._feed(signature, inputs))[0]
 
     def evaluate(
-        self, dataset: Any, signature: str = "classify", **inputs: Any
+        self,
+        dataset: Any,
+        signature: str | None = None,
+        *,
+        ignore_class: int | None = None,
+        **inputs: Any,
     ) -> dict[str, Any]:
-        """Classify labelled images one by one.
+        """Classify labelled images, or all pixels of them, one image at a time.
 
         Args:
             dataset: A tuple `(images, labels)` of arrays, or an iterable of pairs
                 `(image, label)`, single or batched; NumPy arrays or tensors. Labels
-                are class indices.
-            signature: Name of a signature with an output `label` or `logits`.
+                are class indices, for a segmentation net maps of them, `[height,
+                width]` or `[height, width, 1]`.
+            signature: Name of a signature with an output `label`, `labels` or `logits`.
+                None: "segment" if the file has it, else "classify".
+            ignore_class: For a segmentation net: the label of pixels that do not count.
             **inputs: Its inputs other than the image, the same for every sample.
 
         Returns:
             A dict with `accuracy` (0 to 1), `samples`, `mean_ms` and `median_ms` per
-            image, `mean_executed_macs` (MACs per image; None if the file does not
-            report them), `labels` (predicted class indices, [samples]), and `exit`
-            (exit indices, [samples]) if the signature has that output.
+            image, and `mean_executed_macs` (MACs per image; None if the file does not
+            report them). Of images also `labels` (predicted class indices, [samples]),
+            and `exit` (exit indices, [samples]) if the signature has that output. Of
+            pixels, over the whole dataset, `mean_iou` of the classes that occur in
+            labels or answers, `class_iou` ([classes], NaN for a class that does not),
+            and `pixels`, the number that counted.
 
         Raises:
             ValueError: The dataset is empty or does not suit the signature.
         """
+        if signature is None:
+            signature = "segment" if "segment" in self.signatures else "classify"
         spec = self.signatures[self._known(signature)]
-        decision = next((k for k in ("label", "logits") if k in spec.outputs), None)
-        if decision is None:
-            raise ValueError(
-                "`signature` must have an output 'label' or 'logits'. Received: "
-                f"signature={signature!r} with outputs {sorted(spec.outputs)}"
-            )
         image_names = [name for name in spec.inputs if name not in inputs]
+        scores = self._scores(signature, ignore_class)
         if len(image_names) != 1:
             raise ValueError(
                 "Every input of the signature but the image must be given as a keyword "
@@ -180,39 +190,50 @@ class LiteRTModel:
             )
         (image_name,) = image_names
         rank = len(spec.inputs[image_name].shape)
-        labels, rows, times = [], [], []
-        for image, label in _samples(dataset, rank):
+        macs, times = [], []
+        for image, label in _samples(dataset, rank, scores.label_shape):
             feed = self._feed(signature, {image_name: image, **inputs})
             outputs, elapsed = self._timed(signature, feed)
-            labels.append(label)
-            rows.append(outputs)
+            scores.add(label, outputs)
             times.append(elapsed)
-        if not rows:
+            if "executed_macs" in outputs:
+                macs.append(np.ravel(outputs["executed_macs"])[0])
+        if not times:
             raise ValueError(
                 "`dataset` must hold at least one sample. Received: an empty dataset"
             )
-
-        def column(name: str) -> np.ndarray:
-            return np.array([np.ravel(row[name])[0] for row in rows])
-
-        if decision == "label":
-            predicted = column("label")
-        else:
-            predicted = np.array([int(np.argmax(row["logits"])) for row in rows])
-        macs = None
-        if "executed_macs" in spec.outputs:
-            macs = float(column("executed_macs").mean(dtype=np.float64)) * MACS_UNIT
-        result = {
-            "accuracy": float(np.mean(predicted == np.array(labels))),
-            "samples": len(rows),
+        return {
+            **scores.result(),
+            "samples": len(times),
             "mean_ms": float(np.mean(times)),
             "median_ms": float(np.median(times)),
-            "mean_executed_macs": macs,
-            "labels": predicted,
+            "mean_executed_macs": float(np.mean(macs, dtype=np.float64)) * MACS_UNIT
+            if macs
+            else None,
         }
-        if "exit" in spec.outputs:
-            result["exit"] = column("exit")
-        return result
+
+    def _scores(
+        self, signature: str, ignore_class: int | None
+    ) -> ImageScores | PixelScores:
+        """What is to gather the answers of a signature."""
+        outputs = self.signatures[signature].outputs
+        decision = next(
+            (k for k in ("label", "labels", "logits") if k in outputs), None
+        )
+        if decision is None:
+            raise ValueError(
+                "`signature` must have an output 'label', 'labels' or 'logits'. "
+                f"Received: signature={signature!r} with outputs {sorted(outputs)}"
+            )
+        if decision == "labels":
+            classes = self.metadata.get("classes", UINT8_CLASSES)
+            return PixelScores(outputs["labels"].shape[1:], classes, ignore_class)
+        if ignore_class is not None:
+            raise ValueError(
+                "`ignore_class` is for signatures with an output 'labels'. Received: "
+                f"ignore_class={ignore_class} for signature={signature!r}"
+            )
+        return ImageScores(decision)
 
     def benchmark(
         self,
@@ -325,7 +346,9 @@ def _fit(name: str, value: Any, spec: TensorSpec) -> np.ndarray:
     )
 
 
-def _samples(dataset: Any, rank: int) -> Iterator[tuple[np.ndarray, int]]:
+def _samples(
+    dataset: Any, rank: int, label_shape: tuple[int, ...]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Single (image, label) pairs of a dataset; batched images have `rank` axes."""
     arrays = isinstance(dataset, tuple) and all(hasattr(x, "shape") for x in dataset)
     pairs: Iterable[Any] = [dataset] if arrays else dataset
@@ -337,15 +360,25 @@ def _samples(dataset: Any, rank: int) -> Iterator[tuple[np.ndarray, int]]:
                 + (f" of length {len(pair)}" if hasattr(pair, "__len__") else "")
             )
         images, labels = np.asarray(pair[0]), np.asarray(pair[1])
+        given = labels.shape
         if images.ndim < rank:
-            images = images[np.newaxis]
-        if labels.dtype.kind not in "iu" or labels.size != len(images):
+            images, labels = images[np.newaxis], labels[np.newaxis]
+        wanted = (len(images), *label_shape)
+        fits = (
+            labels.shape in (wanted, (*wanted, 1))
+            if label_shape
+            else (labels.size == len(images))
+        )
+        if labels.dtype.kind not in "iu" or not fits:
+            per = (
+                f"map {label_shape} of class indices" if label_shape else "class index"
+            )
             raise ValueError(
-                "`dataset` must give one class index per image. Received: labels of "
-                f"shape {labels.shape} and dtype {labels.dtype} for {len(images)} "
+                f"`dataset` must give one {per} per image. Received: labels of "
+                f"shape {given} and dtype {labels.dtype} for {len(images)} "
                 "image(s)"
             )
-        yield from zip(images, map(int, labels.ravel()), strict=True)
+        yield from zip(images, labels.reshape(wanted), strict=True)
 
 
 def _read(path: Path) -> bytes:

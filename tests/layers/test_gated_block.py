@@ -9,6 +9,7 @@ from keras_dyngate import BinaryGate, GatedBasicBlock, GatedBottleneckBlock
 from keras_dyngate._hooks import lowering, recording
 from tests import reference
 from tests.backend_utils import gradients
+from tests.layer_checks import check_config
 from tests.stubs import FixedController, built, images, torch_weights
 
 pytestmark = pytest.mark.usefixtures("numpy_initializers")
@@ -35,6 +36,39 @@ def test_plain_block_against_numpy(cls, shape, filters, strides, shortcut):
     assert block.compute_output_shape(x.shape) == expected.shape
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
     assert 0.1 < (expected > 0).mean() < 0.95
+
+
+@pytest.mark.parametrize("cls", BLOCKS)
+@pytest.mark.parametrize("rate", [2, 3])
+def test_dilation_against_numpy(cls, rate):
+    """A dilated kernel is a larger one with zeros between its weights."""
+    shape = (7, 8, 5)
+    gate = FixedController([[1, 0] * len(cls.masked), [1, 1] * len(cls.masked)])
+    block = built(cls(4, channel_gate=gate, dilation_rate=rate), shape)
+    plain = built(cls(4, channel_gate=gate), shape)
+    x = images(2, *shape) / 255 - 0.3
+    weights = torch_weights(block)
+    for name, kernel in weights.items():
+        if kernel.shape[2:] == (3, 3):
+            weights[name] = np.zeros((*kernel.shape[:2], *[2 * rate + 1] * 2))
+            weights[name][:, :, ::rate, ::rate] = kernel
+    halves = np.split(np.repeat(gate.scores, 2, axis=1), len(cls.masked), axis=1)
+    expected = reference.block(x, weights, "b", masks=halves)
+    np.testing.assert_allclose(to_numpy(block(x)), expected, rtol=1e-4, atol=2e-5)
+    assert block.compute_output_shape(x.shape) == expected.shape
+    assert [row.macs for row in block.mac_rows((None, *shape))] == [
+        row.macs for row in plain.mac_rows((None, *shape))
+    ]
+
+
+@pytest.mark.parametrize("cls", BLOCKS)
+def test_dilation_is_kept_and_goes_without_strides(cls):
+    check_config(cls(4, dilation_rate=2))
+    assert cls.from_config(cls(4, dilation_rate=2).get_config()).dilation_rate == 2
+    with pytest.raises(ValueError, match="`dilation_rate` must be 1.*strides=2"):
+        cls(4, strides=2, dilation_rate=2)
+    with pytest.raises(ValueError, match="`dilation_rate` must be a positive integer"):
+        cls(4, dilation_rate=0)
 
 
 @pytest.mark.parametrize(

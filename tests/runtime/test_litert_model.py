@@ -264,7 +264,11 @@ def test_evaluate_another_signature_with_a_fixed_input(model, data):
         ((np.zeros((2, 4, 6, 3)), np.zeros(3, int)), {}, r"shape \(3,\)"),
         ((np.zeros((2, 4, 6, 3)), np.eye(2, 3)), {}, r"one class index per image"),
         ((np.zeros((1, 4, 6, 3)), np.zeros(1)), {}, "dtype float64"),
-        ([], {"signature": "widen"}, "output 'label' or 'logits'. Received: .*'sum'"),
+        (
+            [],
+            {"signature": "widen"},
+            "'label', 'labels' or 'logits'. Received: .*'sum'",
+        ),
         ([], {"signature": "logits_at"}, r"keyword argument. Received: \[\]"),
         ([], {"signature": "nothing"}, "Received: signature='nothing'"),
     ],

@@ -1,0 +1,245 @@
+"""Pyramid scene parsing: a class for every pixel, on a dilated residual trunk.
+
+    model = gated_pspnet50(gate_groups=4, gate_regularizers=["batch_shaping"])
+    load_trunk_weights(model, gated_resnet50(gate_groups=4, weights="trunk.keras"))
+
+The trunk is that of `resnet50` without its last two halvings: stages 3 and 4 dilate, so
+that its map has an eighth of the image's sides. The pooled maps of several grids, from
+one cell to 6x6, are laid beside it, and a convolution reads all of them.
+
+The first block of a dilated stage still has the dilation of the stage before, and so the
+trunk of a classifier computes here what it was trained to, at more places [design of this
+library]. Layers have the names they have in `resnet50`.
+"""
+
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_dyngate._backend import copy_variable
+from keras_dyngate._checks import positive_int
+from keras_dyngate.layers.gated_block import conv_bn
+from keras_dyngate.models.parts import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    apply_stem,
+    check_arguments,
+    normalize,
+)
+from keras_dyngate.models.resnet import (
+    ARCHITECTURES,
+    CONTROL,
+    DEFAULTS,
+    KIND_ARGS,
+    apply_stages,
+)
+from keras_dyngate.models.weights import load_trunk_weights, load_weights
+
+DILATIONS = (1, 1, 2, 4)
+DROPOUT = 0.1
+_HEAD = ("pyramid", "head_")  # how the names of layers after the trunk begin
+
+
+def upsample(x: Any, size: Sequence[int], name: str, dtype: Any = None) -> Any:
+    """Bilinear interpolation between the centres of pixels, to (height, width)."""
+    layer = keras.layers.Resizing(*size, "bilinear", name=name, dtype=dtype)
+    return layer(x)
+
+
+def apply_conv(x: Any, filters: int, kernel_size: int, name: str) -> Any:
+    """Convolution, BN and ReLU: `<name>_conv`, `<name>_bn`, `<name>_relu`."""
+    conv, norm = conv_bn(filters, kernel_size, 1, f"{name}_conv", 1e-5, 0.9)
+    return keras.layers.ReLU(name=f"{name}_relu")(norm(conv(x)))
+
+
+def apply_pyramid(x: Any, bins: Sequence[int]) -> Any:
+    """`x` beside its averages over grids of n x n cells, for each n in `bins`.
+
+    The cells of a grid have one size and one distance, `floor(side / n)`; where that
+    leaves a rest they grow by it and overlap [design of this library]. So they are an
+    ordinary pooling, an exact partition where n divides the side.
+    """
+    height, width, channels = x.shape[1:]
+    if min(height, width) < max(bins):
+        raise ValueError(
+            "The image must be large enough for the trunk's map, an eighth of it, to "
+            f"have a grid of {max(bins)}x{max(bins)} cells (see `bins` and "
+            f"`input_shape`). Received: bins={tuple(bins)} on a map of {height}x{width}"
+        )
+    maps = [x]
+    for n in bins:
+        strides = height // n, width // n
+        window = height - (n - 1) * strides[0], width - (n - 1) * strides[1]
+        name = f"pyramid{n}"
+        y = keras.layers.AveragePooling2D(window, strides, name=f"{name}_pool")(x)
+        y = apply_conv(y, max(1, channels // len(bins)), 1, name)
+        maps.append(upsample(y, (height, width), f"{name}_up"))
+    return keras.layers.Concatenate(name="pyramid")(maps)
+
+
+def apply_classifier(x: Any, filters: int, classes: int, name: str) -> Any:
+    """3x3 convolution, dropout, and a 1x1 convolution to the classes."""
+    x = apply_conv(x, filters, 3, name)
+    x = keras.layers.Dropout(DROPOUT, name=f"{name}_dropout")(x)
+    return keras.layers.Conv2D(classes, 1, name=f"{name}_classifier")(x)
+
+
+def _head_slots(model: keras.Model) -> dict[str, Any]:
+    """Variables of the layers after the trunk, by name."""
+    return {
+        f"{layer.name}.{variable.name}": variable
+        for layer in model.layers
+        if layer.name.startswith(_HEAD)
+        for variable in layer.weights
+        if "seed" not in variable.name
+    }
+
+
+def _load(model: keras.Model, path: str | os.PathLike[str]) -> None:
+    """The file of a net of this kind, or of a classifier, whose trunk is taken."""
+    path = Path(path)
+    if path.suffix != ".keras" or not path.is_file():
+        load_weights(model, path)  # says what is wrong with a path
+        return
+    source = keras.saving.load_model(path, compile=False)
+    load_trunk_weights(model, source)
+    found = _head_slots(source)
+    for name, variable in _head_slots(model).items() if found else ():
+        received = tuple(found[name].shape) if name in found else "no such variable"
+        if received == tuple(variable.shape):
+            copy_variable(variable, found[name])
+        elif not name.startswith("head_classifier"):
+            raise ValueError(
+                f"The weights file {path} is of another architecture: {name!r} must "
+                f"have shape {tuple(variable.shape)}. Received: {received}"
+            )
+
+
+def build_pspnet(
+    depth: int,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    input_shape: Sequence[int] = (713, 713, 3),
+    classes: int = 19,
+    classifier_activation: Any = None,
+    bins: Sequence[int] = (1, 2, 3, 6),
+    name: str | None = None,
+    width: float = 1.0,
+    include_preprocessing: bool = True,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    channel_gate: Any = None,
+    layer_gate: Any = None,
+    gate_group_size: int | None = None,
+    gate_groups: int | None = None,
+    gate_regularizers: Any = None,
+    layer_regularizers: Any = None,
+    gated_activations: str = "both",
+) -> keras.Model:
+    """Build a segmentation net; see the constructors for the arguments."""
+    arch = ARCHITECTURES[depth]
+    shape, classes = check_arguments("imagenet", input_shape, None, classes)
+    size = [side for side in shape[:2] if side is not None]
+    if len(size) < 2:
+        raise ValueError(
+            "`input_shape` must have a known height and width: the cells of the "
+            f"pyramid depend on them. Received: input_shape={input_shape!r}"
+        )
+    bins = tuple(positive_int("bins", n) for n in bins)
+    if not bins or len(set(bins)) < len(bins):
+        raise ValueError(
+            f"`bins` must be one or more different integers. Received: bins={bins!r}"
+        )
+    widths = arch.scaled(width)
+
+    image = x = keras.Input(shape, name="image")
+    if include_preprocessing:
+        x = normalize(x, mean, std)
+    x = apply_stem(x, widths[0], "imagenet")
+    x = apply_stages(
+        x,
+        arch,
+        widths,
+        DILATIONS,
+        channel_gate=channel_gate,
+        layer_gate=layer_gate,
+        gate_group_size=gate_group_size,
+        gate_groups=gate_groups,
+        gate_regularizers=gate_regularizers,
+        layer_regularizers=layer_regularizers,
+        gated_activations=gated_activations,
+    )
+    filters = x.shape[-1] // 4
+    x = apply_classifier(apply_pyramid(x, bins), filters, classes, "head")
+    x = upsample(x, size, "logits", "float32")
+    if classifier_activation is not None:
+        activate = keras.layers.Activation
+        x = activate(classifier_activation, name="answer", dtype="float32")(x)
+    model = keras.Model(image, x, name=name)
+    if weights is not None:
+        _load(model, weights)
+    return model
+
+
+_DOC = """{kind} PSPNet on a dilated ResNet-{depth}, a class for every pixel.
+
+    Args:
+        weights: None (random), or a path: `.keras` or `.weights.h5` of a net of this
+            kind; or the trunk alone from a classifier, `.keras`, or `.npz` with the
+            names and layouts of PyTorch and torchvision.
+        input_shape: (height, width, channels), known. Default (713, 713, 3).
+        classes: Of a pixel. Default 19.
+        classifier_activation: "softmax" for probabilities. Default None: logits.
+        bins: Cells along a side of each grid of the pyramid. Default (1, 2, 3, 6).
+        name: Of the model.
+        width: Multiplies the channels of every stage.
+        include_preprocessing: Whether the model normalises its input, RGB from 0 to
+            255, by `mean` and `std`.
+        mean, std: Per channel, of images from 0 to 1. Default: ImageNet's.{control}
+
+    Returns:
+        A `keras.Model` from `[batch, height, width, channels]` to float32 logits
+        `[batch, height, width, classes]`. `add_auxiliary_head` helps to train it.
+
+    Raises:
+        ValueError: For bad arguments, weights of another architecture, or an image too
+            small for the pyramid.
+
+    References:
+        Zhao et al., Pyramid Scene Parsing Network, CVPR 2017, arXiv 1612.01105.
+    """
+
+
+def _constructor(depth: int, kind: str) -> Callable[..., keras.Model]:
+    name = f"{kind}pspnet{depth}"
+    defaults = {"name": name, **DEFAULTS[kind]}
+    parameters = {
+        key: parameter.replace(default=defaults.get(key, parameter.default))
+        for key, parameter in inspect.signature(build_pspnet).parameters.items()
+        if key != "depth" and (kind or key not in CONTROL)
+    }
+
+    def construct(**kwargs: Any) -> keras.Model:
+        if unknown := sorted(set(kwargs) - set(parameters)):
+            raise TypeError(f"{name}() got unexpected arguments: {unknown}")
+        return build_pspnet(depth, **{**defaults, **kwargs})
+
+    construct.__name__ = construct.__qualname__ = name
+    construct.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        list(parameters.values())
+    )
+    title = "Channel-gated" if kind else "Plain"
+    construct.__doc__ = _DOC.format(kind=title, depth=depth, control=KIND_ARGS[kind])
+    return construct
+
+
+pspnet50 = _constructor(50, "")
+pspnet101 = _constructor(101, "")
+gated_pspnet50 = _constructor(50, "gated_")
+gated_pspnet101 = _constructor(101, "gated_")
+
+__all__ = ["gated_pspnet50", "gated_pspnet101", "pspnet50", "pspnet101"]
