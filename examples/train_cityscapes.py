@@ -105,7 +105,7 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
                 watched=model,
             ),
         ]
-    return model, run.fit(fitted, data, callbacks)
+    return model, run.fit(fitted, data, callbacks, outputs=("logits", "aux"))
 
 
 def judge(run: training.Run, model: keras.Model, data: Data) -> dict[str, Any]:

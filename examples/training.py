@@ -157,13 +157,23 @@ class Run:
         model: keras.Model,
         data: Data,
         callbacks: Sequence[keras.callbacks.Callback] = (),
-        name: str = "checkpoint",
+        outputs: Sequence[str] = (),
     ) -> float:
-        """Train a compiled model on `data.train`; seconds that this session took."""
+        """Train a compiled model on `data.train`; seconds that this session took.
+
+        With names of `outputs`, each of them is given the labels.
+        """
+
+        def targets(images: Any, labels: Any) -> tuple[Any, Any]:
+            return images, {name: labels for name in outputs} if outputs else labels
+
         hosts = max(len(FLAGS.hosts), 1)
         stateful = [c for c in callbacks if hasattr(c, "get_state")]
         checkpoint = kd.TrainingCheckpoint(
-            self.folder / f"{name}.npz", FLAGS.checkpoint_every, stateful, settings()
+            self.folder / "checkpoint.npz",
+            FLAGS.checkpoint_every,
+            stateful,
+            settings(),
         )
         steps = data.train.steps(FLAGS.batch_size)
         log = keras.callbacks.CSVLogger(str(self.folder / "log.csv"), append=True)
@@ -184,10 +194,10 @@ class Run:
                     seed=FLAGS.seed,
                     start=step,
                     shard=(FLAGS.host_id, hosts),
-                ),
+                ).map(targets),
                 steps_per_epoch=steps,
                 epochs=FLAGS.epochs,
-                validation_data=data.validation.batches(FLAGS.batch_size),
+                validation_data=data.validation.batches(FLAGS.batch_size).map(targets),
                 callbacks=[*callbacks, *watchers],
                 verbose="auto" if sys.stdout.isatty() else 2,
             )
@@ -208,6 +218,7 @@ class Run:
             rows = list(csv.DictReader(file))
         names = [
             ("accuracy", "val_accuracy"),
+            ("logits_mean_iou", "val_logits_mean_iou"),
             ("loss", "val_loss"),
             ("open_rate", "conditional"),
             ("mac_share",),
@@ -272,7 +283,7 @@ class TimeLeft(keras.callbacks.Callback):
         shown = [f"{self.title}: epoch {epoch + 1} of {self.epochs}"]
         for name, text in (
             ("val_accuracy", "validation accuracy {:.2%}"),
-            ("val_mean_io_u", "validation mIoU {:.2%}"),
+            ("val_logits_mean_iou", "validation mean IoU {:.2%}"),
             ("open_rate", "open rate {:.2f}"),
         ):
             if name in logs:

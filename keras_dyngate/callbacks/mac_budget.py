@@ -38,10 +38,10 @@ class MacBudget(keras.callbacks.Callback):
             every `every` steps.
         total_steps: Steps of the whole training; None: epochs times steps.
         begin, end: Shares of training between which the budget falls. Default 0 and
-            0.5.
-        every: Steps from one measurement to the next. Default 10.
+            0.4.
+        every: Steps from one measurement to the next. Default 5.
         gain: (proportional, integral): price per excess share, and its growth per
-            measurement. Default (5, 0.2).
+            measurement. Default (20, 0.5).
         group_size: As in `MacProfile.of`: count what runs in groups of so many channels.
         regularizer: Name of the regularizers to drive.
         watched: The model whose MACs count, where the one that is fitted holds it.
@@ -62,9 +62,9 @@ class MacBudget(keras.callbacks.Callback):
         images: Any,
         total_steps: int | None = None,
         begin: float = 0.0,
-        end: float = 0.5,
-        every: int = 10,
-        gain: tuple[float, float] = (5.0, 0.2),
+        end: float = 0.4,
+        every: int = 5,
+        gain: tuple[float, float] = (20.0, 0.5),
         group_size: int | Mapping[str, int] | None = None,
         regularizer: str = "gate_sparsity",
         watched: keras.Model | None = None,

@@ -116,6 +116,31 @@ def test_a_resumed_run_goes_on_where_it_stopped():
     np.testing.assert_allclose(losses, np.arange(9, 12) / 12, atol=1e-6)
 
 
+def test_a_run_goes_on_in_the_middle_of_an_epoch():
+    """4 of 12 steps are done: the rest of an epoch, then a whole one."""
+    model, _ = make(One(RAMP, "one"))
+    schedule = kd.RegularizationSchedule(total_steps=12, initial_step=4)
+    rest, history = fit(model, 2, schedule, initial_epoch=1, steps_per_epoch=2)
+    np.testing.assert_allclose(rest, np.arange(4, 6) / 12, atol=1e-6)
+    assert history["one_coefficient"] == pytest.approx([5 / 12])
+    schedule.initial_step = 6
+    whole, _ = fit(model, 4, schedule, initial_epoch=2)
+    np.testing.assert_allclose(whole, np.arange(6, 12) / 12, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_steps_done_are_told_where_they_cannot_be_known():
+    model, _ = make(One(RAMP, "one"))
+    schedule = kd.RegularizationSchedule(total_steps=12, initial_step=3)
+    losses, _ = fit(model, 3, schedule, unknown_length(), initial_epoch=1)
+    np.testing.assert_allclose(losses, np.arange(3, 9) / 12, atol=1e-6)
+
+
+def test_initial_step_needs_total_steps():
+    with pytest.raises(ValueError, match="`initial_step` needs.*initial_step=3"):
+        kd.RegularizationSchedule(initial_step=3)
+
+
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_data_of_unknown_length_moves_once_per_epoch():
     model, _ = make(One(RAMP, "one"))
