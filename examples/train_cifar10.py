@@ -33,7 +33,6 @@ from distillation import Distilled
 
 import keras_dyngate as kd
 from keras_dyngate.datasets import Data
-from keras_dyngate.export import quiet
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
@@ -72,7 +71,12 @@ def build(data: Data) -> keras.Model:
     """The net that `--method` stands for; all of them take images from 0 to 255."""
     depth = FLAGS.model.removeprefix("resnet")
     if FLAGS.method == "slicing":
-        return kd.sliced_resnet(blocks=1, width=int(32 * FLAGS.width), subnetworks=4)
+        return kd.sliced_resnet(
+            blocks=1,
+            width=int(32 * FLAGS.width),
+            subnetworks=4,
+            classes=len(data.classes),
+        )
     arguments: dict[str, Any] = {
         "width": FLAGS.width,
         "classes": len(data.classes),
@@ -154,6 +158,9 @@ def add_exits(model: keras.Model, data: Data) -> Any:
 def judge(run: training.Run, model: Any, data: Data) -> dict[str, Any]:
     """The test images, once; files too, if they can be made here."""
     export = FLAGS.export and keras.backend.backend() == "tensorflow"
+    if FLAGS.method == "dgate":
+        model = add_exits(model, data)
+        model.save(run.folder / "exits.keras")
     if FLAGS.method == "slicing":
         test = data.test.arrays()
         report = (
@@ -182,19 +189,8 @@ def judge(run: training.Run, model: Any, data: Data) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    quiet()
-    with training.clear_errors():
-        data = load_data()
-        run = training.Run(f"{FLAGS.dataset}_{FLAGS.method}_{FLAGS.model}")
-        print(f"{run.title} on {data.name}: {len(data.train)} training images")
-        model, seconds = train(run, data)
-        model.save(run.folder / "model.keras")
-        if FLAGS.method == "dgate":
-            model = add_exits(model, data)
-            model.save(run.folder / "exits.keras")
-        run.finish(data, training_s=seconds, **judge(run, model, data))
+    title = f"{FLAGS.dataset}_{FLAGS.method}_{FLAGS.model}"
+    training.drive(argv, title, load_data, train, judge)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from absl import app, flags
 
 import keras_dyngate as kd
 from keras_dyngate.datasets import Data
-from keras_dyngate.export import quiet
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("source", "folder", ["folder", "tfds"], "Where pictures come from.")
@@ -99,16 +98,8 @@ def judge(run: training.Run, model: keras.Model, data: Data) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    quiet()
-    with training.clear_errors():
-        data = load_data()
-        run = training.Run(f"{FLAGS.source}_{FLAGS.method}_{FLAGS.model}")
-        print(f"{run.title} on {data.name}: {len(data.train)} training pictures")
-        model, seconds = train(run, data)
-        model.save(run.folder / "model.keras")
-        run.finish(data, training_s=seconds, **judge(run, model, data))
+    title = f"{FLAGS.source}_{FLAGS.method}_{FLAGS.model}"
+    training.drive(argv, title, load_data, train, judge)
 
 
 if __name__ == "__main__":

@@ -16,17 +16,18 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-from absl import flags, logging
+from absl import app, flags, logging
 
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
 from keras_dyngate._walk import controllers
 from keras_dyngate.datasets import Data
+from keras_dyngate.export import quiet
 from keras_dyngate.runtime import describe_machine
 
 FLAGS = flags.FLAGS
@@ -126,9 +127,6 @@ class Run:
             _deterministic()
         keras.config.set_dtype_policy(FLAGS.precision)
         self.strategy = _strategy()
-        write_whole(
-            self.folder / "config.json", json.dumps(settings(), indent=1).encode()
-        )
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """Where models are to be built and compiled."""
@@ -174,6 +172,10 @@ class Run:
             FLAGS.checkpoint_every,
             stateful,
             settings(),
+        )
+        checkpoint.restore(model)  # refuses other settings, before anything is written
+        write_whole(
+            self.folder / "config.json", json.dumps(settings(), indent=1).encode()
         )
         steps = data.train.steps(FLAGS.batch_size)
         log = keras.callbacks.CSVLogger(str(self.folder / "log.csv"), append=True)
@@ -292,6 +294,26 @@ class TimeLeft(keras.callbacks.Callback):
             macs, ms = logs["mean_macs"] / 1e6, logs["ms_per_image"]
             shown.append(f"{macs:.1f} MMACs ({ms:.2f} ms here, masked)")
         print(", ".join([*shown, f"{left / 60:.0f} min left"]), flush=True)
+
+
+def drive(
+    argv: list[str],
+    title: str,
+    load_data: Callable[[], Data],
+    train: Callable[[Run, Data], tuple[keras.Model, float]],
+    judge: Callable[[Run, keras.Model, Data], dict[str, Any]],
+) -> None:
+    """A whole script: data, training, `model.keras`, and what the test images say."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    quiet()
+    with clear_errors():
+        data = load_data()
+        run = Run(title)
+        print(f"{title} on {data.name}: {len(data.train)} training images")
+        model, seconds = train(run, data)
+        model.save(run.folder / "model.keras")
+        run.finish(data, training_s=seconds, **judge(run, model, data))
 
 
 @contextlib.contextmanager
