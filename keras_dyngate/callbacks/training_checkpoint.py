@@ -172,9 +172,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             keras.ops.convert_to_numpy(variable) for variable in _variables(self.model)
         ]
         for variable, array in zip(_variables(self.model), arrays, strict=True):
-            if array.dtype.kind not in "biu" and not np.isfinite(
-                array.astype("float32")
-            ).all():
+            if (
+                array.dtype.kind not in "biu"
+                and not np.isfinite(array.astype("float32")).all()
+            ):
                 self._not_finite(f"the variable {variable.path!r}")
         header = {
             "format": FORMAT,
