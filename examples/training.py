@@ -178,6 +178,7 @@ class Run:
             self.folder / "config.json", json.dumps(settings(), indent=1).encode()
         )
         steps = data.train.steps(FLAGS.batch_size)
+        steps -= steps % FLAGS.steps_per_execution
         log = keras.callbacks.CSVLogger(str(self.folder / "log.csv"), append=True)
         watchers: list[Any] = [TimeLeft(FLAGS.epochs, self.title), log]
         with contextlib.suppress(ImportError):
@@ -313,6 +314,9 @@ def drive(
         print(f"{title} on {data.name}: {len(data.train)} training images")
         model, seconds = train(run, data)
         model.save(run.folder / "model.keras")
+        if FLAGS.hosts:  # from here on, every machine on its own
+            keras.distribution.set_distribution(None)
+            model = keras.models.load_model(run.folder / "model.keras")
         run.finish(data, training_s=seconds, **judge(run, model, data))
 
 

@@ -67,6 +67,14 @@ def keep_replicas_apart(layer: keras.Layer) -> None:
         object.__setattr__(layer, "_losses", _LossesPerThread())
 
 
+def own_rows(x: Any) -> Any:
+    """Of a result over the rows of several JAX processes this one's; else `x` itself."""
+    if getattr(x, "is_fully_addressable", True):
+        return x
+    shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([shard.data for shard in shards])
+
+
 def slow_groups() -> bool:
     """Whether grouped convolutions are slow here: TensorFlow and JAX without a GPU."""
     backend = keras.backend.backend()

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dyngate._backend import own_rows
 from keras_dyngate._hooks import recording
 from keras_dyngate._walk import controllers
 
@@ -27,6 +28,21 @@ class DecisionModel(keras.Model):
         with recording() as found:
             outputs = self.inner(x, training=training)
         return {"outputs": outputs, "decisions": dict(found)}
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        """As in Keras; with several JAX processes, each has the outputs of its rows."""
+        if self.predict_function is not None and not force:
+            return self.predict_function
+        super().make_predict_function(force)
+        function = self.predict_function
+
+        def own(state: Any, iterator: Any) -> Any:
+            outputs, state = function(state, iterator)
+            return keras.tree.map_structure(own_rows, outputs), state
+
+        if keras.backend.backend() == "jax":
+            self.predict_function = own
+        return self.predict_function
 
 
 def predict_with_decisions(

@@ -8,6 +8,7 @@ the cost is measured every few steps on some images, and the coefficient follows
 while the net is over its budget, down, even below zero, while it is under it.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -121,8 +122,9 @@ class MacBudget(keras.callbacks.Callback):
             self._drive()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if logs is not None and self.share is not None:
-            logs["mac_share"], logs["mac_price"] = self.share, self.price
+        if logs is not None:
+            logs["mac_share"] = math.nan if self.share is None else self.share
+            logs["mac_price"] = self.price
             logs[f"{self.regularizer}_coefficient"] = self._coefficient()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -136,7 +138,9 @@ class MacBudget(keras.callbacks.Callback):
         progress = step / total
         if progress >= self.end:
             return self.target
-        fallen = max(progress - self.begin, 0.0) / (self.end - self.begin)
+        if progress <= self.begin:
+            return 1.0
+        fallen = (progress - self.begin) / (self.end - self.begin)
         return 1.0 - (1.0 - self.target) * fallen
 
     def _drive(self) -> None:

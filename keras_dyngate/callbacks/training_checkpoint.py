@@ -29,6 +29,8 @@ from keras_dyngate._checks import positive_int
 from keras_dyngate._files import writable_target, write_whole
 
 FORMAT = 1
+# What NumPy raises for a file of another kind, or one that was cut off.
+DAMAGED = (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile)
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
@@ -100,9 +102,15 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             FloatingPointError: If the loss or a weight stops being a number.
             OSError: If the file cannot be written.
         """
-        self.restore(model)
+        if steps_per_epoch % model.steps_per_execution:
+            raise ValueError(
+                "`steps_per_epoch` must be a multiple of the model's "
+                f"steps_per_execution={model.steps_per_execution}. "
+                f"Received: steps_per_epoch={steps_per_epoch}"
+            )
         history: keras.callbacks.History | None = None
         while history is None or self.step < epochs * steps_per_epoch:
+            self.restore(model)  # also between: a `fit` may end by averaging weights
             epoch, done = divmod(self.step, steps_per_epoch)
             for callback in callbacks:
                 if hasattr(callback, "initial_step"):
@@ -149,6 +157,12 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 f"The checkpoint {self.path} is of a run with other settings: {names}. "
                 f"Received: {[self.settings.get(n) for n in names]}, in the file "
                 f"{[theirs.get(n) for n in names]}"
+            )
+        if len(header["stateful"]) != len(self.stateful):
+            raise ValueError(
+                f"The checkpoint {self.path} has the state of "
+                f"{len(header['stateful'])} callbacks. "
+                f"Received: {len(self.stateful)} in `stateful`"
             )
         variables = _variables(model)
         shapes = [list(v.shape) for v in variables]
@@ -234,11 +248,16 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def _read(self) -> tuple[dict[str, Any], list[np.ndarray]]:
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            with (
+                open(self.path, "rb") as source,
+                np.load(source, allow_pickle=False) as file,
+            ):
                 header = json.loads(bytes(file["header"]))
+                if header["format"] != FORMAT:
+                    raise ValueError(f"its format is {header['format']}, not {FORMAT}")
                 count = len(header["shapes"])
                 arrays = [file[f"{index:05}"] for index in range(count)]
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             raise ValueError(
                 f"The checkpoint {self.path} cannot be read ({error}). Remove it to "
                 "start anew."

@@ -1,0 +1,218 @@
+"""The control law written out again, MACs counted by hand, and nets that are driven."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import keras_dyngate as kd
+from keras_dyngate._backend import before_assign
+from keras_dyngate._walk import controllers
+from tests.backend_utils import BACKEND
+
+IMAGES = np.random.default_rng(0).normal(size=(12, 4, 4, 3)).astype("float32")
+LABELS = np.arange(12) % 3
+PER_EPOCH = 3  # batches of 4
+
+# A block holds two 3x3 convolutions at 4x4, of 3 channels, each with a gate.
+FILTERS = 3
+GATEABLE = 2 * 4 * 4 * 3 * 3 * FILTERS * FILTERS
+
+
+def make(bias=0.0, blocks=1, rate=0.0, price=None):
+    keras.utils.set_random_seed(0)
+    x = image = keras.Input((4, 4, 3))
+    for index in range(blocks):
+        item = price or kd.GateSparsity(0.0, weighting="macs")
+        gate = kd.BinaryGate(FILTERS, bias_initializer=bias, regularizers=[item])
+        x = kd.GatedBasicBlock(FILTERS, channel_gate=gate, name=f"block{index + 1}")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, keras.layers.Dense(3, activation="softmax")(x))
+    model.compile(
+        keras.optimizers.SGD(rate), "sparse_categorical_crossentropy", jit_compile=False
+    )
+    return model
+
+
+class Watch(keras.callbacks.Callback):
+    """Price, share and coefficient after each step."""
+
+    def __init__(self, budget):
+        super().__init__()
+        self.budget, self.prices, self.shares, self.coefficients = budget, [], [], []
+
+    def on_train_batch_end(self, batch, logs=None):
+        before_assign(self.model)
+        self.prices.append(self.budget.price)
+        self.shares.append(self.budget.share)
+        self.coefficients.append(
+            {float(c) for gate in controllers(self.model) for c in gate.coefficients}
+        )
+
+
+def fit(model, budget, epochs=2):
+    watch = Watch(budget)
+    history = model.fit(
+        IMAGES,
+        LABELS,
+        batch_size=4,
+        epochs=epochs,
+        verbose=0,
+        callbacks=[kd.RegularizationSchedule(), budget, watch],
+    ).history
+    return watch, history
+
+
+@pytest.mark.parametrize(
+    "begin, end, expected",
+    [
+        (0.0, 0.5, [1.0, 0.84, 0.6, 0.2, 0.2, 0.2]),
+        (0.25, 0.75, [1.0, 1.0, 1.0, 0.6, 0.2, 0.2]),
+        (0.25, 0.25, [1.0, 1.0, 0.2, 0.2, 0.2, 0.2]),
+        (0.0, 0.0, [0.2] * 6),
+        (0.75, 1.0, [1.0, 1.0, 1.0, 1.0, 1.0, 0.2]),
+    ],
+)
+def test_the_budget_falls_on_a_straight_line(begin, end, expected):
+    budget = kd.MacBudget(0.2, IMAGES, total_steps=200, begin=begin, end=end)
+    found = [budget.budget(step) for step in (0, 20, 50, 100, 150, 200)]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert budget.budget(1000) == 0.2
+
+
+def test_price_and_coefficient_follow_the_control_law():
+    """The budget falls from 1 to .1; the last share is counted by hand."""
+    model = make(0.0, blocks=2)
+    budget = kd.MacBudget(0.1, IMAGES, end=1.0, every=2, gain=(3.0, 0.5))
+    watch, history = fit(model, budget)
+    profile = kd.count_macs(model)
+    assert profile.gateable == 2 * GATEABLE
+    decisions = kd.decide(model, IMAGES)
+    open_channels = sum(d.sum(1) for d in decisions.values())
+    # An open channel: 3 -> 1 in the first convolution, 1 -> 3 in the second.
+    macs = profile.ungated + profile.controllers + open_channels * GATEABLE / FILTERS
+    np.testing.assert_allclose(profile.of(decisions), macs)
+    share = macs.mean() / profile.total
+    assert 0.2 < share < 0.9 and watch.shares[0] is None
+    assert watch.shares[-1] == pytest.approx(share, rel=1e-6)
+
+    total, price, prices = 0.0, 0.0, []
+    for step in range(1, 7):
+        if step % 2 == 0:
+            excess = watch.shares[step - 1] - (1.0 - 0.9 * step / 6)
+            total = min(max(total + 0.5 * excess, 0.0), 10.0)
+            price = total + 3.0 * excess
+        prices.append(price)
+    assert prices[1] < 0 < prices[5]  # below its budget at first, then above
+    np.testing.assert_allclose(watch.prices, prices, rtol=1e-9)
+    for found, price in zip(watch.coefficients, prices, strict=True):
+        assert found == {float(np.float32(price * 1e6 / profile.gateable))}
+
+    np.testing.assert_allclose(history["mac_price"], [prices[2], prices[5]], rtol=1e-9)
+    np.testing.assert_allclose(
+        history["mac_share"], [watch.shares[2], share], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        history["gate_sparsity_coefficient"],
+        [prices[i] * 1e6 / profile.gateable for i in (2, 5)],
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("bias, target", [(9.0, 0.3), (-9.0, 0.9)])
+def test_far_from_the_budget_the_price_grows_or_falls(bias, target):
+    budget = kd.MacBudget(target, IMAGES, end=0.0, every=1)
+    watch, _ = fit(make(bias), budget)
+    if bias > 0:
+        assert watch.shares[-1] > 0.99
+        assert 0 < watch.prices[0]
+        assert (np.diff(watch.prices) > 0).all()  # the integral grows
+    else:
+        assert watch.shares[-1] < 0.5
+        assert len(set(watch.prices)) == 1  # the integral stays at 0
+        assert watch.prices[0] < 0
+
+
+def test_state_goes_through_json_and_the_price_on():
+    model = make(3.0)
+    one = kd.MacBudget(0.3, IMAGES, every=2, end=0.0)
+    fit(model, one)
+    state = json.loads(json.dumps(one.get_state()))
+    other = kd.MacBudget(0.3, IMAGES, every=2, end=0.0)
+    other.set_state(state)
+    assert other.get_state() == state == one.get_state()
+    assert (other.price, other.share) == (one.price, one.share)
+    first, _ = fit(make(3.0), other)  # from the first batch on, before it measures
+    assert first.prices[0] == one.price > 0
+    assert first.coefficients[0] != {0.0}
+    again, _ = fit(model, one)
+    np.testing.assert_array_equal(again.prices, first.prices)
+
+
+def test_a_net_within_the_one_that_is_fitted():
+    class Holder(keras.Model):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def call(self, x, training=None):
+            return self.inner(x, training=training)
+
+    found = []
+    for held in (False, True):
+        inner = make(0.0)
+        model = Holder(inner) if held else inner
+        model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+        budget = kd.MacBudget(
+            0.3, IMAGES, every=1, total_steps=3, watched=inner if held else None
+        )
+        model.fit(IMAGES, LABELS, batch_size=4, verbose=0, callbacks=[budget])
+        (gate,) = controllers(inner)
+        assert float(gate.coefficients[0]) != 0
+        found.append(budget.get_state())
+    assert found[0] == found[1]
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="slow there, and no other code")
+def test_a_net_comes_down_to_its_budget():
+    model = make(2.0, blocks=2, rate=0.3)
+    budget = kd.MacBudget(0.5, IMAGES, every=2)
+    watch, _ = fit(model, budget, epochs=30)
+    assert watch.shares[1] > 0.8
+    assert abs(np.mean(watch.shares[-10:]) - 0.5) < 0.08
+
+
+# ## What is refused
+
+
+@pytest.mark.parametrize(
+    "price", [kd.BatchShaping(), kd.GateSparsity(0.0, weighting="macs", name="other")]
+)
+def test_a_model_without_the_regularizer_is_refused(price):
+    model = make(price=price)
+    with pytest.raises(ValueError, match="a regularizer 'gate_sparsity'"):
+        model.fit(
+            IMAGES,
+            LABELS,
+            verbose=0,
+            callbacks=[kd.MacBudget(0.5, IMAGES, total_steps=3)],
+        )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"target": 1.5},
+        {"target": "half"},
+        {"total_steps": 0},
+        {"begin": -0.1},
+        {"end": 2.0},
+        {"begin": 0.6},
+        {"every": 0},
+    ],
+)
+def test_bad_arguments_are_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"`{name}`.*Received: {name}="):
+        kd.MacBudget(**{"target": 0.5, "images": IMAGES, **wrong})
