@@ -20,6 +20,8 @@ class DecisionModel(keras.Model):
     Output: `{"outputs": ..., "decisions": {name: [batch, units]}}`.
     """
 
+    predict_function: Any
+
     def __init__(self, inner: keras.Model, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)  # the model casts for itself
         self.inner = inner
