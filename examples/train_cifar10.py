@@ -20,6 +20,7 @@ A run that was cut off goes on; see training.py. Everything is in the run folder
 """
 
 import os
+import sys
 from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -54,14 +55,10 @@ def load_data() -> Data:
     """The dataset asked for, cut to the numbers of images asked for."""
     if FLAGS.dataset == "digits":
         return judging.limited(kd.datasets.digits(FLAGS.seed))
-    if not {"train_samples", "data_dir"} & {f.name for f in _given()}:
+    if len(sys.argv) == 1:
         FLAGS.train_samples = 10_000
     load = {"cifar10": kd.datasets.cifar10, "cifar100": kd.datasets.cifar100}
     return judging.limited(load[FLAGS.dataset](FLAGS.data_dir))
-
-
-def _given() -> list[Any]:
-    return [flag for flag in FLAGS.get_key_flags_for_module("training") if flag.present]
 
 
 # ## The nets
