@@ -23,15 +23,18 @@ HEAVY_ON_JAX = (
     "test_channel_padding.py",
     "test_anytime_loss.py",
     "test_anytime_accuracy.py",
-    "test_pspnet.py",
 )
+# Many nets that are exported, trained or built at several sizes.
+HEAVY = ("test_segment.py", "test_pspnet.py", "test_two_processes.py", "test_exits.py")
 
 
 def pytest_collection_modifyitems(items):
+    heavy = HEAVY
     if os.environ.get("KERAS_BACKEND") == "jax":
-        for item in items:
-            if item.path.name in HEAVY_ON_JAX:
-                item.add_marker(pytest.mark.heavy)
+        heavy += HEAVY_ON_JAX
+    for item in items:
+        if item.path.name in heavy:
+            item.add_marker(pytest.mark.heavy)
     items.sort(key=lambda item: item.get_closest_marker("heavy") is not None)
 
 
