@@ -27,10 +27,17 @@ def limited(data: Data) -> Data:
     return dataclasses.replace(data, train=train, test=test)
 
 
+def exports() -> bool:
+    """Whether files are asked for and can be made here."""
+    return bool(FLAGS.export) and keras.backend.backend() == "tensorflow"
+
+
 def export_files(
     model: keras.Model, folder: Path, data: Data, samples: int = 200
 ) -> dict[str, Any]:
     """Export in float32 and with 8-bit weights; all test images through each file.
+
+    Nothing, and an empty dict, with `--noexport` or on another backend than TensorFlow.
 
     Args:
         model: What to export.
@@ -39,6 +46,8 @@ def export_files(
         samples: How many of them are compared with Keras.
     """
     files: dict[str, Any] = {}
+    if not exports():
+        return files
     for quantization in (None, "dynamic"):
         name = quantization or "float32"
         report = kd.export_tflite(

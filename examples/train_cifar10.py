@@ -46,7 +46,6 @@ flags.DEFINE_string("model", "resnet20", "resnet20, 32, 44, 56 or 110.")
 flags.DEFINE_float("width", 1.0, "Multiplies the channels of every stage.")
 flags.DEFINE_string("teacher", None, "A .keras net to learn from besides the labels.")
 flags.DEFINE_float("teacher_share", 0.5, "Of the teacher in the loss.")
-flags.DEFINE_bool("export", True, "Export and test files (TensorFlow backend).")
 training.define_flags(epochs=4, batch_size=128, learning_rate=0.1, weight_decay=5e-4)
 training.define_gate_flags()
 
@@ -113,13 +112,7 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
         model = build(data)
         fitted = model
         if FLAGS.method in ("bas", "lcnet"):
-            budget = kd.MacBudget(
-                FLAGS.target_macs, data.train.arrays(128)[0], watched=model
-            )
-            watch = kd.DecisionStatistics(
-                data.validation.arrays(1000)[0], per_layer=False, watched=model
-            )
-            callbacks = [kd.RegularizationSchedule(), budget, watch]
+            callbacks = training.gate_callbacks(data, model, 128, 1000)
         if FLAGS.teacher:
             teacher = keras.models.load_model(FLAGS.teacher, compile=False)
             fitted = Distilled(
@@ -130,8 +123,7 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
             run.optimizer(model, steps),
             **({} if loss is None else {"loss": loss}),
             metrics=["accuracy"],
-            steps_per_execution=FLAGS.steps_per_execution,
-            jit_compile="auto" if FLAGS.jit is None else FLAGS.jit,
+            **training.compiling(),
         )
     seconds = run.fit(fitted, data, callbacks)
     return model, seconds
@@ -154,7 +146,6 @@ def add_exits(model: keras.Model, data: Data) -> Any:
 
 def judge(run: training.Run, model: Any, data: Data) -> dict[str, Any]:
     """The test images, once; files too, if they can be made here."""
-    export = FLAGS.export and keras.backend.backend() == "tensorflow"
     if FLAGS.method == "dgate":
         model = add_exits(model, data)
         model.save(run.folder / "exits.keras")
@@ -164,14 +155,14 @@ def judge(run: training.Run, model: Any, data: Data) -> dict[str, Any]:
             kd.export_tflite(
                 model, run.folder / "float32.tflite", parity_data=test[0][:100]
             )
-            if export
+            if judging.exports()
             else None
         )
         curve = model.evaluate_anytime(test, file=report.path if report else None)
         print(curve)
         curve.plot().savefig(run.folder / "anytime.png", dpi=120)
         return {"points": [vars(point) for point in curve], "timed": curve.timed}
-    files = judging.export_files(model, run.folder, data) if export else {}
+    files = judging.export_files(model, run.folder, data)
     if FLAGS.method == "dgate":
         x, y = data.test.arrays()
         found = model.predict(x)

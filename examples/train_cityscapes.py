@@ -36,7 +36,6 @@ flags.DEFINE_enum("method", "bas", ["plain", "bas"], "Whether with gates.")
 flags.DEFINE_enum("model", "pspnet50", ["pspnet50", "pspnet101"], "The trunk's depth.")
 flags.DEFINE_float("width", 1.0, "Multiplies the channels of every stage.")
 flags.DEFINE_list("image_size", None, "height,width; default 512,1024 or 240,320.")
-flags.DEFINE_bool("export", True, "Export and test files (TensorFlow backend).")
 training.define_flags(epochs=100, batch_size=8, learning_rate=0.01, weight_decay=1e-4)
 training.define_gate_flags()
 
@@ -89,28 +88,17 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
             loss={"logits": loss, "aux": loss},
             loss_weights={"logits": 1.0, "aux": 0.4},
             metrics={"logits": [overlap]},
-            steps_per_execution=FLAGS.steps_per_execution,
-            jit_compile="auto" if FLAGS.jit is None else FLAGS.jit,
+            **training.compiling(),
         )
     callbacks: list[Any] = []
     if FLAGS.method == "bas":
-        callbacks = [
-            kd.RegularizationSchedule(),
-            kd.MacBudget(FLAGS.target_macs, data.train.arrays(8)[0], watched=model),
-            kd.DecisionStatistics(
-                data.validation.arrays(32)[0],
-                batch_size=4,
-                per_layer=False,
-                watched=model,
-            ),
-        ]
+        callbacks = training.gate_callbacks(data, model, 8, 32, batch_size=4)
     return model, run.fit(fitted, data, callbacks, outputs=("logits", "aux"))
 
 
 def judge(run: training.Run, model: keras.Model, data: Data) -> dict[str, Any]:
     """The test pictures, once: overlap and decisions in Keras, then every file."""
-    export = FLAGS.export and keras.backend.backend() == "tensorflow"
-    files = judging.export_files(model, run.folder, data, samples=8) if export else {}
+    files = judging.export_files(model, run.folder, data, samples=8)
     return {"files": files, **judging.look(model, data, files, batch_size=4)}
 
 

@@ -42,7 +42,6 @@ flags.DEFINE_enum("stem", "imagenet", ["imagenet", "cifar"], "cifar: small pictu
 flags.DEFINE_float("width", 1.0, "Multiplies the channels of every stage.")
 flags.DEFINE_integer("image_size", 224, "Side of the pictures.", 8)
 flags.DEFINE_bool("skip_unreadable", False, "Replace broken pictures and count them.")
-flags.DEFINE_bool("export", True, "Export and test files (TensorFlow backend).")
 training.define_flags(epochs=30, batch_size=64, learning_rate=0.025, weight_decay=1e-4)
 training.define_gate_flags()
 
@@ -77,23 +76,17 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
             run.optimizer(model, steps),
             "sparse_categorical_crossentropy",
             metrics=["accuracy"],
-            steps_per_execution=FLAGS.steps_per_execution,
-            jit_compile="auto" if FLAGS.jit is None else FLAGS.jit,
+            **training.compiling(),
         )
     callbacks: list[Any] = []
     if gated:
-        callbacks = [
-            kd.RegularizationSchedule(),
-            kd.MacBudget(FLAGS.target_macs, data.train.arrays(64)[0]),
-            kd.DecisionStatistics(data.validation.arrays(256)[0], per_layer=False),
-        ]
+        callbacks = training.gate_callbacks(data, model, 64, 256)
     return model, run.fit(model, data, callbacks)
 
 
 def judge(run: training.Run, model: keras.Model, data: Data) -> dict[str, Any]:
     """The test pictures, once; files too, if they can be made here."""
-    export = FLAGS.export and keras.backend.backend() == "tensorflow"
-    files = judging.export_files(model, run.folder, data, samples=32) if export else {}
+    files = judging.export_files(model, run.folder, data, samples=32)
     return {"files": files, **judging.look(model, data, files, batch_size=32)}
 
 

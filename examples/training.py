@@ -60,6 +60,7 @@ def define_flags(**defaults: Any) -> None:
     flags.DEFINE_bool("jit", None, "Compile by XLA; default: Keras decides.")
     flags.DEFINE_integer("steps_per_execution", 1, "Steps per call of the backend.", 1)
     flags.DEFINE_enum("distribute", "none", ["none", "mirrored"], "Over local devices.")
+    flags.DEFINE_bool("export", True, "Export and test files (TensorFlow backend).")
     flags.DEFINE_list("hosts", [], "host:port of every machine (JAX backend).")
     flags.DEFINE_integer("host_id", 0, "Which of them this is.")
 
@@ -86,6 +87,41 @@ def gate_arguments() -> dict[str, Any]:
         "channel_gate": lambda units: kd.BinaryGate(units, bias_initializer=bias),
         "gate_group_size": FLAGS.gate_group_size,
         "gate_regularizers": regularizers,
+    }
+
+
+def gate_callbacks(
+    data: Data,
+    model: keras.Model,
+    probes: int,
+    watched: int,
+    batch_size: int | None = None,
+) -> list[keras.callbacks.Callback]:
+    """What drives the gates of `model` to the budget of the flags, and watches them.
+
+    Args:
+        data: The images to look at.
+        model: The gated net itself, whatever model is fitted.
+        probes: Training images to measure the budget on.
+        watched: Validation images to gather statistics on, `batch_size` at a time.
+    """
+    return [
+        kd.RegularizationSchedule(),
+        kd.MacBudget(FLAGS.target_macs, data.train.arrays(probes)[0], watched=model),
+        kd.DecisionStatistics(
+            data.validation.arrays(watched)[0],
+            batch_size=batch_size,
+            per_layer=False,
+            watched=model,
+        ),
+    ]
+
+
+def compiling() -> dict[str, Any]:
+    """Arguments of `compile` from the flags."""
+    return {
+        "steps_per_execution": FLAGS.steps_per_execution,
+        "jit_compile": "auto" if FLAGS.jit is None else FLAGS.jit,
     }
 
 
@@ -246,7 +282,7 @@ class Run:
             "title": self.title,
             "data": data.name,
             "train_images": len(data.train),
-            "test_images": FLAGS.test_samples or len(data.test),
+            "test_images": len(data.test),
             "epochs": FLAGS.epochs,
             "seed": FLAGS.seed,
             "backend": keras.backend.backend(),

@@ -2,7 +2,20 @@
 
 import os
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
+
+# What NumPy raises for an .npz that is of another kind, or was cut off.
+NOT_AN_NPZ = (
+    EOFError,
+    KeyError,
+    OSError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def writable_target(name: str, path: "str | os.PathLike[str]") -> Path:

@@ -20,6 +20,7 @@ from keras_dyngate._checks import fraction, positive_int
 from keras_dyngate._walk import controllers
 from keras_dyngate.cost import MacProfile, count_macs
 from keras_dyngate.decisions import DecisionModel
+from keras_dyngate.regularizers import LinearSchedule
 
 
 class MacBudget(keras.callbacks.Callback):
@@ -76,12 +77,7 @@ class MacBudget(keras.callbacks.Callback):
         if total_steps is not None:
             total_steps = positive_int("total_steps", total_steps)
         self.total_steps, self.initial_step = total_steps, 0
-        self.begin, self.end = fraction("begin", begin), fraction("end", end)
-        if self.begin > self.end:
-            raise ValueError(
-                "`begin` must not be larger than `end`. "
-                f"Received: begin={begin!r}, end={end!r}"
-            )
+        self._line = LinearSchedule(1.0, self.target, begin, end)
         self.every = positive_int("every", every)
         self.gain = gain
         self.group_size = group_size
@@ -135,13 +131,7 @@ class MacBudget(keras.callbacks.Callback):
         total = self.total_steps
         if total is None:
             total = self.params["epochs"] * self.params["steps"]
-        progress = step / total
-        if progress >= self.end:
-            return self.target
-        if progress <= self.begin:
-            return 1.0
-        fallen = (progress - self.begin) / (self.end - self.begin)
-        return 1.0 - (1.0 - self.target) * fallen
+        return self._line(step / total)
 
     def _drive(self) -> None:
         assert self._decider is not None and self._profile is not None

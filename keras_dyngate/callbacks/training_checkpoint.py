@@ -17,7 +17,6 @@ import io
 import json
 import math
 import os
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,11 +25,9 @@ import numpy as np
 
 from keras_dyngate._backend import before_assign
 from keras_dyngate._checks import positive_int
-from keras_dyngate._files import writable_target, write_whole
+from keras_dyngate._files import NOT_AN_NPZ, writable_target, write_whole
 
 FORMAT = 1
-# What NumPy raises for a file of another kind, or one that was cut off.
-DAMAGED = (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile)
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
@@ -182,10 +179,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def save(self) -> None:
         """Write the file now."""
         before_assign(self.model)
-        arrays = [
-            keras.ops.convert_to_numpy(variable) for variable in _variables(self.model)
-        ]
-        for variable, array in zip(_variables(self.model), arrays, strict=True):
+        variables = _variables(self.model)
+        arrays = [keras.ops.convert_to_numpy(variable) for variable in variables]
+        for variable, array in zip(variables, arrays, strict=True):
             if (
                 array.dtype.kind not in "biu"
                 and not np.isfinite(array.astype("float32")).all()
@@ -257,7 +253,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                     raise ValueError(f"its format is {header['format']}, not {FORMAT}")
                 count = len(header["shapes"])
                 arrays = [file[f"{index:05}"] for index in range(count)]
-        except DAMAGED as error:
+        except NOT_AN_NPZ as error:
             raise ValueError(
                 f"The checkpoint {self.path} cannot be read ({error}). Remove it to "
                 "start anew."

@@ -5,28 +5,17 @@ data = kd.datasets.cifar10("cifar10.npz")
 """
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_dyngate._files import NOT_AN_NPZ
 from keras_dyngate.datasets.augmentation import shift_and_mirror
 from keras_dyngate.datasets.split import Data, Split
 
 CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
-# What NumPy raises for a file of another kind, or one that was cut off.
-BROKEN = (
-    EOFError,
-    KeyError,
-    OSError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -116,7 +105,7 @@ def _read(module: str, name: str, path: Path) -> tuple[Any, ...]:
             title = (
                 str(file["name"]) if "name" in file.files else f"{name} ({path.name})"
             )
-    except BROKEN as error:
+    except NOT_AN_NPZ as error:
         raise ValueError(
             f"`data_dir` must name an .npz of the arrays {', '.join(ARRAYS)}. "
             f"Received: {path} ({error})"

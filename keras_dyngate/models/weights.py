@@ -7,8 +7,6 @@ Those of a dense net have its layers' own names.
 
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_dyngate._backend import copy_variable
+from keras_dyngate._files import NOT_AN_NPZ
 from keras_dyngate._walk import dynamic_layers
 
 _BN = {
@@ -103,7 +102,7 @@ def _load_npz(model: keras.Model, path: Path) -> None:
                 for name in file.files
                 if not name.endswith("num_batches_tracked")
             }
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except NOT_AN_NPZ as error:
         raise ValueError(
             f"`weights` must be a readable .npz of arrays. Received: {path} ({error})"
         ) from error
