@@ -113,6 +113,8 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
         fitted = model
         if FLAGS.method in ("bas", "lcnet"):
             callbacks = training.gate_callbacks(data, model, 128, 1000)
+        if FLAGS.method == "bas":
+            training.prime(run, model, data, 8192)
         if FLAGS.teacher:
             teacher = keras.models.load_model(FLAGS.teacher, compile=False)
             fitted = Distilled(

@@ -77,6 +77,8 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
         model = build(data)
         fitted = kd.add_auxiliary_head(model)
         loss = kd.SegmentationCrossentropy(ignore_class=data.ignore_class)
+        if FLAGS.method == "bas":
+            training.prime(run, model, data, 64, loss=loss, batch_size=2)
         overlap = keras.metrics.MeanIoU(
             len(data.classes),
             ignore_class=data.ignore_class,

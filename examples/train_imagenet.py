@@ -72,6 +72,8 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
             weights=FLAGS.weights,
             **(training.gate_arguments() if gated else {}),
         )
+        if gated:
+            training.prime(run, model, data, 1024)
         model.compile(
             run.optimizer(model, steps),
             "sparse_categorical_crossentropy",

@@ -32,6 +32,8 @@ from keras_dyngate.runtime import describe_machine
 
 FLAGS = flags.FLAGS
 
+CHECKPOINT = "checkpoint.npz"
+
 # What may differ between the sessions of one run.
 _FREE = ("checkpoint_every", "data_dir", "out", "hosts", "host_id", "distribute")
 
@@ -74,20 +76,40 @@ def define_gate_flags() -> None:
     flags.DEFINE_float("gate_bias", 2.0, "First logit of every gate; 2 is 88 % open.")
     flags.DEFINE_float("target_macs", 0.6, "Share of the plain net's MACs to spend.")
     flags.DEFINE_float("batch_shaping", 0.75, "Its first coefficient; 0 leaves it out.")
+    flags.DEFINE_float("gate_noise", 1.0, "Scale of the gates' noise in training.")
+    flags.DEFINE_bool("prime", False, "Set gates by the importance of their channels.")
 
 
 def gate_arguments() -> dict[str, Any]:
     """Arguments of a gated net's constructor from the flags."""
-    bias = FLAGS.gate_bias
+    bias, noise = FLAGS.gate_bias, FLAGS.gate_noise
     regularizers: list[Any] = [kd.GateSparsity(0.0, weighting="macs")]
     if FLAGS.batch_shaping:
         falling = kd.LinearSchedule(FLAGS.batch_shaping, 0.0, end=0.2)
         regularizers.append(kd.BatchShaping(coefficient=falling))
     return {
-        "channel_gate": lambda units: kd.BinaryGate(units, bias_initializer=bias),
+        "channel_gate": lambda units: kd.BinaryGate(
+            units, bias_initializer=bias, noise=noise
+        ),
         "gate_group_size": FLAGS.gate_group_size,
         "gate_regularizers": regularizers,
     }
+
+
+def prime(
+    run: "Run", model: keras.Model, data: Data, images: int, **options: Any
+) -> None:
+    """With `--prime`, set the gates of a net whose trunk has been trained.
+
+    Args:
+        images: Training images to measure the channels' importance on.
+        **options: Of `prime_gates`.
+    """
+    if not FLAGS.prime or (run.folder / CHECKPOINT).exists():  # which holds them
+        return
+    if FLAGS.weights is None:
+        raise ValueError("`--prime` needs a trained trunk. Received: no --weights")
+    kd.prime_gates(model, *data.train.arrays(images), FLAGS.target_macs, **options)
 
 
 def gate_callbacks(
@@ -99,6 +121,8 @@ def gate_callbacks(
 ) -> list[keras.callbacks.Callback]:
     """What drives the gates of `model` to the budget of the flags, and watches them.
 
+    Primed gates begin at the budget; to others it comes down on them.
+
     Args:
         data: The images to look at.
         model: The gated net itself, whatever model is fitted.
@@ -107,7 +131,12 @@ def gate_callbacks(
     """
     return [
         kd.RegularizationSchedule(),
-        kd.MacBudget(FLAGS.target_macs, data.train.arrays(probes)[0], watched=model),
+        kd.MacBudget(
+            FLAGS.target_macs,
+            data.train.arrays(probes)[0],
+            end=0.05 if FLAGS.prime else 0.4,
+            watched=model,
+        ),
         kd.DecisionStatistics(
             data.validation.arrays(watched)[0],
             batch_size=batch_size,
@@ -204,7 +233,7 @@ class Run:
         hosts = max(len(FLAGS.hosts), 1)
         stateful = [c for c in callbacks if hasattr(c, "get_state")]
         checkpoint = kd.TrainingCheckpoint(
-            self.folder / "checkpoint.npz",
+            self.folder / CHECKPOINT,
             FLAGS.checkpoint_every,
             stateful,
             settings(),

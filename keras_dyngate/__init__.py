@@ -28,7 +28,13 @@ _MODULES = {
         "RegularizationSchedule",
         "TrainingCheckpoint",
     ),
-    "calibration": ("ExitOutcome", "PackingReport", "pack_channels"),
+    "calibration": (
+        "ExitOutcome",
+        "PackingReport",
+        "channel_importance",
+        "pack_channels",
+        "prime_gates",
+    ),
     "controllers": (
         "BinaryGate",
         "Controller",

@@ -44,8 +44,14 @@ def _resize(config: Any, sizes: Mapping[str, int]) -> None:
             _resize(item, sizes)
 
 
-def _assign_taken(target: Any, source: Any, orders: list[Any]) -> None:
-    """Fill a block's branch and gate; `orders` holds an `Arrangement` per mask."""
+def reorder_channels(target: Any, source: Any, orders: list[Arrangement]) -> None:
+    """Fill a block's branch from another's, or from its own, the channels reordered.
+
+    Args:
+        target: The block to fill; its gates are left alone.
+        source: A block of the same kind, or `target` itself.
+        orders: One `Arrangement` per mask.
+    """
     arrays = keras.ops.convert_to_numpy
     sides: list[Any] = [slice(None)] * (len(source.convs) + 1)
     for index, item in zip(source.masked, orders, strict=True):
@@ -55,6 +61,10 @@ def _assign_taken(target: Any, source: Any, orders: list[Any]) -> None:
         conv.kernel.assign(kernel[:, :, sides[i]][..., sides[i + 1]])
         for ours, theirs in zip(norm.weights, source.norms[i].weights, strict=True):
             ours.assign(arrays(theirs)[sides[i + 1]])
+
+
+def _take_units(target: Any, source: Any, orders: list[Arrangement]) -> None:
+    """Fill a block's gate, which has one unit per channel."""
     old, new = source.inner_filters, target.inner_filters
     units = np.concatenate([i * old + item.order for i, item in enumerate(orders)])
     held = np.concatenate([i * new + item.held_open for i, item in enumerate(orders)])
@@ -86,7 +96,8 @@ def rearrange(
     moved: set[int] = set()
     for target, source in zip(dynamic_layers(copy), dynamic_layers(model), strict=True):
         if source.name in arrangements:
-            _assign_taken(target, source, arrangements[source.name])
+            reorder_channels(target, source, arrangements[source.name])
+            _take_units(target, source, arrangements[source.name])
             for layer in (*target.convs, *target.norms, target.channel_gate):
                 moved.update(id(variable) for variable in layer.weights)
     for ours, theirs in zip(copy.weights, model.weights, strict=True):

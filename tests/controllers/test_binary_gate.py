@@ -22,6 +22,7 @@ def test_layer(tmp_path):
             bias_initializer=-0.2,
             bn_momentum=0.8,
             bn_epsilon=1e-4,
+            noise=0.5,
             regularizers=[BatchShaping(), GateSparsity(0.1)],
             seed=3,
         ),
@@ -177,3 +178,19 @@ def test_macs():
 def test_bad_arguments(arguments, name):
     with pytest.raises(ValueError, match=f"`{name}` must be .*Received: {name}="):
         BinaryGate(**arguments)
+
+
+def test_noise_scales_what_training_draws():
+    """Without noise a gate trains on the decisions that it makes at inference."""
+    x = ops.convert_to_tensor(images(8, 4, 4, 3))
+    quiet, loud = (BinaryGate(64, noise=noise, seed=1) for noise in (0.0, 1.0))
+    for gate in (quiet, loud):
+        gate(x)
+    for ours, theirs in zip(loud.weights, quiet.weights, strict=True):
+        ours.assign(theirs)
+    drawn = [to_numpy(gate(x, training=True).score) for gate in (quiet, quiet, loud)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0] != drawn[2]).mean() > 0.1
+    assert BinaryGate.from_config(quiet.get_config()).noise == 0.0
+    with pytest.raises(ValueError, match=r"`noise` must not be negative"):
+        BinaryGate(4, noise=-1.0)
