@@ -13,6 +13,7 @@ anew; `--page_only` makes the page from the rows there are.
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def read_row(folder: Path) -> dict[str, Any]:
         if settings["method"] not in ("plain", "dgate", "slicing")
         else None,
         "batch_shaping": settings["batch_shaping"],
+        "primed": settings.get("prime", False),
         "teacher": bool(settings.get("teacher")),
         "seed": result["seed"],
         "epochs": result["epochs"],
@@ -134,10 +136,11 @@ def describe(row: dict[str, Any]) -> str:
     if row["gate_group_size"]:
         size = row["gate_group_size"]
         words.append("per channel" if size == 1 else f"groups of {size}")
-        if not row["batch_shaping"]:
-            words.append("no batch-shaping")
-        if not row["teacher"]:
-            words.append("no teacher")
+        words += [
+            name.replace("_", "-")
+            for name in ("primed", "batch_shaping", "teacher")
+            if row.get(name)
+        ]
         words.append(f"seed {row['seed']}")
     return ", ".join(words)
 
@@ -209,22 +212,23 @@ LEGEND = {False: "plain", True: "gated"}
 
 
 def write_page(rows: list[dict[str, Any]], folder: Path) -> None:
-    """README.md and a plot for each dataset."""
+    """README.md and a plot for each dataset and length of training."""
     notes = folder / "notes.md"
     lines = ["# Results", ""]
     if notes.is_file():
         lines += [notes.read_text().strip(), ""]
-    for data in sorted({row["data"] for row in rows}):
-        chosen = [row for row in rows if row["data"] == data]
+    for data, epochs in sorted({(row["data"], row["epochs"]) for row in rows}):
+        chosen = [row for row in rows if (row["data"], row["epochs"]) == (data, epochs)]
         chosen.sort(key=lambda row: (row["method"] != "plain", row["executed_macs"]))
         measure = "mean_iou" if "mean_iou" in chosen[0] else "accuracy"
-        name = "".join(c if c.isalnum() else "_" for c in data).strip("_").lower()
+        title = f"{data}, {epochs} epochs"
+        name = "_".join(re.findall(r"\w+", title)).lower()
         plot(chosen, measure, folder / f"{name}.png")
         machines = sorted(
             {_machine(row["timed_on"]) for row in chosen if "timed_on" in row}
         )
         lines += [
-            f"## {data}",
+            f"## {title}",
             "",
             f"{TASKS[measure]}; {chosen[0]['train_images']} training and "
             f"{chosen[0]['test_images']} test images. Times: LiteRT, batch 1, one thread, "

@@ -56,6 +56,7 @@ def test_page_is_made_of_the_rows(tmp_path):
             open_rate=0.7,
             conditional=0.4,
         ),
+        row("l", "bas", 0.95, 20_000_000, gate_group_size=1, primed=True, epochs=4),
     ]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     (tmp_path / "notes.md").write_text("A caveat.")
@@ -77,8 +78,14 @@ def test_page_is_made_of_the_rows(tmp_path):
     assert plain == (
         "| resnet20 | 91.23 |  |  | 40.0 | 40.0 | 1.000 | 1.25 | 91.23 |  |  |"
     )
-    gated = next(line for line in lines if line.startswith("| gated resnet20"))
-    assert "groups of 16, no teacher, seed 3" in gated
+    gated, longer = (line for line in lines if line.startswith("| gated resnet20"))
+    assert "groups of 16, batch-shaping, seed 3" in gated
+    assert "per channel, primed, batch-shaping, seed 3" in longer
+    sections = [line for line in lines if line.startswith("## ")]
+    assert sections == ["## digits, 2 epochs", "## digits, 4 epochs"]
+    assert lines.index(gated) < lines.index(sections[1]) < lines.index(longer)
     assert "| 90.00 | 0.70 | 0.40 | 30.0 | 30.0 | 0.750 | 1.25 | 90.00 |" in gated
-    assert sum("`python examples/train_cifar10.py" in line for line in lines) == 2
-    assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
+    assert sum("`python examples/train_cifar10.py" in line for line in lines) == 3
+    for epochs in (2, 4):
+        plot = tmp_path / f"digits_{epochs}_epochs.png"
+        assert plot.read_bytes().startswith(b"\x89PNG")
