@@ -27,7 +27,7 @@ from keras_dyngate._backend import before_assign
 from keras_dyngate._checks import positive_int
 from keras_dyngate._files import NOT_AN_NPZ, writable_target, write_whole
 
-FORMAT = 1
+FORMAT = 2
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
@@ -35,7 +35,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     The file is replaced in one step, and only by a state in which the loss and all
     numbers are finite: whatever happens, the last good state stays. It holds arrays and
-    JSON, nothing that is executed.
+    JSON, nothing that is executed. A run that another callback has stopped
+    (`keras.callbacks.EarlyStopping`, say) is at its end: it is not gone on with.
 
     Args:
         path: Of the file, an `.npz`.
@@ -47,6 +48,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     Attributes:
         step: Steps done, over all sessions of the run.
+        stopped: Whether another callback has ended the run.
 
     Raises:
         ValueError: If `every` is not positive or `path` cannot be written to.
@@ -65,6 +67,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self.stateful = list(stateful)
         self.settings = json.loads(json.dumps(dict(settings or {})))
         self.step = 0
+        self.stopped = False
         self._saved_step: int | None = None
         self._before_epoch = 0
 
@@ -109,6 +112,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         while history is None or self.step < epochs * steps_per_epoch:
             self.restore(model)  # also between: a `fit` may end by averaging weights
             epoch, done = divmod(self.step, steps_per_epoch)
+            last = epoch if self.stopped else min(epoch + 1, epochs) if done else epochs
             for callback in callbacks:
                 if hasattr(callback, "initial_step"):
                     callback.initial_step = self.step
@@ -117,7 +121,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 stream(self.step),
                 steps_per_epoch=steps_per_epoch - done,
                 initial_epoch=epoch,
-                epochs=min(epoch + 1, epochs) if done else epochs,
+                epochs=last,
                 callbacks=[*callbacks, self],
                 **{"shuffle": False, **kwargs},
             )
@@ -127,7 +131,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 for name, values in found.history.items():
                     history.history.setdefault(name, []).extend(values)
                 history.epoch.extend(found.epoch)
-            if model.stop_training:
+            if self.stopped:
                 break
         return history
 
@@ -174,6 +178,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         for callback, state in zip(self.stateful, header["stateful"], strict=True):
             callback.set_state(state)
         self.step = self._saved_step = header["step"]
+        self.stopped = header["stopped"]
         return self.step
 
     def save(self) -> None:
@@ -190,6 +195,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         header = {
             "format": FORMAT,
             "step": self.step,
+            "stopped": self.stopped,
             "settings": self.settings,
             "shapes": [list(array.shape) for array in arrays],
             "stateful": [callback.get_state() for callback in self.stateful],
@@ -229,6 +235,11 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self.step != self._saved_step:
+            self.save()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self.model.stop_training:  # and weights may have been exchanged for better
+            self.stopped = True
             self.save()
 
     def _last_good(self) -> str:

@@ -241,8 +241,31 @@ def test_training_that_is_told_to_stop_stops(tmp_path, told, epochs):
     checkpoint, history = session(path, model, callbacks=[StopAfter(told)])
     assert checkpoint.step == int(model.optimizer.iterations) == told
     assert history.epoch == epochs
-    kd.TrainingCheckpoint(path).restore(other)
+    watch = Watch()
+    again, history = session(path, other, callbacks=[watch])
+    assert again.stopped and again.step == told
+    assert history.epoch == [] and watch.coefficients == {}
     assert_equal_states(state(other), state(model))
+
+
+def test_what_early_stopping_brings_back_is_kept(tmp_path):
+    """The best weights, not those of the epoch in which patience was lost."""
+    path = tmp_path / "run.npz"
+    epochs = []
+    keep = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: epochs.append(state(model))
+    )
+    best = keras.callbacks.EarlyStopping(
+        "loss", mode="max", patience=1, min_delta=100.0, restore_best_weights=True
+    )
+    model, other = make(9), make(4)
+    session(path, model, callbacks=[keep, best])
+    assert len(epochs) == 2  # the second is not better by so much
+    session(path, other)
+    assert_equal_states(state(other), state(model))
+    kernels = [s[0] for s in (*epochs, state(other))]
+    np.testing.assert_array_equal(kernels[2], kernels[0])
+    assert (kernels[1] != kernels[0]).any()
 
 
 def test_bfloat16_comes_back_exactly(tmp_path, dtype_policy):
