@@ -3,6 +3,9 @@
 Keras fixes its backend when it is imported, so each backend gets a process of its
 own. They run side by side, as each keeps little more than one core busy: the first is
 shown as it goes, the others when it is done. The exit status is non-zero if one failed.
+
+JAX compiles whatever it is shown for the first time; tests show it the same small nets
+again and again, each made anew. So it compiles without optimizing, and keeps the result.
 """
 
 import os
@@ -18,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def start_backend(
-    backend: str, arguments: list[str], output: IO[bytes] | None
+    backend: str, arguments: list[str], output: IO[bytes] | None, folder: Path
 ) -> subprocess.Popen[bytes]:
     """Starts pytest under one Keras backend; what it prints goes to `output`."""
     environment = {
@@ -27,6 +30,13 @@ def start_backend(
         **os.environ,
         "KERAS_BACKEND": backend,
     }
+    if backend == "jax":
+        environment |= {
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
     command = [sys.executable, "-m", "pytest", "-q", *arguments]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
@@ -42,7 +52,7 @@ def main(arguments: list[str]) -> int:
         running = []
         for backend, output in zip(BACKENDS, outputs, strict=True):
             file = None if output is None else output.open("wb")
-            running.append(start_backend(backend, arguments, file))
+            running.append(start_backend(backend, arguments, file, Path(folder)))
         for backend, output, process in zip(BACKENDS, outputs, running, strict=True):
             print(f"== Keras on {backend}", flush=True)
             status = process.wait()
