@@ -54,6 +54,7 @@ def export_files(
             model,
             folder / f"{name}.tflite",
             quantization=quantization,
+            group_size=FLAGS.export_group_size,
             labels=data.classes,
             parity_data=data.test.arrays(samples)[0],
         )

@@ -35,7 +35,7 @@ FLAGS = flags.FLAGS
 CHECKPOINT = "checkpoint.npz"
 
 # What may differ between the sessions of one run.
-_FREE = ("checkpoint_every", "data_dir", "out", "hosts", "host_id", "distribute")
+_FREE = "checkpoint_every data_dir out hosts host_id distribute export".split()
 
 
 def define_flags(**defaults: Any) -> None:
@@ -78,6 +78,9 @@ def define_gate_flags() -> None:
     flags.DEFINE_float("batch_shaping", 0.75, "Its first coefficient; 0 leaves it out.")
     flags.DEFINE_float("gate_noise", 1.0, "Scale of the gates' noise in training.")
     flags.DEFINE_bool("prime", False, "Set gates by the importance of their channels.")
+    flags.DEFINE_integer(
+        "export_group_size", None, "Channels that run together in a file, at least.", 1
+    )
 
 
 def gate_arguments() -> dict[str, Any]:
@@ -135,6 +138,7 @@ def gate_callbacks(
             FLAGS.target_macs,
             data.train.arrays(probes)[0],
             end=0.05 if FLAGS.prime else 0.4,
+            group_size=FLAGS.export_group_size,
             watched=model,
         ),
         kd.DecisionStatistics(
