@@ -48,6 +48,7 @@ _MODULES = {
     "layers": (
         "ChannelPadding",
         "DecisionGate",
+        "FusedBatchNormalization",
         "GatedBasicBlock",
         "GatedBottleneckBlock",
         "NestedConv2D",

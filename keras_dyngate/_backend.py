@@ -89,6 +89,36 @@ def slow_groups() -> bool:
     return False
 
 
+def fused_batch_norm(
+    x: Any, gamma: Any, beta: Any, epsilon: float
+) -> tuple[Any, Any, Any] | None:
+    """A batch normalized by its own statistics, in one operation of the backend.
+
+    Args:
+        x: `[batch, height, width, channels]`.
+        gamma, beta: `[channels]`; None: ones, zeros.
+
+    Returns:
+        The normalized batch, its mean and its variance (that of all numbers, not an
+        estimate from a sample), or None where the backend or `x` is not of the kind:
+        only TensorFlow gains by it.
+    """
+    if keras.backend.backend() != "tensorflow" or len(x.shape) != 4:
+        return None
+    import tensorflow as tf
+
+    if x.dtype not in (tf.float32, tf.bfloat16, tf.float16):
+        return None
+    channels = x.shape[-1]
+    scale = tf.ones(channels) if gamma is None else tf.cast(gamma, tf.float32)
+    offset = tf.zeros(channels) if beta is None else tf.cast(beta, tf.float32)
+    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=scale, offset=offset, mean=[], variance=[], epsilon=epsilon
+    )
+    count = tf.cast(tf.reduce_prod(tf.shape(x)[:3]), tf.float32)
+    return y, mean, variance * (tf.maximum(count - 1.0, 1.0) / count)
+
+
 def copy_variable(target: Any, source: Any) -> None:
     """Give one variable the value of another, in memory of its own.
 

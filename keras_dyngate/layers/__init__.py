@@ -2,6 +2,7 @@
 
 from keras_dyngate.layers.channel_padding import ChannelPadding
 from keras_dyngate.layers.decision_gate import DecisionGate
+from keras_dyngate.layers.fused_batch_normalization import FusedBatchNormalization
 from keras_dyngate.layers.gated_basic_block import GatedBasicBlock
 from keras_dyngate.layers.gated_block import GatedBlock
 from keras_dyngate.layers.gated_bottleneck_block import GatedBottleneckBlock
@@ -14,6 +15,7 @@ from keras_dyngate.layers.sliced_dense import SlicedDense
 __all__ = [
     "ChannelPadding",
     "DecisionGate",
+    "FusedBatchNormalization",
     "GatedBasicBlock",
     "GatedBlock",
     "GatedBottleneckBlock",

@@ -1,0 +1,40 @@
+"""Keras' batch normalization, trained by the backend's one operation where it has one."""
+
+from typing import Any
+
+import keras
+
+from keras_dyngate._backend import fused_batch_norm
+from keras_dyngate._registration import serializable
+
+
+@serializable
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` in all it computes and stores, but faster.
+
+    On TensorFlow, Keras composes a training step's normalization of a dozen operations
+    that each read and write the whole feature map. There is one operation that does it
+    all, and this layer uses it for `[batch, height, width, channels]` of 16 or 32 bits;
+    everything else, inference included, is left to Keras. Design of this library.
+
+    Args:
+        **kwargs: As in `keras.layers.BatchNormalization`.
+
+    Input shape: As in Keras.
+    Output shape: That of the input.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        usual = mask is None and not (self.synchronized or self.renorm)
+        if not (training and self.trainable and usual and self.axis in (-1, 3)):
+            return super().call(inputs, training=training, mask=mask)
+        found = fused_batch_norm(inputs, self.gamma, self.beta, self.epsilon)
+        if found is None:
+            return super().call(inputs, training=training, mask=mask)
+        outputs, mean, variance = found
+        for moving, now in (
+            (self.moving_mean, mean),
+            (self.moving_variance, variance),
+        ):
+            moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
+        return outputs
