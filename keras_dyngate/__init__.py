@@ -46,9 +46,9 @@ _MODULES = {
     "decisions": ("decide",),
     "export": ("ExportReport", "export_tflite"),
     "layers": (
+        "BatchNormalization",
         "ChannelPadding",
         "DecisionGate",
-        "FusedBatchNormalization",
         "GatedBasicBlock",
         "GatedBottleneckBlock",
         "NestedConv2D",

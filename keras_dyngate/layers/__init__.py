@@ -1,8 +1,8 @@
 """Dynamic layers: trained dense and differentiable, executed conditionally."""
 
+from keras_dyngate.layers.batch_normalization import BatchNormalization
 from keras_dyngate.layers.channel_padding import ChannelPadding
 from keras_dyngate.layers.decision_gate import DecisionGate
-from keras_dyngate.layers.fused_batch_normalization import FusedBatchNormalization
 from keras_dyngate.layers.gated_basic_block import GatedBasicBlock
 from keras_dyngate.layers.gated_block import GatedBlock
 from keras_dyngate.layers.gated_bottleneck_block import GatedBottleneckBlock
@@ -13,9 +13,9 @@ from keras_dyngate.layers.sliced_conv2d import SlicedConv2D
 from keras_dyngate.layers.sliced_dense import SlicedDense
 
 __all__ = [
+    "BatchNormalization",
     "ChannelPadding",
     "DecisionGate",
-    "FusedBatchNormalization",
     "GatedBasicBlock",
     "GatedBlock",
     "GatedBottleneckBlock",

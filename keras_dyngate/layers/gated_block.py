@@ -10,7 +10,7 @@ from keras_dyngate._checks import channels_last, one_of, positive_int
 from keras_dyngate.controllers import Controller
 from keras_dyngate.cost.counter import kernel_macs
 from keras_dyngate.cost.mac_row import Gating, MacRow
-from keras_dyngate.layers.fused_batch_normalization import FusedBatchNormalization
+from keras_dyngate.layers.batch_normalization import BatchNormalization
 
 
 def conv_bn(
@@ -42,7 +42,7 @@ def conv_bn(
         name=name,
         dtype=dtype,
     )
-    norm = FusedBatchNormalization(
+    norm = BatchNormalization(
         axis=-1,
         epsilon=epsilon,
         momentum=momentum,

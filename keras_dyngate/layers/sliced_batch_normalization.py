@@ -7,13 +7,13 @@ from keras import ops
 
 from keras_dyngate._checks import positive_int, whole_parts
 from keras_dyngate._registration import serializable
-from keras_dyngate.layers.fused_batch_normalization import FusedBatchNormalization
+from keras_dyngate.layers.batch_normalization import BatchNormalization
 from keras_dyngate.layers.slices import slice_range
 
 
 @serializable
-class SlicedBatchNormalization(FusedBatchNormalization):
-    """A `FusedBatchNormalization` over the last axis, also of some slices at inference.
+class SlicedBatchNormalization(BatchNormalization):
+    """Batch normalization over the last axis, also of some slices at inference.
 
     Slices are the same in every sub-network, so all of them share one set of statistics.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import keras
 
-from keras_dyngate.layers import FusedBatchNormalization
+from keras_dyngate.layers import BatchNormalization
 from keras_dyngate.layers.gated_block import conv_bn
 from keras_dyngate.models.parts import (
     IMAGENET_MEAN,
@@ -90,7 +90,7 @@ def build_densenet(
             kept = int(x.shape[-1] * reduction)
             x = _activated_conv(x, kept, 1, f"{transition}_conv")
             x = keras.layers.AveragePooling2D(2, name=f"{transition}_pool")(x)
-    x = FusedBatchNormalization(epsilon=1e-5, momentum=0.9, name="final_bn")(x)
+    x = BatchNormalization(epsilon=1e-5, momentum=0.9, name="final_bn")(x)
     x = keras.layers.ReLU(name="final_relu")(x)
     x = apply_head(x, include_top, pooling, classes, classifier_activation)
     model = keras.Model(image, x, name=name)

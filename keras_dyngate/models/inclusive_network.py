@@ -8,13 +8,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dyngate.layers import FusedBatchNormalization, NestedConv2D
+from keras_dyngate.layers import BatchNormalization, NestedConv2D
 from keras_dyngate.models.anytime_config import AnytimeConfig
 from keras_dyngate.models.anytime_network import Carried, Network, New, initializer
 
 
 def batch_norm(name: str) -> keras.layers.BatchNormalization:
-    return FusedBatchNormalization(epsilon=1e-5, momentum=0.9, name=name)
+    return BatchNormalization(epsilon=1e-5, momentum=0.9, name=name)
 
 
 class _Block:

@@ -9,7 +9,7 @@ from keras_dyngate._registration import serializable
 
 
 @serializable
-class FusedBatchNormalization(keras.layers.BatchNormalization):
+class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` in all it computes and stores, but faster.
 
     On TensorFlow, Keras composes a training step's normalization of a dozen operations

@@ -2,7 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_dyngate import FusedBatchNormalization
+from keras_dyngate import BatchNormalization, GatedBasicBlock
+from keras_dyngate.layers import gated_block
 from tests import layer_checks
 from tests.backend_utils import BACKEND, gradients
 from tests.stubs import randomize
@@ -24,7 +25,7 @@ OPTIONS = [
 def pair(options, shape=SHAPE, **more):
     """Keras' layer and ours with the same weights."""
     layers = []
-    for cls in (keras.layers.BatchNormalization, FusedBatchNormalization):
+    for cls in (keras.layers.BatchNormalization, BatchNormalization):
         layer = cls(**options, **more)
         layer.build((None, *shape))
         layers.append(layer)
@@ -39,9 +40,7 @@ def assert_same_statistics(keras_layer, ours, **tolerances):
 
 
 def test_layer(tmp_path):
-    layer_checks.run_layer_test(
-        FusedBatchNormalization, SHAPE, SHAPE, tmp_path / "bn.keras"
-    )
+    layer_checks.run_layer_test(BatchNormalization, SHAPE, SHAPE, tmp_path / "bn.keras")
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -72,7 +71,9 @@ def test_fitted_as_keras(shape, jit_compile):
     found = []
     for layer in pair({}, shape):
         image = keras.Input(shape)
-        head = keras.layers.Dense(1, kernel_initializer=keras.initializers.Constant(0.1))
+        head = keras.layers.Dense(
+            1, kernel_initializer=keras.initializers.Constant(0.1)
+        )
         y = head(keras.layers.Flatten()(layer(image)))
         model = keras.Model(image, y)
         model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=jit_compile)
@@ -80,6 +81,20 @@ def test_fitted_as_keras(shape, jit_compile):
         found.append([*model.get_weights(), model.predict(x, verbose=0)])
     for theirs, ours in zip(*found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("ours", [keras.layers.BatchNormalization, BatchNormalization])
+def test_files_with_either_layer_load(ours, tmp_path, monkeypatch):
+    """Files of nets from before this layer hold Keras' own, under its name."""
+    monkeypatch.setattr(gated_block, "BatchNormalization", ours)
+    image = keras.Input(SHAPE)
+    old = keras.Model(image, GatedBasicBlock(8)(image))
+    randomize(old)
+    old.save(tmp_path / "old.keras")
+    monkeypatch.undo()
+    loaded = keras.saving.load_model(tmp_path / "old.keras")
+    assert type(loaded.layers[1].norms[0]) is BatchNormalization
+    np.testing.assert_array_equal(loaded(X), old(X))
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -112,7 +127,7 @@ def test_frozen_and_at_inference():
 def test_one_operation(x, fused):
     import tensorflow as tf
 
-    layer = FusedBatchNormalization(dtype=x.dtype.name)
+    layer = BatchNormalization(dtype=x.dtype.name)
     layer.build(x.shape)
     traced = tf.function(lambda x: layer(x, training=True)).get_concrete_function(
         tf.TensorSpec(x.shape, x.dtype)
