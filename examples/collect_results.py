@@ -76,6 +76,8 @@ def read_row(folder: Path) -> dict[str, Any]:
         else None,
         "batch_shaping": settings["batch_shaping"],
         "primed": settings.get("prime", False),
+        "agreement": bool(settings.get("gate_agreement")),
+        "packed": bool(settings.get("pack")),
         "teacher": bool(settings.get("teacher")),
         "seed": result["seed"],
         "epochs": result["epochs"],
@@ -138,7 +140,7 @@ def describe(row: dict[str, Any]) -> str:
         words.append("per channel" if size == 1 else f"groups of {size}")
         words += [
             name.replace("_", "-")
-            for name in ("primed", "batch_shaping", "teacher")
+            for name in ("primed", "packed", "batch_shaping", "agreement", "teacher")
             if row.get(name)
         ]
         words.append(f"seed {row['seed']}")

@@ -46,6 +46,7 @@ flags.DEFINE_string("model", "resnet20", "resnet20, 32, 44, 56 or 110.")
 flags.DEFINE_float("width", 1.0, "Multiplies the channels of every stage.")
 flags.DEFINE_string("teacher", None, "A .keras net to learn from besides the labels.")
 flags.DEFINE_float("teacher_share", 0.5, "Of the teacher in the loss.")
+flags.DEFINE_bool("pack", False, "Reorder per-channel --weights for groups first.")
 training.define_flags(epochs=4, batch_size=128, learning_rate=0.1, weight_decay=5e-4)
 training.define_gate_flags()
 
@@ -76,12 +77,13 @@ def build(data: Data) -> keras.Model:
     arguments: dict[str, Any] = {
         "width": FLAGS.width,
         "classes": len(data.classes),
-        "weights": FLAGS.weights,
+        "weights": None if FLAGS.pack else FLAGS.weights,
     }
     if FLAGS.method == "bas":
-        return _constructor(f"gated_resnet{depth}")(
+        model = _constructor(f"gated_resnet{depth}")(
             **arguments, **training.gate_arguments()
         )
+        return kd.load_trunk_weights(model, packed(data)) if FLAGS.pack else model
     if FLAGS.method == "lcnet":
         price = kd.GateSparsity(0.0, weighting="macs", norm="l1")
         return _constructor(f"lc_resnet{depth}")(
@@ -91,6 +93,20 @@ def build(data: Data) -> keras.Model:
             layer_regularizers=price,
         )
     return _constructor(f"resnet{depth}")(**arguments)
+
+
+def packed(data: Data) -> keras.Model:
+    """The per-channel net of `--weights`, channels that open together in a row.
+
+    A gate of a group then starts with the mean logit of channels that agree.
+    """
+    if FLAGS.weights is None:
+        raise ValueError("`--pack` needs a per-channel net. Received: no --weights")
+    source = keras.saving.load_model(FLAGS.weights, compile=False)
+    images = data.train.arrays(4096)[0]
+    model, report = kd.pack_channels(source, images, FLAGS.gate_group_size)
+    print(report)
+    return model
 
 
 def _constructor(name: str) -> Any:

@@ -78,6 +78,9 @@ def define_gate_flags() -> None:
     flags.DEFINE_float("batch_shaping", 0.75, "Its first coefficient; 0 leaves it out.")
     flags.DEFINE_float("gate_noise", 1.0, "Scale of the gates' noise in training.")
     flags.DEFINE_bool("prime", False, "Set gates by the importance of their channels.")
+    flags.DEFINE_float(
+        "gate_agreement", 0.0, "Price of channels that a group drags on."
+    )
     flags.DEFINE_integer(
         "export_group_size", None, "Channels that run together in a file, at least.", 1
     )
@@ -90,6 +93,14 @@ def gate_arguments() -> dict[str, Any]:
     if FLAGS.batch_shaping:
         falling = kd.LinearSchedule(FLAGS.batch_shaping, 0.0, end=0.2)
         regularizers.append(kd.BatchShaping(coefficient=falling))
+    if FLAGS.gate_agreement:
+        if FLAGS.export_group_size is None:
+            raise ValueError(
+                "`--gate_agreement` needs groups. Received: no --export_group_size"
+            )
+        regularizers.append(
+            kd.GateAgreement(FLAGS.gate_agreement, FLAGS.export_group_size)
+        )
     return {
         "channel_gate": lambda units: kd.BinaryGate(
             units, bias_initializer=bias, noise=noise

@@ -89,6 +89,7 @@ _MODULES = {
     ),
     "regularizers": (
         "BatchShaping",
+        "GateAgreement",
         "GateRegularizer",
         "GateSparsity",
         "LinearSchedule",

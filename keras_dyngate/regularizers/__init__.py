@@ -5,13 +5,25 @@ from typing import Any
 import keras
 
 from keras_dyngate.regularizers.batch_shaping import BatchShaping
+from keras_dyngate.regularizers.gate_agreement import GateAgreement
 from keras_dyngate.regularizers.gate_sparsity import GateSparsity
 from keras_dyngate.regularizers.regularizer import GateRegularizer
 from keras_dyngate.regularizers.schedules import LinearSchedule
 
-_NAMES = {"batch_shaping": BatchShaping, "gate_sparsity": GateSparsity}
+_NAMES = {
+    "batch_shaping": BatchShaping,
+    "gate_agreement": GateAgreement,
+    "gate_sparsity": GateSparsity,
+}
 
-__all__ = ["BatchShaping", "GateRegularizer", "GateSparsity", "LinearSchedule", "get"]
+__all__ = [
+    "BatchShaping",
+    "GateAgreement",
+    "GateRegularizer",
+    "GateSparsity",
+    "LinearSchedule",
+    "get",
+]
 
 
 def get(identifier: Any) -> GateRegularizer:
