@@ -110,8 +110,10 @@ def fit_gate(
     start = time.perf_counter()
     batch_size = min(batch_size, max(1, len(features) // STEPS))
     mean = features.mean(0, dtype="float64")
-    scale = features.std(0, dtype="float64")
-    scale = np.where(scale > 1e-6 * max(scale.max(), 1e-12), scale, 1.0)
+    variance = features.var(0, dtype="float64")
+    # A feature that hardly varies says little, and would get a kernel so large that
+    # nothing is left of the others' in 8 bits.
+    scale = np.sqrt(variance + max(1e-3 * variance.mean(), 1e-12))
     inputs = ((features - mean) / scale).astype("float32")
     image = keras.Input((features.shape[1],), dtype="float32")
     dense = keras.layers.Dense(
