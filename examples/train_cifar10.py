@@ -130,7 +130,7 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
         if FLAGS.method in ("bas", "lcnet"):
             callbacks = training.gate_callbacks(data, model, 128, 1000)
         if FLAGS.method == "bas":
-            training.prime(run, model, data, 8192)
+            training.prime(run, model, data, 4096)
         if FLAGS.teacher:
             teacher = keras.models.load_model(FLAGS.teacher, compile=False)
             fitted = Distilled(

@@ -149,6 +149,7 @@ def gate_callbacks(
             FLAGS.target_macs,
             data.train.arrays(probes)[0],
             end=0.05 if FLAGS.prime else 0.4,
+            every=10,
             group_size=FLAGS.export_group_size,
             watched=model,
         ),
