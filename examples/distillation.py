@@ -35,6 +35,8 @@ class Distilled(keras.Model):
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if not training:
             return loss
-        soft = keras.losses.categorical_crossentropy(self.teacher(x), y_pred)
+        y_pred = keras.ops.cast(y_pred, "float32")
+        taught = keras.ops.cast(self.teacher(x), "float32")
+        soft = keras.losses.categorical_crossentropy(taught, y_pred)
         hard = keras.losses.sparse_categorical_crossentropy(y, y_pred)
         return loss + self.share * keras.ops.mean(soft - hard)
