@@ -51,6 +51,15 @@ FIGURES = (
 TASKS = {"accuracy": "Classification", "mean_iou": "Segmentation"}
 
 
+def epochs_in_all(folder: Path) -> int:
+    """A run's epochs and those of the runs beside it that its weights come from."""
+    result = json.loads((folder / "result.json").read_text())
+    weights = Path(result["settings"].get("weights") or "")
+    source = folder.parent / weights.parent.name
+    before = weights.name == "model.keras" and (source / "result.json").is_file()
+    return int(result["epochs"]) + (epochs_in_all(source) if before else 0)
+
+
 def read_row(folder: Path) -> dict[str, Any]:
     """What a run says of itself, without its times."""
     result = json.loads((folder / "result.json").read_text())
@@ -74,6 +83,7 @@ def read_row(folder: Path) -> dict[str, Any]:
         "gate_group_size": settings["gate_group_size"]
         if settings["method"] not in ("plain", "dgate", "slicing")
         else None,
+        "target_macs": settings["target_macs"],
         "batch_shaping": settings["batch_shaping"],
         "primed": settings.get("prime", False),
         "agreement": bool(settings.get("gate_agreement")),
@@ -81,6 +91,7 @@ def read_row(folder: Path) -> dict[str, Any]:
         "teacher": bool(settings.get("teacher")),
         "seed": result["seed"],
         "epochs": result["epochs"],
+        "epochs_in_all": epochs_in_all(folder),
         "backend": result["backend"],
         "hardware": result["hardware"],
         "command": command,
@@ -130,7 +141,7 @@ def time_files(rows: dict[str, dict[str, Any]], folders: Iterable[Path]) -> None
 # ## The page
 
 
-def describe(row: dict[str, Any]) -> str:
+def describe(row: dict[str, Any], seed: bool = True) -> str:
     """A row's net in a few words."""
     words = [row["model"] if row["method"] == "plain" else f"gated {row['model']}"]
     if row["width"] != 1:
@@ -143,8 +154,30 @@ def describe(row: dict[str, Any]) -> str:
             for name in ("primed", "packed", "batch_shaping", "agreement", "teacher")
             if row.get(name)
         ]
-        words.append(f"seed {row['seed']}")
+        if "target_macs" in row:
+            words.append(f"for {row['target_macs']:g}")
+        if seed:
+            words.append(f"seed {row['seed']}")
     return ", ".join(words)
+
+
+def means(rows: list[dict[str, Any]], measure: str) -> list[str]:
+    """Lines that say what rows that differ by their seed have in common."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault(describe(row, seed=False), []).append(row)
+    lines = []
+    for kind, same in kinds.items():
+        if len(same) < 2:
+            continue
+        found = [100 * row[measure] for row in same]
+        share = np.mean([row["executed_macs"] / row["plain_macs"] for row in same])
+        seeds = ", ".join(str(row["seed"]) for row in same)
+        lines.append(
+            f"* {kind}, seeds {seeds}: {np.mean(found):.2f} % "
+            f"({min(found):.2f} to {max(found):.2f}) at {share:.3f} of the MACs."
+        )
+    return ["Means over seeds:", "", *lines, ""] if lines else []
 
 
 def table(rows: list[dict[str, Any]], measure: str) -> list[str]:
@@ -219,8 +252,10 @@ def write_page(rows: list[dict[str, Any]], folder: Path) -> None:
     lines = ["# Results", ""]
     if notes.is_file():
         lines += [notes.read_text().strip(), ""]
-    for data, epochs in sorted({(row["data"], row["epochs"]) for row in rows}):
-        chosen = [row for row in rows if (row["data"], row["epochs"]) == (data, epochs)]
+    sections: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        sections.setdefault((row["data"], row["epochs_in_all"]), []).append(row)
+    for (data, epochs), chosen in sorted(sections.items()):
         chosen.sort(key=lambda row: (row["method"] != "plain", row["executed_macs"]))
         measure = "mean_iou" if "mean_iou" in chosen[0] else "accuracy"
         title = f"{data}, {epochs} epochs"
@@ -238,6 +273,7 @@ def write_page(rows: list[dict[str, Any]], folder: Path) -> None:
             "",
             *table(chosen, measure),
             "",
+            *means(chosen, measure),
             f"![{measure} against cost]({name}.png)",
             "",
             "<details><summary>Commands</summary>",
@@ -256,23 +292,24 @@ def _machine(found: Any) -> str:
     return str(found)
 
 
+def _identity(row: dict[str, Any]) -> tuple[str, int, str]:
+    return row["data"], row["epochs_in_all"], row["run"]
+
+
 def main(argv: list[str]) -> None:
     folder = Path(FLAGS.out)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "rows.json"
-    rows = (
-        {row["run"]: row for row in json.loads(path.read_text())}
-        if path.exists()
-        else {}
-    )
+    rows = json.loads(path.read_text()) if path.exists() else []
     folders = [Path(name) for name in argv[1:]]
     if not FLAGS.page_only:
-        for run in folders:
-            rows[run.name] = read_row(run)
-        time_files(rows, folders)
-        ordered = sorted(rows.values(), key=lambda row: (row["data"], row["run"]))
-        write_whole(path, (json.dumps(ordered, indent=1) + "\n").encode())
-    write_page(list(rows.values()), folder)
+        made = {run.name: read_row(run) for run in folders}
+        time_files(made, folders)
+        anew = {_identity(row) for row in made.values()}
+        rows = [row for row in rows if _identity(row) not in anew] + [*made.values()]
+        rows.sort(key=_identity)
+        write_whole(path, (json.dumps(rows, indent=1) + "\n").encode())
+    write_page(rows, folder)
     print(f"{len(rows)} rows: {folder / 'README.md'}")
 
 

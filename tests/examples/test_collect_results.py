@@ -32,6 +32,7 @@ def row(run, method, accuracy, executed, **more):
         "teacher": False,
         "seed": 3,
         "epochs": 2,
+        "epochs_in_all": 2,
         "hardware": {"cpu": "abacus", "cores": 1},
         "command": f"python examples/train_cifar10.py --method {method}",
         "accuracy": accuracy,
@@ -56,7 +57,16 @@ def test_page_is_made_of_the_rows(tmp_path):
             open_rate=0.7,
             conditional=0.4,
         ),
-        row("l", "bas", 0.95, 20_000_000, gate_group_size=1, primed=True, epochs=4),
+        row("s", "bas", 0.94, 20_000_000, gate_group_size=16, seed=4, open_rate=0.7),
+        row(
+            "l",
+            "bas",
+            0.95,
+            20_000_000,
+            gate_group_size=1,
+            primed=True,
+            epochs_in_all=4,
+        ),
     ]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     (tmp_path / "notes.md").write_text("A caveat.")
@@ -78,14 +88,17 @@ def test_page_is_made_of_the_rows(tmp_path):
     assert plain == (
         "| resnet20 | 91.23 |  |  | 40.0 | 40.0 | 1.000 | 1.25 | 91.23 |  |  |"
     )
-    gated, longer = (line for line in lines if line.startswith("| gated resnet20"))
+    _, gated, longer = (line for line in lines if line.startswith("| gated resnet20"))
+    (mean,) = (line for line in lines if "seeds 4, 3" in line)
+    assert "groups of 16, batch-shaping" in mean and "at 0.625 of the MACs." in mean
+    assert ": 92.00 % (90.00 to 94.00)" in mean
     assert "groups of 16, batch-shaping, seed 3" in gated
     assert "per channel, primed, batch-shaping, seed 3" in longer
     sections = [line for line in lines if line.startswith("## ")]
     assert sections == ["## digits, 2 epochs", "## digits, 4 epochs"]
     assert lines.index(gated) < lines.index(sections[1]) < lines.index(longer)
     assert "| 90.00 | 0.70 | 0.40 | 30.0 | 30.0 | 0.750 | 1.25 | 90.00 |" in gated
-    assert sum("`python examples/train_cifar10.py" in line for line in lines) == 3
+    assert sum("`python examples/train_cifar10.py" in line for line in lines) == 4
     for epochs in (2, 4):
         plot = tmp_path / f"digits_{epochs}_epochs.png"
         assert plot.read_bytes().startswith(b"\x89PNG")
