@@ -57,9 +57,9 @@ def beta_cdf_of_logit(a: float = 0.6, b: float = 0.4) -> Callable[[Any], Any]:
     def from_the_end(log_x: Any, power: float, other: float) -> Any:
         """`I_x(power, other)` for x <= 1/2: few operations, on all terms at once."""
         terms = _series(power, other)
-        exponents = np.arange(len(terms), dtype="float32") + np.float32(power)
+        exponents = ops.arange(len(terms), dtype="float32") + power
         powers = ops.exp(ops.expand_dims(log_x, -1) * exponents)
-        return ops.sum(powers * np.array(terms, "float32"), axis=-1)
+        return ops.sum(powers * ops.convert_to_tensor(terms, "float32"), axis=-1)
 
     @ops.custom_gradient
     def cdf(t: Any) -> Any:
@@ -91,12 +91,13 @@ def batch_shaping_loss(
 
     Returns: float32 scalar: the sum over gates.
     """
-    t = ops.sort(ops.cast(logits, "float32"), axis=0)  # sigmoid keeps the order
-    n = ops.shape(t)[0]
+    # Sigmoid keeps the order; backends sort the last axis, others at a cost.
+    t = ops.sort(ops.transpose(ops.cast(logits, "float32")), axis=-1)
+    n = ops.shape(t)[-1]
     uniform = ops.arange(1, n + 1, dtype="float32") / ops.cast(n + 1, "float32")
-    squares = ops.square(ops.expand_dims(uniform, -1) - cdf(t))
+    squares = ops.square(uniform - cdf(t))
     over_batch = ops.mean if normalization == "mean" else ops.sum
-    return ops.sum(over_batch(squares, axis=0))
+    return ops.sum(over_batch(squares, axis=-1))
 
 
 @serializable
