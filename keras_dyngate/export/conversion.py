@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_dyngate.export import flatbuffer
 from keras_dyngate.export.int8_borders import int8_borders
+from keras_dyngate.runtime import flatbuffer
 
 QUANTIZATIONS = (None, "float16", "dynamic", "int8")
 

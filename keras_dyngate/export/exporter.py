@@ -30,7 +30,6 @@ from keras_dyngate import __version__
 from keras_dyngate._checks import one_of
 from keras_dyngate._files import writable_target, write_whole
 from keras_dyngate._images import take_images
-from keras_dyngate.export import flatbuffer
 from keras_dyngate.export.anytime import plan_anytime
 from keras_dyngate.export.carried_bytes import carry_bytes
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert
@@ -43,7 +42,7 @@ from keras_dyngate.export.subnetwork_costs import subnetwork_costs
 from keras_dyngate.export.views import add_view, freeze_input, make_default
 from keras_dyngate.models.anytime_model import AnytimeModel
 from keras_dyngate.models.early_exit import EarlyExitModel
-from keras_dyngate.runtime import LiteRTModel
+from keras_dyngate.runtime import LiteRTModel, flatbuffer
 from keras_dyngate.runtime.litert_model import METADATA_NAME
 
 MAX_CLASSES = 256  # of a pixel

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from keras_dyngate.cost import MacProfile
-from keras_dyngate.export import flatbuffer
 from keras_dyngate.export.views import signature
-from keras_dyngate.runtime import LiteRTModel
+from keras_dyngate.runtime import LiteRTModel, flatbuffer
 from keras_dyngate.runtime.anytime_runner import ALONE, STEP, in_order
 
 REPEATS = 5

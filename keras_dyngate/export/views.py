@@ -9,7 +9,7 @@ import copy
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_dyngate.export import flatbuffer
+from keras_dyngate.runtime import flatbuffer
 
 
 def signature(model: schema.ModelT, name: str) -> schema.SignatureDefT:

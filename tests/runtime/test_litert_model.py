@@ -11,8 +11,7 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from keras_dyngate.export import flatbuffer  # noqa: E402
-from keras_dyngate.runtime import LiteRTModel  # noqa: E402
+from keras_dyngate.runtime import LiteRTModel, flatbuffer  # noqa: E402
 
 WEIGHTS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], "float32")
 METADATA = {"labels": ["red", "grün", "blue"], "units": {"executed_macs": 1000}}

@@ -11,7 +11,7 @@ tf = pytest.importorskip("tensorflow")
 from ai_edge_litert import schema_py_generated as schema  # noqa: E402
 from ai_edge_litert.interpreter import Interpreter  # noqa: E402
 
-from keras_dyngate.export import flatbuffer  # noqa: E402
+from keras_dyngate.runtime import flatbuffer  # noqa: E402
 
 WEIGHTS = np.arange(12, dtype="float32").reshape(3, 4)
 
