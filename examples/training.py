@@ -75,6 +75,12 @@ def define_gate_flags() -> None:
     flags.DEFINE_integer("gate_group_size", 16, "Channels per decision; 1: the paper.")
     flags.DEFINE_float("gate_bias", 2.0, "First logit of every gate; 2 is 88 % open.")
     flags.DEFINE_float("target_macs", 0.6, "Share of the plain net's MACs to spend.")
+    flags.DEFINE_float(
+        "budget_end",
+        None,
+        "Share of the training by which the MACs have come down to the target; "
+        "default 0.4, with --prime 0.05.",
+    )
     flags.DEFINE_float("batch_shaping", 0.75, "Its first coefficient; 0 leaves it out.")
     flags.DEFINE_float("gate_noise", 1.0, "Scale of the gates' noise in training.")
     flags.DEFINE_bool("prime", False, "Set gates by the importance of their channels.")
@@ -143,12 +149,15 @@ def gate_callbacks(
         probes: Training images to measure the budget on.
         watched: Validation images to gather statistics on, `batch_size` at a time.
     """
+    end = FLAGS.budget_end
+    if end is None:
+        end = 0.05 if FLAGS.prime else 0.4
     return [
         kd.RegularizationSchedule(),
         kd.MacBudget(
             FLAGS.target_macs,
             data.train.arrays(probes)[0],
-            end=0.05 if FLAGS.prime else 0.4,
+            end=end,
             every=10,
             group_size=FLAGS.export_group_size,
             watched=model,
