@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_dyngate._backend import fused_batch_norm
 from keras_dyngate._registration import serializable
@@ -25,7 +26,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        usual = mask is None and not (self.synchronized or self.renorm)
+        renorm = getattr(self, "renorm", False)  # which older versions of Keras lack
+        usual = mask is None and not (self.synchronized or renorm)
         if not (training and self.trainable and usual and self.axis in (-1, 3)):
             return super().call(inputs, training=training, mask=mask)
         found = fused_batch_norm(inputs, self.gamma, self.beta, self.epsilon)
@@ -36,5 +38,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
             (self.moving_mean, mean),
             (self.moving_variance, variance),
         ):
-            moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
+            before = ops.cast(moving, "float32")
+            moving.assign(before * self.momentum + now * (1.0 - self.momentum))
         return outputs
