@@ -599,7 +599,8 @@ class TestJointFit:
             assert found == pytest.approx(expected, rel=1e-3)
         frozen = {id(weight) for weight in model.non_trainable_weights}
         for weight, old in zip(model.weights, start, strict=True):
-            if id(weight) not in frozen:
+            # A bias before a normalization has no gradient but what is rounded.
+            if id(weight) not in frozen and weight.path != "c1/bias":
                 assert (to_numpy(weight) != old).any(), weight.path
         assert (model.thresholds == INF).all()
 
