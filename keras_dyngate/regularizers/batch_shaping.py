@@ -52,11 +52,11 @@ def beta_cdf_of_logit(a: float = 0.6, b: float = 0.4) -> Callable[[Any], Any]:
                 f"`{name}` must be above 0 and at most {MAX_SHAPE:g}. "
                 f"Received: {name}={value!r}"
             )
+    low, high = _series(a, b), _series(b, a)
     log_beta = math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
-    def from_the_end(log_x: Any, power: float, other: float) -> Any:
-        """`I_x(power, other)` for x <= 1/2: few operations, on all terms at once."""
-        terms = _series(power, other)
+    def from_the_end(log_x: Any, power: float, terms: list[float]) -> Any:
+        """The series for x <= 1/2: few operations, on all terms at once."""
         exponents = ops.arange(len(terms), dtype="float32") + power
         powers = ops.exp(ops.expand_dims(log_x, -1) * exponents)
         return ops.sum(powers * ops.convert_to_tensor(terms, "float32"), axis=-1)
@@ -65,7 +65,7 @@ def beta_cdf_of_logit(a: float = 0.6, b: float = 0.4) -> Callable[[Any], Any]:
     def cdf(t: Any) -> Any:
         log_x = ops.log_sigmoid(-ops.abs(t))  # of the probability nearer to its end
         value = ops.where(
-            t <= 0, from_the_end(log_x, a, b), 1.0 - from_the_end(log_x, b, a)
+            t <= 0, from_the_end(log_x, a, low), 1.0 - from_the_end(log_x, b, high)
         )
         slope = ops.exp(a * ops.log_sigmoid(t) + b * ops.log_sigmoid(-t) - log_beta)
 

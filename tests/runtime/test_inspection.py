@@ -215,7 +215,7 @@ def test_foreign_files(tmp_path, content):
         inspect_file(tmp_path / "none.tflite")
 
 
-def test_hostile_files(tmp_path, gated):
+def test_hostile_files(tmp_path):
     """2,000 changed files: a report or one error, never anything else."""
     whole = convert(tmp_path / "a.tflite", branching, IMAGE)
     content = bytearray(export_bytes(whole))
