@@ -2,6 +2,7 @@
 
 from keras_dyngate.runtime.anytime_runner import AnytimeAnswer, AnytimeRunner
 from keras_dyngate.runtime.comparison import compare_latency
+from keras_dyngate.runtime.golden import compare_golden, write_golden
 from keras_dyngate.runtime.litert_model import LiteRTModel
 from keras_dyngate.runtime.machine import describe_machine
 
@@ -9,6 +10,8 @@ __all__ = [
     "AnytimeAnswer",
     "AnytimeRunner",
     "LiteRTModel",
+    "compare_golden",
     "compare_latency",
     "describe_machine",
+    "write_golden",
 ]
