@@ -47,6 +47,7 @@ enum { ON_CPU = 1, LOCK_TO_READ = 0, LOCK_TO_WRITE = 1 };
   F(DestroyEnvironment, void, (Handle))                                                   \
   F(CreateModelFromBuffer, Status, (Handle, const void *, size_t, Handle *))              \
   F(DestroyModel, void, (Handle))                                                         \
+  F(GetModelMetadata, Status, (Handle, const char *, const void **, size_t *))            \
   F(CreateOptions, Status, (Handle *))                                                    \
   F(DestroyOptions, void, (Handle))                                                       \
   F(SetOptionsHardwareAccelerators, Status, (Handle, int))                                \
@@ -321,6 +322,14 @@ int lrt_run(LrtModel *m, int s) {
   TRY(m, RunCompiledModel(m->compiled, (size_t)s, (size_t)own->count[LRT_INPUT],
                           own->buffers[LRT_INPUT], (size_t)own->count[LRT_OUTPUT],
                           own->buffers[LRT_OUTPUT]));
+  return 0;
+}
+
+int lrt_metadata(LrtModel *m, const char *name, const void **data, size_t *bytes) {
+  *data = NULL;
+  *bytes = 0;
+  if (m->GetModelMetadata(m->model, name, data, bytes) || !*data)
+    return fail(m, "the file has no metadata ", name);
   return 0;
 }
 

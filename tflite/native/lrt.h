@@ -61,6 +61,9 @@ int lrt_write(LrtModel *model, int signature, int input, const void *data, size_
 int lrt_run(LrtModel *model, int signature);
 int lrt_read(LrtModel *model, int signature, int output, void *data, size_t bytes);
 
+/* A metadata entry of the file; it lives as long as the model. */
+int lrt_metadata(LrtModel *model, const char *name, const void **data, size_t *bytes);
+
 /* Times of operators since the model was opened, as text that the caller frees; NULL
  * without `profile`. The time of an IF holds those of its branches. */
 char *lrt_profile(LrtModel *model);
