@@ -47,12 +47,14 @@ flags.DEFINE_list("rates", ["1", "0.75", "0.5", "0.25", "0"], "Open rates to for
 flags.DEFINE_list("against", ["resnet18"], "Further plain nets to time beside it.")
 flags.DEFINE_float("width", 1.0, "Width multiplier of all nets.")
 flags.DEFINE_integer("image_size", None, "Side of the images; default: the net's own.")
+flags.DEFINE_string("stem", None, '"imagenet" or "cifar"; default: the net\'s own.')
 flags.DEFINE_integer("rounds", 30, "Timed calls per net.")
 flags.DEFINE_integer("threads", 1, "CPU threads.")
 flags.DEFINE_integer("seed", 0, "Of random weights and images.")
 flags.DEFINE_string("keras_file", None, "A trained net, to be timed as it decides.")
 flags.DEFINE_string("images", None, "With --keras_file: .npz with `images`.")
 flags.DEFINE_string("json", None, "Where to write the figures.")
+flags.DEFINE_string("keep", None, "A folder for the files that are made.")
 
 
 class Bench:
@@ -77,6 +79,7 @@ class Bench:
         self.models[name] = litert
         self.rows[name] = {
             "name": name,
+            "file": path.name,
             "executed_macs": 1000 * float(np.mean(macs)),
             "bytes": report.bytes,
             "branches": len(report.branches),
@@ -118,6 +121,8 @@ def forced_rates(bench: Bench) -> list[dict[str, Any]]:
     options: dict[str, Any] = {"width": FLAGS.width}
     if FLAGS.image_size:
         options["input_shape"] = (FLAGS.image_size, FLAGS.image_size, 3)
+    if FLAGS.stem:
+        options["stem"] = FLAGS.stem
     plain = getattr(kd, plain_name)(**options)
     rng = np.random.default_rng(FLAGS.seed)
     shape = (16 if FLAGS.quantization == "int8" else 2, *plain.input_shape[1:])
@@ -179,7 +184,7 @@ def main(argv: list[str]) -> None:
     quiet()
     keras.utils.set_random_seed(FLAGS.seed)
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder))
+        bench = Bench(Path(FLAGS.keep or folder))
         if FLAGS.keras_file:
             rows = real_pictures(bench)
         else:
@@ -189,7 +194,7 @@ def main(argv: list[str]) -> None:
         settings = {
             name: FLAGS[name].value
             for name in (
-                "model mode gate_groups gate_group_size quantization width image_size "
+                "model mode gate_groups gate_group_size quantization width image_size stem "
                 "rounds threads seed keras_file images"
             ).split()
         }
