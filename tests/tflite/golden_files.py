@@ -8,11 +8,9 @@ writes a folder of cases per method and quantization, for machines other than th
 import sys
 from pathlib import Path
 
-import numpy as np
-
 import keras_dyngate as kd
 from keras_dyngate.runtime import write_golden
-from tests.export.nets import conv_net, images, small_net, spread_gates, with_exits
+from tests.export.nets import conv_net, small_net, spread_gates, tinted, with_exits
 from tests.stubs import randomize
 
 METHODS = ("gated", "lc", "exits", "anytime")
@@ -22,7 +20,7 @@ LABELS = ["zero", "one", "two", "three", "four", "five", "six"]
 
 def net(method):
     """A lively net of a method, for images `[12, 12, 3]`."""
-    x = images(32)
+    x = tinted(32)
     if method == "gated":
         return spread_gates(small_net(groups=4), x)
     if method == "lc":
@@ -43,10 +41,10 @@ def write(method, quantization, folder):
         net(method),
         path,
         quantization=None if quantization == "float32" else quantization,
-        representative_data=images(32),
+        representative_data=tinted(32),
         labels=LABELS,
     )
-    write_golden(path, path.with_suffix(""), np.round(images(6, seed=1)))
+    write_golden(path, path.with_suffix(""), tinted(6, seed=1))
     path.unlink()
     return path.with_suffix("")
 
