@@ -20,7 +20,9 @@ signature per step and per sub-network instead of `explain`: `keras_dyngate.expo
 
 import json
 import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -36,10 +38,15 @@ from keras_dyngate.export.conversion import QUANTIZATIONS, convert
 from keras_dyngate.export.exits import limits_to, plan_exits
 from keras_dyngate.export.filled_constants import fill_constants
 from keras_dyngate.export.graph import Plan, plan_classifier
-from keras_dyngate.export.parity import check_parity
+from keras_dyngate.export.parity import Parity, check_parity
 from keras_dyngate.export.report import ExportReport
 from keras_dyngate.export.subnetwork_costs import subnetwork_costs
-from keras_dyngate.export.views import add_view, freeze_input, make_default
+from keras_dyngate.export.views import (
+    add_view,
+    freeze_input,
+    keep_signatures,
+    make_default,
+)
 from keras_dyngate.models.anytime_model import AnytimeModel
 from keras_dyngate.models.early_exit import EarlyExitModel
 from keras_dyngate.runtime import LiteRTModel, flatbuffer
@@ -99,6 +106,40 @@ def _add_signatures(file: Any, plan: Plan) -> None:
     make_default(file, plan.views[0].name)
 
 
+def _check_signatures(file: Any, plan: Plan, wanted: Sequence[str]) -> None:
+    """Those that are kept must be there, and steps not lack one before them."""
+    known = {entry.signatureKey.decode() for entry in file.signatureDefs}
+    if isinstance(wanted, str) or not wanted or set(wanted) - known:
+        raise ValueError(
+            f"`signatures` must be a list of one or more of {sorted(known)}. "
+            f"Received: signatures={wanted!r}"
+        )
+    kept = [name for name in plan.steps if name in wanted]
+    missing = set(plan.steps[: len(kept)]) - set(kept)
+    if missing:
+        raise ValueError(
+            f"`signatures` must hold every step before its last one, {kept[-1]!r}, too. "
+            f"Received: signatures={wanted!r}"
+        )
+
+
+def _parity(model: keras.Model, file: Any, images: np.ndarray) -> Parity:
+    """Agreement of a file that has all its signatures still."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.tflite"
+        path.write_bytes(flatbuffer.write(file))
+        return check_parity(model, path, images)
+
+
+def _milliseconds(litert: LiteRTModel, name: str, image: np.ndarray) -> float:
+    """Median of 5 runs of a signature; all inputs but the image are zero."""
+    inputs = {
+        key: image[None] if key == "image" else np.zeros(spec.shape, spec.dtype)
+        for key, spec in litert.signatures[name].inputs.items()
+    }
+    return litert.benchmark(name, inputs, repeats=5, warmup=1).median_ms
+
+
 def _time_exits(litert: LiteRTModel, image: np.ndarray) -> tuple[float, ...] | None:
     """Median ms of 5 runs to each exit of a file, the head last; None without exits."""
     if "classify_at" not in litert.signatures:
@@ -121,6 +162,7 @@ def export_tflite(
     group_size: int | None = None,
     input_type: str = "float32",
     labels: Sequence[str] | None = None,
+    signatures: Sequence[str] | None = None,
     subnetworks: Sequence[int] | None = None,
     share_weights: bool | None = None,
     parity_data: Any = None,
@@ -141,6 +183,8 @@ def export_tflite(
             of them as make 16 channels. Per-channel scores still multiply inside.
         input_type: "float32", or "uint8" for camera frames; always 0 to 255.
         labels: Class names, stored in the file.
+        signatures: Those to keep in the file, to make it smaller; the first of them in
+            the file's order is its default. None: all there are.
         subnetworks: Of an anytime net, those that get a signature `classify_k<k>`.
             None: the largest of a sliced net, all of an I-ResNeXt.
         share_weights: Of an I-ResNeXt with several `subnetworks`: True stores the
@@ -214,6 +258,8 @@ def export_tflite(
         carry_bytes(file, plan.steps)
     fill_constants(file)
     _add_signatures(file, plan)
+    if signatures is not None:
+        _check_signatures(file, plan, signatures)
     metadata = {
         "keras_dyngate": __version__,
         "model": model.name,
@@ -228,30 +274,28 @@ def export_tflite(
         **plan.metadata,
     }
     flatbuffer.set_metadata(file, METADATA_NAME, json.dumps(metadata).encode())
+    parity = None if parity_data is None else _parity(model, file, parity_data)
+    if signatures is not None:
+        keep_signatures(file, signatures)
     content = flatbuffer.write(file)
     write_whole(target, content)
 
     litert = LiteRTModel(target)
+    names = [entry.signatureKey.decode() for entry in file.signatureDefs]
     sample = np.zeros(shape, input_type) if images is None else images[0]
     sample = sample.astype(input_type)
     return ExportReport(
         path=str(target),
         bytes=target.stat().st_size,
         quantization=quantization,
-        signatures={
-            name: tuple(found.outputs) for name, found in litert.signatures.items()
-        },
+        signatures={name: tuple(litert.signatures[name].outputs) for name in names},
         branches=tuple(plan.lowering.branches),
         group_sizes=dict(plan.lowering.group_sizes),
         macs=plan.profile,
-        latency_ms=litert.benchmark(
-            plan.views[0].name, {"image": sample}, repeats=5, warmup=1
-        ).median_ms,
+        latency_ms=_milliseconds(litert, names[0], sample),
         exit_ms=_time_exits(litert, sample),
         subnetworks=subnetwork_costs(litert, content, plan.profile, sample)
         if plan.profile.per_subnetwork
         else (),
-        parity=None
-        if parity_data is None
-        else check_parity(model, target, parity_data),
+        parity=parity,
     )

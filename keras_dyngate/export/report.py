@@ -20,8 +20,8 @@ class ExportReport:
         branches: What each conditional branch holds.
         group_sizes: Channels that run together, by block; `MacProfile.of` takes it.
         macs: The model's MACs.
-        latency_ms: Median of 5 runs of `classify`, or `segment`, on one image, one
-            thread, this machine.
+        latency_ms: Median of 5 runs of the first signature (`classify` or `segment` if
+            it was kept) on one image, one thread, this machine.
         exit_ms: The same by `classify_at`, to each exit of a net with early exits, the
             head last; None for others. What `EarlyExitModel.calibrate` takes as
             `path_ms`.
@@ -49,7 +49,10 @@ class ExportReport:
         ]
         took = f"one image took {self.latency_ms:.2f} ms (one thread, this machine)"
         if self.subnetworks:
-            lines += [*map(str, self.subnetworks), f"classify: {took}"]
+            lines += [
+                *map(str, self.subnetworks),
+                f"{next(iter(self.signatures))}: {took}",
+            ]
         else:
             lines.append(
                 f"{len(self.branches)} conditional branches in {len(inside)} layers "

@@ -5,6 +5,7 @@ operators whose results nobody asks for; the branches are called by both.
 """
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -72,6 +73,34 @@ def make_default(model: schema.ModelT, name: str) -> None:
     graphs[0], graphs[place] = graphs[place], graphs[0]
     rest = [other for other in model.signatureDefs if other is not first]
     model.signatureDefs = [first, *rest]
+
+
+def keep_signatures(model: schema.ModelT, names: Sequence[str]) -> None:
+    """Leave only these signatures in a file, the first of them in it as default.
+
+    Subgraphs and constants that no other signature uses go with those that are left out.
+
+    Args:
+        model: The file, changed in place.
+        names: One or more of its signatures.
+    """
+    wanted = {name.encode() for name in names}
+    model.signatureDefs = [
+        entry for entry in model.signatureDefs if entry.signatureKey in wanted
+    ]
+    make_default(model, model.signatureDefs[0].signatureKey.decode())
+    used = {
+        index
+        for entry in model.signatureDefs
+        for index in flatbuffer.reachable(model, entry.subgraphIndex)
+    }
+    place = {old: new for new, old in enumerate(sorted(used))}
+    model.subgraphs = [model.subgraphs[old] for old in sorted(used)]
+    for entry in model.signatureDefs:
+        entry.subgraphIndex = place[entry.subgraphIndex]
+    for _, _, operator in flatbuffer.walk(model):
+        flatbuffer.renumber_branches(operator, place)
+    flatbuffer.drop_unused_buffers(model)
 
 
 def freeze_input(

@@ -5,9 +5,10 @@ what every pass over a file needs. Names in a file (of tensors, signatures, meta
 are bytes there, and stay bytes here.
 """
 
+import copy
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import flatbuffers
@@ -174,10 +175,24 @@ def walk(
 
 def branches(operator: schema.OperatorT) -> list[int]:
     """Subgraphs an operator calls: (then, else) of an IF, (cond, body) of a WHILE."""
+    return [value for _, value in _calls(operator)]
+
+
+def renumber_branches(operator: schema.OperatorT, place: Mapping[int, int]) -> None:
+    """Let an operator call subgraphs by their new places, which it has of its own."""
+    calls = _calls(operator)
+    if calls:
+        operator.builtinOptions = copy.copy(operator.builtinOptions)
+    for name, value in calls:
+        setattr(operator.builtinOptions, name, place[value])
+
+
+def _calls(operator: schema.OperatorT) -> list[tuple[str, int]]:
+    """Fields of an operator's options that name subgraphs, and what they say."""
     if operator.builtinOptions is None:
         return []
     return [
-        value
+        (name, value)
         for name, value in vars(operator.builtinOptions).items()
         if name.endswith("SubgraphIndex")
     ]

@@ -943,3 +943,21 @@ def test_ten_steps(tmp_path):
         subnetworks=10, predict_at=lambda k, images: answers[k]
     )
     assert _anytime_parity(model, litert, x).max_difference < 1e-6
+
+
+def test_some_steps_of_all(tmp_path):
+    model = randomize(kd.sliced_resnet(**BASE, width=36, subnetworks=3))
+    path = tmp_path / "net.tflite"
+    with pytest.raises(ValueError, match="every step before its last one, 'step_3'"):
+        kd.export_tflite(model, path, signatures=["start", "step_3"])
+    report = kd.export_tflite(
+        model, path, signatures=["step_2", "start"], parity_data=X[:2]
+    )
+    assert sorted(report.signatures) == ["start", "step_2"]
+    assert [row.signature for row in report.subnetworks] == ["start", "step_2"]
+    assert report.parity.max_difference < 1e-5
+    runner = kd.AnytimeRunner(path, warmup=1)
+    answer = runner.refine(runner.start(X[0]))
+    np.testing.assert_allclose(
+        answer.logits, model.predict_at(2, X[:1])[0], rtol=1e-4, atol=1e-5
+    )

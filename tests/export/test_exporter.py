@@ -354,3 +354,27 @@ def test_pruned_nets_are_exported_with_what_is_left(tmp_path):
     report = kd.export_tflite(model, tmp_path / "a.tflite", parity_data=images(4))
     assert report.parity.max_difference < 1e-5
     assert report.parity.decision_agreement == 1.0
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_only_the_signatures_that_are_wanted(tmp_path, quantization):
+    model, x = small_net(), images(8)
+    options = dict(quantization=quantization, representative_data=x, parity_data=x)
+    whole = kd.export_tflite(model, tmp_path / "whole.tflite", **options)
+    path = tmp_path / "part.tflite"
+    part = kd.export_tflite(model, path, signatures=["classify"], **options)
+    assert list(part.signatures) == ["classify"]
+    assert part.bytes < whole.bytes and part.parity == whole.parity
+    assert part.latency_ms > 0
+    both = [kd.LiteRTModel(report.path) for report in (whole, part)]
+    for image in x:
+        ours, theirs = (litert.run("classify", image=image) for litert in both)
+        for name, value in ours.items():
+            np.testing.assert_array_equal(theirs[name], value)
+
+
+@pytest.mark.parametrize("wanted", ["classify", [], ["classify", "guess"]])
+def test_signatures_that_are_not_there(tmp_path, wanted):
+    with pytest.raises(ValueError, match=r"`signatures` must be a list .*'classify'"):
+        kd.export_tflite(small_net(), tmp_path / "a.tflite", signatures=wanted)
+    assert not list(tmp_path.iterdir())

@@ -136,3 +136,25 @@ def test_the_default_runs_without_a_name(model, default, share):
     assert_says(run(model, "whole", x=X, limit=[6]), 6)
     assert_says(run(model, "again", x=X, limit=[4]), 4)
     assert_says(run(model, "part", x=X, limit=[4]), 4, ("sum",))
+
+
+def test_what_is_left_out_takes_its_weights_along(model):
+    whole_size = len(flatbuffer.write(model))
+    views.add_view(model, "whole", "part", ("sum",))
+    views.keep_signatures(model, ["part"])
+    assert [entry.signatureKey for entry in model.signatureDefs] == [b"part"]
+    assert model.signatureDefs[0].subgraphIndex == 0
+    assert len(model.subgraphs) == 3, "the view and the two sides of its IF"
+    assert len(flatbuffer.write(model)) < whole_size
+    np.testing.assert_allclose(
+        run(model, "part", x=X, limit=np.float32([9]))["sum"], X @ WEIGHTS + 10
+    )
+    np.testing.assert_allclose(
+        run(model, "part", x=X, limit=np.float32([0]))["sum"], X @ WEIGHTS + 20
+    )
+
+
+def test_without_the_branches(model):
+    views.keep_signatures(model, ["doubled"])
+    assert len(model.subgraphs) == 1
+    np.testing.assert_allclose(run(model, "doubled", x=X)["y"], 2 * X @ WEIGHTS)
