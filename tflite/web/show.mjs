@@ -43,7 +43,9 @@ function place(answer, exits) {
 function position(answer, model, {position: at, deadline}) {
   if (model.kind === 'anytime') return millis(deadline);
   if (!answer.thresholds || at === 0 || at === 1) return '';
-  return answer.thresholds.map((limit) => limit.toFixed(2)).join(', ');
+  const text = (limit) => limit >= SURE ? 'none leaves' : limit <= -SURE ? 'all leave'
+    : limit.toFixed(2);
+  return answer.thresholds.map(text).join(', ');
 }
 
 function showBlocks(blocks = []) {
