@@ -32,13 +32,12 @@ from keras_dyngate.runtime import compare_golden
 from keras_dyngate.runtime.golden import MODEL, read_cases, runner_arguments
 
 HERE = Path(__file__).resolve().parent
-COUNTED = "cortex-a76"
-
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "folder", str(HERE.parent / "build" / "arm"), "Where what was built is kept."
 )
 flags.DEFINE_list("cpus", list(CPUS), "Of golden: the CPUs.")
+flags.DEFINE_enum("counted", "cortex-a76", list(CPUS), "CPU to count instructions on.")
 flags.DEFINE_float("tolerance", 1e-5, "Of golden: largest relative difference.")
 flags.DEFINE_string("model", "gated_resnet34", "Of gated: constructor of the net.")
 flags.DEFINE_integer("gate_groups", 4, "Of gated: decisions per gated convolution.")
@@ -64,7 +63,7 @@ def golden(machine: ArmMachine, folders: list[str]) -> tuple[bool, list[Any]]:
     answers = _table(
         "Golden cases", "folder, CPU, outputs, same bits, largest difference"
     )
-    counts = _table(f"One call on {COUNTED}", "folder, signature, M instructions")
+    counts = _table(f"One call on {FLAGS.counted}", "folder, signature, M instructions")
     rows: list[Any] = []
     for folder in folders:
         for cpu in FLAGS.cpus:
@@ -86,7 +85,7 @@ def golden(machine: ArmMachine, folders: list[str]) -> tuple[bool, list[Any]]:
             seen.add(case.signature)
             inputs = {k: str(Path(folder) / v) for k, v in case.inputs.items()}
             model = str(Path(folder) / MODEL)
-            count = machine.instructions(COUNTED, model, case.signature, inputs)
+            count = machine.instructions(FLAGS.counted, model, case.signature, inputs)
             rows.append(
                 {"folder": folder, "signature": case.signature, "instructions": count}
             )
@@ -122,11 +121,11 @@ def gated(machine: ArmMachine) -> tuple[bool, list[Any]]:
         inputs = {"image": str(image)}
         for row in rows:
             model = str(Path(folder) / row["file"])
-            count = machine.instructions(COUNTED, model, "classify", inputs)
+            count = machine.instructions(FLAGS.counted, model, "classify", inputs)
             row["instructions"] = count
             row["instruction_ratio"] = count / rows[0]["instructions"]
     limits = [None, *map(float, FLAGS.at_most), *[None] * len(rows)]
-    title = f"{COUNTED}, {FLAGS.quantization}, {FLAGS.image_size} pixels"
+    title = f"{FLAGS.counted}, {FLAGS.quantization}, {FLAGS.image_size} pixels"
     table = _table(
         title, "net, M instructions, ratio, at most, MMACs, ratio, ms here, ratio"
     )

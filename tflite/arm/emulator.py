@@ -22,7 +22,12 @@ PLATFORM, PYTHON = "manylinux_2_27_aarch64", "3.11"
 LIBRARY = "libLiteRt.so"
 SYSROOT = Path("/usr/aarch64-linux-gnu")
 COMPILER, QEMU = "aarch64-linux-gnu-gcc", "qemu-aarch64"
-TOOLS = {COMPILER: "gcc-aarch64-linux-gnu", QEMU: "qemu-user", "cc": "gcc"}
+TOOLS = {
+    COMPILER: "gcc-aarch64-linux-gnu",
+    QEMU: "qemu-user",
+    "cc": "gcc",
+    "cmake": "cmake",
+}
 
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parent / "native"
@@ -88,10 +93,11 @@ class ArmMachine:
         self.folder = Path(folder).resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.library = _library(self.folder)
-        self.runner = self.folder / "runner"
-        sources = [NATIVE / "lrt.c", NATIVE / "runner.c"]
-        options = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror"]
-        _call([COMPILER, *options, *sources, "-ldl", "-o", self.runner])
+        built = self.folder / "native"
+        target = ["-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_C_COMPILER={COMPILER}"]
+        _call(["cmake", "-S", NATIVE, "-B", built, "-DSTRICT=ON", *target])
+        _call(["cmake", "--build", built, "--target", "runner"])
+        self.runner = built / "runner"
         self._plugin = self.folder / "libcount.so"
         source = HERE / "count_instructions.c"
         _call(["cc", "-O2", "-Wall", "-shared", "-fPIC", source, "-o", self._plugin])
