@@ -1,6 +1,6 @@
 """Does skipping save time? Measured in LiteRT, against the plain net, in one run.
 
-Two questions, two modes:
+Three questions, three modes:
 
     python tflite/benchmark.py --model gated_resnet34 --gate_groups 4 \
         --quantization dynamic --json out.json
@@ -11,29 +11,30 @@ its plain twin and the plain ResNet-18. The time should follow the MACs. With
 
     python tflite/benchmark.py --keras_file trained.keras --images pictures.npz
 
-times a trained net on real pictures (an .npz with `images` [N, height, width, 3], 0 to
-255), its own gates deciding, beside the same net held wholly open.
+times a trained net on real pictures (a folder, or an .npz with `images` [N, height,
+width, 3], 0 to 255), its own gates deciding, beside the same net held wholly open.
+
+    python tflite/benchmark.py --tflite_file net.tflite,plain.tflite --images pictures/ \
+        --threads 2 --plot out.png
+
+times files as they are, on a device too: neither Keras nor TensorFlow is imported. Every
+image is timed in every round on every file, after a round to warm up. Printed are the
+distribution of all calls, and times beside MACs per exit and per open rate. `--signature`
+names what to time, in any file whose signature has one image input; what a step or stage
+takes from earlier ones is made beforehand. `--thresholds 1.5,1.2` sets those of early
+exits (of `classify_at` unless a signature is named). Without `--images` they are random.
 """
 
 import json
-import os
-import tempfile
+import sys
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import keras
-import numpy as np
 from absl import app, flags
-from rich.console import Console
-from rich.table import Table
 
-import keras_dyngate as kd
-from keras_dyngate._files import write_whole
-from keras_dyngate.export import quiet
-from keras_dyngate.runtime import compare_latency, describe_machine
+from keras_dyngate import __version__
+from keras_dyngate._files import writable_target, write_whole
+from keras_dyngate.runtime import describe_machine
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "gated_resnet34", "Constructor of the gated net.")
@@ -52,159 +53,74 @@ flags.DEFINE_integer("rounds", 30, "Timed calls per net.")
 flags.DEFINE_integer("threads", 1, "CPU threads.")
 flags.DEFINE_integer("seed", 0, "Of random weights and images.")
 flags.DEFINE_string("keras_file", None, "A trained net, to be timed as it decides.")
-flags.DEFINE_string("images", None, "With --keras_file: .npz with `images`.")
+flags.DEFINE_list("tflite_file", [], "Files to be timed as they are, comma-separated.")
+flags.DEFINE_string("signature", None, "Of these files; default: the usual one.")
+flags.DEFINE_list("thresholds", [], "Of their early exits; default: the file's own.")
+flags.DEFINE_string("images", None, "A folder of pictures, or .npz with `images`.")
+flags.DEFINE_integer("samples", 32, "With --tflite_file: how many images.", 1)
+flags.DEFINE_string("plot", None, "Where to draw times and MACs of --tflite_file.")
 flags.DEFINE_string("json", None, "Where to write the figures.")
 flags.DEFINE_string("keep", None, "A folder for the files that are made.")
 
-
-class Bench:
-    """Files made for one comparison, and what each should cost."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rows: dict[str, dict[str, Any]] = {}
-        self.models: dict[str, kd.LiteRTModel] = {}
-
-    def add(self, name: str, model: keras.Model, images: np.ndarray) -> None:
-        """Export `model` as it is now (forced or not) and note its mean cost."""
-        path = self.folder / f"{len(self.rows)}.tflite"
-        quantization = None if FLAGS.quantization == "none" else FLAGS.quantization
-        report = kd.export_tflite(
-            model, path, quantization=quantization, representative_data=images
-        )
-        litert = kd.LiteRTModel(path, num_threads=FLAGS.threads)
-        macs = [
-            litert.run("classify", image=image)["executed_macs"] for image in images
-        ]
-        self.models[name] = litert
-        self.rows[name] = {
-            "name": name,
-            "file": path.name,
-            "executed_macs": 1000 * float(np.mean(macs)),
-            "bytes": report.bytes,
-            "branches": len(report.branches),
-        }
-
-    def measure(self, images: np.ndarray, base: str) -> list[dict[str, Any]]:
-        """Time all files, interleaved; ratios are to `base`, medians over the rounds."""
-        inputs = [{"image": image} for image in images]
-        times = compare_latency(
-            {name: (m, "classify", inputs) for name, m in self.models.items()},
-            rounds=FLAGS.rounds,
-        )
-        for name, row in self.rows.items():
-            row["median_ms"] = float(np.median(times[name]))
-            row["mean_ms"] = float(np.mean(times[name]))
-        for row in self.rows.values():
-            for ratio, key in (
-                ("cost_ratio", "executed_macs"),
-                ("size_ratio", "bytes"),
-            ):
-                row[ratio] = row[key] / self.rows[base][key]
-            # Round by round, so that a machine that slows down does not matter.
-            row["time_ratios"] = {
-                plain: float(np.median(times[row["name"]] / times[plain]))
-                for plain in self.rows
-                if plain == base or plain.startswith("plain")
-            }
-            row["time_ratio"] = row["time_ratios"][base]
-        return list(self.rows.values())
+HELD_SETTINGS = (
+    "model mode gate_groups gate_group_size quantization width image_size stem "
+    "rounds threads seed keras_file images"
+)
+FILE_SETTINGS = "tflite_file signature thresholds images samples rounds threads seed"
 
 
-def forced_rates(bench: Bench) -> list[dict[str, Any]]:
-    """Random weights, fixed open rates, beside plain nets."""
-    kind, _, plain_name = FLAGS.model.rpartition("_")
-    if kind not in ("gated", "lc"):
-        raise app.UsageError(
-            "--model must name a gated constructor, gated_resnet34 or lc_resnet34 say"
-        )
-    options: dict[str, Any] = {"width": FLAGS.width}
-    if FLAGS.image_size:
-        options["input_shape"] = (FLAGS.image_size, FLAGS.image_size, 3)
-    if FLAGS.stem:
-        options["stem"] = FLAGS.stem
-    plain = getattr(kd, plain_name)(**options)
-    rng = np.random.default_rng(FLAGS.seed)
-    shape = (16 if FLAGS.quantization == "int8" else 2, *plain.input_shape[1:])
-    images = rng.integers(0, 256, shape).astype("float32")
-    bench.add(f"plain {plain_name}", plain, images)
-    for other in FLAGS.against:
-        if other != plain_name:
-            bench.add(f"plain {other}", getattr(kd, other)(**options), images)
-    if FLAGS.mode:
-        options["mode"] = FLAGS.mode
-    gated = getattr(kd, FLAGS.model)(
-        gate_groups=FLAGS.gate_groups, gate_group_size=FLAGS.gate_group_size, **options
-    )
-    kd.load_trunk_weights(gated, plain)
-    for rate in FLAGS.rates:
-        with kd.force_open_rate(gated, float(rate)):
-            bench.add(f"{FLAGS.model} open {float(rate):g}", gated, images)
-    return bench.measure(images[:2], f"plain {plain_name}")
-
-
-def real_pictures(bench: Bench) -> list[dict[str, Any]]:
-    """A trained net on pictures: its own decisions, beside everything open."""
-    model = keras.saving.load_model(FLAGS.keras_file, compile=False)
-    with np.load(FLAGS.images, allow_pickle=False) as file:
-        images = file["images"].astype("float32")
-    bench.add("own gates", model, images)
-    with kd.force_open_rate(model, 1.0):
-        bench.add("all open", model, images)
-    rows = bench.measure(images, "all open")
-    decisions = kd.decide(model, images)
-    rows[0]["open_rate"] = float(
-        np.mean(np.concatenate([(d > 0).ravel() for d in decisions.values()]))
-    )
-    return rows
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    """Print the table: time beside MACs."""
-    table = Table(title=f"LiteRT, {FLAGS.quantization}, {FLAGS.threads} thread(s)")
-    for column in ("net", "median ms", "time ratio", "MMACs", "cost ratio", "MB"):
-        table.add_column(column, justify="left" if column == "net" else "right")
-    for row in rows:
-        table.add_row(
-            row["name"],
-            f"{row['median_ms']:.2f}",
-            f"{row['time_ratio']:.3f}",
-            f"{row['executed_macs'] / 1e6:.1f}",
-            f"{row['cost_ratio']:.3f}",
-            f"{row['bytes'] / 1e6:.2f}",
-        )
-    Console().print(table)
-
-
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    if (FLAGS.keras_file is None) != (FLAGS.images is None):
-        raise app.UsageError("--keras_file and --images belong together")
-    quiet()
-    keras.utils.set_random_seed(FLAGS.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(FLAGS.keep or folder))
-        if FLAGS.keras_file:
-            rows = real_pictures(bench)
-        else:
-            rows = forced_rates(bench)
-        show(rows)
+def write_json(rows: list[dict[str, Any]], settings: str) -> None:
+    """Keep the figures, with the machine and the flags that they depend on."""
     if FLAGS.json:
-        settings = {
-            name: FLAGS[name].value
-            for name in (
-                "model mode gate_groups gate_group_size quantization width image_size stem "
-                "rounds threads seed keras_file images"
-            ).split()
-        }
         result = {
-            "settings": settings,
+            "settings": {name: FLAGS[name].value for name in settings.split()},
             **describe_machine(),
-            "keras_dyngate": kd.__version__,
+            "keras_dyngate": __version__,
             "rows": rows,
         }
         write_whole(Path(FLAGS.json), json.dumps(result, indent=1).encode())
+
+
+def make_and_time() -> None:
+    """The modes that make their files, which needs Keras on TensorFlow."""
+    import held_nets
+
+    write_json(held_nets.run(), HELD_SETTINGS)
+
+
+def time_files() -> None:
+    """The mode for a device."""
+    import timed_files
+
+    for flag in ("json", "plot"):  # before minutes of measuring
+        if FLAGS[flag].value:
+            writable_target(f"--{flag}", FLAGS[flag].value)
+    reports, rows = timed_files.run()
+    write_json(rows, FILE_SETTINGS)
+    if FLAGS.plot:
+        from keras_dyngate.visualization import latency_plot
+
+        latency_plot(reports).savefig(FLAGS.plot, dpi=150)
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    if FLAGS.tflite_file and FLAGS.keras_file:
+        raise app.UsageError("Give --tflite_file or --keras_file")
+    if not FLAGS.tflite_file:
+        if (FLAGS.keras_file is None) != (FLAGS.images is None):
+            raise app.UsageError("--keras_file and --images belong together")
+        if FLAGS.signature or FLAGS.thresholds or FLAGS.plot:
+            raise app.UsageError(
+                "--signature, --thresholds and --plot need --tflite_file"
+            )
+    try:
+        (time_files if FLAGS.tflite_file else make_and_time)()
+    except (ImportError, OSError, ValueError, RuntimeError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

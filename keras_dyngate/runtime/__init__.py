@@ -3,15 +3,18 @@
 from keras_dyngate.runtime.anytime_runner import AnytimeAnswer, AnytimeRunner
 from keras_dyngate.runtime.comparison import compare_latency
 from keras_dyngate.runtime.golden import compare_golden, write_golden
+from keras_dyngate.runtime.latency import LatencyReport, measure_latency
 from keras_dyngate.runtime.litert_model import LiteRTModel
 from keras_dyngate.runtime.machine import describe_machine
 
 __all__ = [
     "AnytimeAnswer",
     "AnytimeRunner",
+    "LatencyReport",
     "LiteRTModel",
     "compare_golden",
     "compare_latency",
     "describe_machine",
+    "measure_latency",
     "write_golden",
 ]

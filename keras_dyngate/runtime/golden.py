@@ -12,16 +12,17 @@ per line, in the words that the C runner takes after `--run`:
 """
 
 import dataclasses
+import itertools
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_dyngate.runtime.chain import IMAGE, chain
 from keras_dyngate.runtime.litert_model import LiteRTModel, Signature
 
 MODEL, CASES = "model.tflite", "cases.txt"
@@ -64,38 +65,6 @@ class Difference:
     relative: float
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Orders step_2 before step_10."""
-    return [
-        (int(part), "") if part.isdigit() else (-1, part)
-        for part in re.split(r"(\d+)", name)
-    ]
-
-
-def _calls(
-    model: LiteRTModel, images: np.ndarray, inputs: dict[str, Any]
-) -> Iterator[tuple[str, dict[str, Any], dict[str, np.ndarray]]]:
-    """Signature, inputs and outputs; what steps hand on comes from the steps before."""
-    first = [name for name in model.signatures if name in ("start", "stage_1")]
-    names = sorted(
-        model.signatures, key=lambda name: (name not in first, _natural(name))
-    )
-    for image in images:
-        known = {"image": image, **inputs}
-        for name in names:
-            wanted = model.signatures[name].inputs
-            missing = sorted(set(wanted) - set(known))
-            if missing:
-                raise ValueError(
-                    f"`inputs` must give {missing}, which signature {name!r} of the file "
-                    f"takes. Received: {sorted(inputs)}"
-                )
-            fed = {key: known[key] for key in wanted}
-            outputs = model.run(name, **fed)
-            known |= {k: v for k, v in outputs.items() if k not in inputs}
-            yield name, fed, outputs
-
-
 def _without_spaces(signatures: dict[str, Signature]) -> None:
     """Names must fit into a line of `cases.txt`."""
     for name, signature in signatures.items():
@@ -105,6 +74,21 @@ def _without_spaces(signatures: dict[str, Signature]) -> None:
                     "Signatures and tensors of the file at `path` must have names "
                     f"without spaces and '='. Received: {text!r}"
                 )
+
+
+def new_folder(name: str, path: str | os.PathLike[str]) -> Path:
+    """The path, if a folder can be made there; asked before any work is done.
+
+    Raises:
+        ValueError: If something is there already, or its parent is no folder.
+    """
+    target = Path(path)
+    if target.exists() or not target.absolute().parent.is_dir():
+        raise ValueError(
+            f"`{name}` must be a new folder in an existing one. "
+            f"Received: {name}={str(path)!r}"
+        )
+    return target
 
 
 def write_golden(
@@ -129,24 +113,19 @@ def write_golden(
         ValueError: `folder` exists or has no parent, `images` is empty, or an input is
             missing or does not suit the file.
     """
-    target = Path(folder)
-    if target.exists() or not target.absolute().parent.is_dir():
-        raise ValueError(
-            "`folder` must be a new folder in an existing one. "
-            f"Received: folder={str(folder)!r}"
-        )
+    target = new_folder("folder", folder)
     if not len(images):
         raise ValueError("`images` must hold at least one. Received: none")
     model = LiteRTModel(path)
     _without_spaces(model.signatures)
-    if "thresholds" in model.metadata:
-        inputs = {"thresholds": np.float32(model.metadata["thresholds"]), **inputs}
     lines: list[str] = []
     with tempfile.TemporaryDirectory(dir=target.absolute().parent) as beside:
         made = Path(beside) / "golden"
         made.mkdir()
         shutil.copyfile(path, made / MODEL)
-        for name, fed, outputs in _calls(model, np.asarray(images), inputs):
+        given = ({IMAGE: image, **inputs} for image in images)
+        calls = itertools.chain.from_iterable(chain(model, each) for each in given)
+        for name, fed, outputs in calls:
             words = [name]
             specs = model.signatures[name]
             for sign, kind, tensors, types in (

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("tensorflow")
 
 import keras_dyngate as kd  # noqa: E402
+from keras_dyngate.runtime.golden import read_cases  # noqa: E402
 from tests.datasets.picture_files import write_png  # noqa: E402
 from tests.export.nets import small_net, spread_gates, tinted  # noqa: E402
 
@@ -69,6 +70,27 @@ def test_int8_from_pictures_and_verified(folder):
     assert litert.signatures["classify"].inputs["image"].dtype == np.uint8
 
 
+def test_golden_cases_of_the_signatures_that_are_kept(folder):
+    target, golden = folder / "part.tflite", folder / "golden"
+    status, stdout, stderr = run(
+        folder / "net.keras",
+        target,
+        "--input_type=uint8",
+        "--signatures=classify",
+        f"--verify={folder / 'x.npz'}",
+        f"--golden={golden}",
+        "--cases=3",
+    )
+    assert status == 0, stderr
+    assert "signatures: classify\n" in stdout and "labels equal 100.0%" in stdout
+    cases = read_cases(golden)
+    assert [case.signature for case in cases] == ["classify"] * 3
+    assert (golden / "model.tflite").read_bytes() == target.read_bytes()
+    for case, image in zip(cases, tinted(24), strict=False):
+        pixels = np.fromfile(golden / case.inputs["image"], "uint8")
+        np.testing.assert_array_equal(pixels, image.astype("uint8").ravel())
+
+
 def test_packing(folder):
     target = folder / "packed.tflite"
     status, stdout, stderr = run(
@@ -104,6 +126,10 @@ def test_packing(folder):
         ),
         ("--pack needs --images", ["{net}", "{folder}/a.tflite", "--pack=8"]),
         ("`path` must be", ["{net}", "{folder}/none/a.tflite"]),
+        (
+            "`--golden` must be a new folder",
+            ["{net}", "{folder}/a.tflite", "--verify={folder}/x.npz", "--golden=."],
+        ),
     ],
 )
 def test_errors_are_one_line(folder, message, arguments):

@@ -1,0 +1,110 @@
+"""Signatures called one after another, each fed with what earlier ones handed on.
+
+The steps of an anytime net and the stages of a net with early exits take, beside or
+instead of the image, tensors that earlier signatures put out under the same names.
+
+    for name, inputs, outputs in chain(model, {"image": image}):             # all of them
+        ...
+    *_, (_, inputs, outputs) = chain(model, {"image": image}, "step_3")     # up to one
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_dyngate._checks import one_of
+from keras_dyngate.runtime.litert_model import LiteRTModel, TensorSpec
+
+IMAGE = "image"  # as `export_tflite` calls it
+
+
+def chain(
+    model: LiteRTModel, given: Mapping[str, Any], signature: str | None = None
+) -> Iterator[tuple[str, dict[str, Any], dict[str, np.ndarray]]]:
+    """Run signatures in order; what `given` lacks comes from the outputs before.
+
+    Args:
+        model: A file.
+        given: The image, and what else signatures take, by name. `thresholds` are the
+            file's own if not given.
+        signature: The last one; only those that it depends on are run. None: run all.
+
+    Yields:
+        A signature's name, its inputs and its outputs.
+
+    Raises:
+        ValueError: The file has no such signature, or an input is missing or does not
+            suit the file.
+    """
+    known = dict(given)
+    if "thresholds" in model.metadata:
+        known.setdefault("thresholds", np.float32(model.metadata["thresholds"]))
+    for name in _names(model, set(known), signature):
+        wanted = model.signatures[name].inputs
+        missing = sorted(set(wanted) - set(known))
+        if missing:
+            raise ValueError(
+                f"`inputs` must give {missing}, which signature {name!r} of the file "
+                f"takes. Received: {sorted(given)}"
+            )
+        inputs = {key: known[key] for key in wanted}
+        outputs = model.run(name, **inputs)
+        known |= {key: value for key, value in outputs.items() if key not in given}
+        yield name, inputs, outputs
+
+
+def image_input(
+    model: LiteRTModel, signature: str, given: Collection[str] = ()
+) -> tuple[str, TensorSpec]:
+    """Name and shape of the image that `chain` needs to run up to a signature.
+
+    Args:
+        model: A file.
+        signature: One of its signatures.
+        given: Names of inputs that are no images.
+
+    Raises:
+        ValueError: The file has no such signature, or it has several inputs of which
+            none is called `image`.
+    """
+    one_of("signature", signature, tuple(sorted(model.signatures)))
+    inputs = model.signatures[signature].inputs
+    for specs in (inputs, *(entry.inputs for entry in model.signatures.values())):
+        if IMAGE in specs:
+            return IMAGE, specs[IMAGE]
+    names = [name for name in inputs if name not in given]
+    if len(names) != 1:
+        raise ValueError(
+            f"`signature` must have one image input. Received: signature={signature!r} "
+            f"with the inputs {sorted(inputs)}"
+        )
+    return names[0], inputs[names[0]]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Orders step_2 before step_10."""
+    return [
+        (int(part), "") if part.isdigit() else (-1, part)
+        for part in re.split(r"(\d+)", name)
+    ]
+
+
+def _names(model: LiteRTModel, known: set[str], last: str | None) -> list[str]:
+    """Signatures in the order that they can be called in: all, or those to `last`."""
+    names = sorted(
+        model.signatures,
+        key=lambda name: (name not in ("start", "stage_1"), _natural(name)),
+    )
+    if last is None:
+        return names
+    one_of("signature", last, tuple(names))
+    needed, missing = [last], set(model.signatures[last].inputs) - known
+    for name in reversed(names[: names.index(last)]):
+        entry = model.signatures[name]
+        if missing & set(entry.outputs):
+            needed.append(name)
+            missing -= set(entry.outputs)
+            missing |= set(entry.inputs) - known
+    return needed[::-1]

@@ -1,0 +1,151 @@
+"""Nets at forced open rates, or trained ones: the modes of `benchmark.py` with Keras."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from absl import app, flags
+from pictures import read_pictures
+from rich.console import Console
+from rich.table import Table
+
+import keras_dyngate as kd
+from keras_dyngate.export import quiet
+from keras_dyngate.runtime import compare_latency
+
+FLAGS = flags.FLAGS
+
+
+class Bench:
+    """Files made for one comparison, and what each should cost."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.models: dict[str, kd.LiteRTModel] = {}
+
+    def add(self, name: str, model: keras.Model, images: np.ndarray) -> None:
+        """Export `model` as it is now (forced or not) and note its mean cost."""
+        path = self.folder / f"{len(self.rows)}.tflite"
+        quantization = None if FLAGS.quantization == "none" else FLAGS.quantization
+        report = kd.export_tflite(
+            model, path, quantization=quantization, representative_data=images
+        )
+        litert = kd.LiteRTModel(path, num_threads=FLAGS.threads)
+        macs = [
+            litert.run("classify", image=image)["executed_macs"] for image in images
+        ]
+        self.models[name] = litert
+        self.rows[name] = {
+            "name": name,
+            "file": path.name,
+            "executed_macs": 1000 * float(np.mean(macs)),
+            "bytes": report.bytes,
+            "branches": len(report.branches),
+        }
+
+    def measure(self, images: np.ndarray, base: str) -> list[dict[str, Any]]:
+        """Time all files, interleaved; ratios are to `base`, medians over the rounds."""
+        inputs = [{"image": image} for image in images]
+        times = compare_latency(
+            {name: (m, "classify", inputs) for name, m in self.models.items()},
+            rounds=FLAGS.rounds,
+        )
+        for name, row in self.rows.items():
+            row["median_ms"] = float(np.median(times[name]))
+            row["mean_ms"] = float(np.mean(times[name]))
+        for row in self.rows.values():
+            for ratio, key in (
+                ("cost_ratio", "executed_macs"),
+                ("size_ratio", "bytes"),
+            ):
+                row[ratio] = row[key] / self.rows[base][key]
+            # Round by round, so that a machine that slows down does not matter.
+            row["time_ratios"] = {
+                plain: float(np.median(times[row["name"]] / times[plain]))
+                for plain in self.rows
+                if plain == base or plain.startswith("plain")
+            }
+            row["time_ratio"] = row["time_ratios"][base]
+        return list(self.rows.values())
+
+
+def forced_rates(bench: Bench) -> list[dict[str, Any]]:
+    """Random weights, fixed open rates, beside plain nets."""
+    kind, _, plain_name = FLAGS.model.rpartition("_")
+    if kind not in ("gated", "lc"):
+        raise app.UsageError(
+            "--model must name a gated constructor, gated_resnet34 or lc_resnet34 say"
+        )
+    options: dict[str, Any] = {"width": FLAGS.width}
+    if FLAGS.image_size:
+        options["input_shape"] = (FLAGS.image_size, FLAGS.image_size, 3)
+    if FLAGS.stem:
+        options["stem"] = FLAGS.stem
+    plain = getattr(kd, plain_name)(**options)
+    rng = np.random.default_rng(FLAGS.seed)
+    shape = (16 if FLAGS.quantization == "int8" else 2, *plain.input_shape[1:])
+    images = rng.integers(0, 256, shape).astype("float32")
+    bench.add(f"plain {plain_name}", plain, images)
+    for other in FLAGS.against:
+        if other != plain_name:
+            bench.add(f"plain {other}", getattr(kd, other)(**options), images)
+    if FLAGS.mode:
+        options["mode"] = FLAGS.mode
+    gated = getattr(kd, FLAGS.model)(
+        gate_groups=FLAGS.gate_groups, gate_group_size=FLAGS.gate_group_size, **options
+    )
+    kd.load_trunk_weights(gated, plain)
+    for rate in FLAGS.rates:
+        with kd.force_open_rate(gated, float(rate)):
+            bench.add(f"{FLAGS.model} open {float(rate):g}", gated, images)
+    return bench.measure(images[:2], f"plain {plain_name}")
+
+
+def real_pictures(bench: Bench) -> list[dict[str, Any]]:
+    """A trained net on pictures: its own decisions, beside everything open."""
+    model = keras.saving.load_model(FLAGS.keras_file, compile=False)
+    images = read_pictures(FLAGS.images, model.input_shape[1:])
+    bench.add("own gates", model, images)
+    with kd.force_open_rate(model, 1.0):
+        bench.add("all open", model, images)
+    rows = bench.measure(images, "all open")
+    decisions = kd.decide(model, images)
+    rows[0]["open_rate"] = float(
+        np.mean(np.concatenate([(d > 0).ravel() for d in decisions.values()]))
+    )
+    return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print the table: time beside MACs."""
+    table = Table(title=f"LiteRT, {FLAGS.quantization}, {FLAGS.threads} thread(s)")
+    for column in ("net", "median ms", "time ratio", "MMACs", "cost ratio", "MB"):
+        table.add_column(column, justify="left" if column == "net" else "right")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            f"{row['median_ms']:.2f}",
+            f"{row['time_ratio']:.3f}",
+            f"{row['executed_macs'] / 1e6:.1f}",
+            f"{row['cost_ratio']:.3f}",
+            f"{row['bytes'] / 1e6:.2f}",
+        )
+    Console().print(table)
+
+
+def run() -> list[dict[str, Any]]:
+    """Make files as the flags say, time them, print and return the figures."""
+    quiet()
+    keras.utils.set_random_seed(FLAGS.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(FLAGS.keep or folder))
+        rows = real_pictures(bench) if FLAGS.keras_file else forced_rates(bench)
+    show(rows)
+    return rows
