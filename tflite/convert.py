@@ -9,9 +9,9 @@ with Keras) take a folder of pictures, with or without subfolders, or an .npz wi
 `images` [N, height, width, 3] of 0 to 255. Pictures are resized and cropped to the net's
 size. `--pack 16` reorders the channels of per-channel gates first, so that those that open
 together run together; the net computes what it did. `--golden` keeps some inputs and what
-this machine answers, to test others against: see README.md. It ends with what was made: size,
-signatures, branches, MACs beside measured time, and, if verified, the agreement with Keras.
-Exit status: 1 for an error, 3 if the file agrees on fewer labels than `--min_agreement`.
+this machine answers, to test others against: see README.md. It ends with what was made:
+size, signatures, branches, MACs beside measured time, and, if verified, the agreement with
+Keras. Exit status: 1 for an error, 3 if the file agrees on fewer labels than `--min_agreement`.
 """
 
 import os
