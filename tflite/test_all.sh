@@ -9,11 +9,13 @@
 # missing is skipped and says why; README.md names the Debian packages. Exit status: 1 if a
 # part failed.
 set -uo pipefail
+python=${PYTHON:-python3}
+[[ $python != */* ]] || python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
+export PYTHON=$python
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 PARTS=(scripts native java arm apk web golden gate)
 MEGABYTE=1000000
-python=${PYTHON:-python3}
 build=$PWD/tflite/build
 export KERAS_BACKEND=tensorflow CUDA_VISIBLE_DEVICES=-1 TF_CPP_MIN_LOG_LEVEL=3 COLUMNS=120
 
@@ -57,12 +59,9 @@ arm() {
   golden_folders && "$python" tflite/arm/emulate.py golden "$build"/golden/*-{float32,int8}
 }
 
-# With a model of more than a megabyte; its size is the figure.
-apk() {
-  golden_folders || return
-  local pictures=$build/pictures
-  mkdir -p "$pictures"
-  "$python" - "$pictures" << 'PYTHON' || return
+pictures() {
+  mkdir -p "$build/pictures"
+  "$python" - "$build/pictures" << 'PYTHON'
 import sys
 
 import numpy as np
@@ -72,8 +71,13 @@ for seed in range(3):
     pixels = np.random.default_rng(seed).integers(0, 256, (240, 320, 3), np.uint8)
     Image.fromarray(pixels).save(f"{sys.argv[1]}/{seed}.jpg")
 PYTHON
+}
+
+# With a model of more than a megabyte; its size is the figure.
+apk() {
+  golden_folders && pictures || return
   tflite/android/build_offline.sh "$build/golden/anytime-float32/model.tflite" \
-    "$pictures" "$build/app.apk" || return
+    "$build/pictures" "$build/app.apk" || return
   local size
   size=$(stat -c %s "$build/app.apk")
   echo "APK: $size bytes; at most 20 MB"
@@ -82,7 +86,12 @@ PYTHON
 
 web() {
   need node npm || return
-  (cd tflite/web && { [ -d node_modules ] || npm ci --silent; } && npm test --silent)
+  (cd tflite/web && { [ -d node_modules ] || npm ci --silent; } && npm test --silent) ||
+    return
+  need "${CHROMIUM:-chromium}" || return
+  golden_folders && pictures &&
+    node tflite/web/browser.mjs --model "$build/golden/gated-float32/model.tflite" \
+      --picture "$build/pictures/0.jpg" --screenshot "$build/page.png"
 }
 
 golden() { tests tests/tflite/test_golden.py; }

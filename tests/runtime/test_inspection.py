@@ -1,7 +1,6 @@
 """What the inspector says of a file, beside what the exporter put into it."""
 
 import os
-import struct
 from collections import Counter
 
 import keras
@@ -15,6 +14,7 @@ from keras_dyngate.runtime import flatbuffer  # noqa: E402
 from keras_dyngate.runtime.inspection import inspect_file  # noqa: E402
 from keras_dyngate.runtime.lint import lint  # noqa: E402
 from tests.export.nets import images, small_net, spread_gates  # noqa: E402
+from tests.runtime.mutations import FOREIGN, mutations  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
@@ -205,7 +205,7 @@ def test_a_graph_that_calls_itself_is_refused(tmp_path, gated):
         inspect_file(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"TFL3", b"\0" * 64, b"PK\3\4" + b"x" * 99])
+@pytest.mark.parametrize("content", FOREIGN)
 def test_foreign_files(tmp_path, content):
     path = tmp_path / "a.tflite"
     path.write_bytes(content)
@@ -218,20 +218,8 @@ def test_foreign_files(tmp_path, content):
 def test_hostile_files(tmp_path):
     """2,000 changed files: a report or one error, never anything else."""
     whole = convert(tmp_path / "a.tflite", branching, IMAGE)
-    content = bytearray(export_bytes(whole))
-    rng, refused = np.random.default_rng(0), 0
-    path = tmp_path / "changed.tflite"
-    for number in range(2000):
-        changed = bytearray(content)
-        for place in rng.integers(0, len(content), rng.integers(1, 9)):
-            if number % 3:
-                changed[place] = rng.integers(0, 256)
-            else:  # an offset or a count that points far away
-                place = min(place, len(content) - 4) // 4 * 4
-                value = int(rng.choice([0, 1, 2**16, 2**31 - 1, 2**32 - 1]))
-                changed[place : place + 4] = struct.pack("<I", value)
-        if number % 10 == 0:
-            del changed[rng.integers(8, len(content)) :]
+    path, refused = tmp_path / "changed.tflite", 0
+    for changed in mutations(export_bytes(whole), 2000):
         path.write_bytes(changed)
         try:
             lint(inspect_file(path))

@@ -43,7 +43,7 @@ stand_in libdl.so dlopen dlsym dlerror
 stand_in libc.so snprintf malloc calloc free memcpy memcmp memset strcmp strlen __stack_chk_fail
 libraries=$work/apk/lib/arm64-v8a
 compile -Wl,-soname,libdyngate_jni.so -o "$libraries/libdyngate_jni.so" \
-    "$native/lrt.c" "$native/lrt_jni.c" "$work/stubs/libdl.so" "$work/stubs/libc.so"
+    "$native/lrt.c" "$native/verify.c" "$native/lrt_jni.c" "$work/stubs/libdl.so" "$work/stubs/libc.so"
 cp "$parts/libLiteRt.so" "$libraries"
 
 # Bytecode.

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "verify.h"
+
 /* What is needed of the LiteRT C API. Every handle is an opaque pointer there, every
  * status an int, 0 for success. */
 typedef void *Handle;
@@ -40,6 +42,7 @@ _Static_assert(sizeof(EnvironmentOption) == 24, "environment option in LiteRT's 
 
 enum { MIN_LOG_SEVERITY = 25, OPTION_IS_INT = 2, LOG_ERRORS = 3 };
 enum { ON_CPU = 1, LOCK_TO_READ = 0, LOCK_TO_WRITE = 1 };
+enum { MAX_COUNT = 1 << 16 }; /* of signatures, and of tensors at one side of one */
 
 /* F(name, result, arguments) */
 #define API(F)                                                                            \
@@ -52,6 +55,7 @@ enum { ON_CPU = 1, LOCK_TO_READ = 0, LOCK_TO_WRITE = 1 };
   F(DestroyOptions, void, (Handle))                                                       \
   F(SetOptionsHardwareAccelerators, Status, (Handle, int))                                \
   F(CreateOpaqueOptions, Status, (const char *, void *, void (*)(void *), Handle *))      \
+  F(DestroyOpaqueOptions, void, (Handle))                                                 \
   F(AddOpaqueOptions, Status, (Handle, Handle))                                           \
   F(CreateCompiledModel, Status, (Handle, Handle, Handle, Handle *))                      \
   F(DestroyCompiledModel, void, (Handle))                                                 \
@@ -112,17 +116,25 @@ static int check(LrtModel *m, const char *call, Status status) {
     if (check(m, #call, (m)->call)) return -1; \
   } while (0)
 
-/* LiteRT takes options of its parts as TOML, and owns the text. */
+/* LiteRT takes options of its parts as TOML, and owns the text, then the options. */
 static int add_options(LrtModel *m, const char *part, const char *toml) {
-  Handle options;
+  Handle options = NULL;
   size_t size = strlen(toml) + 1;
   char *text = malloc(size);
   if (!text) return fail(m, "out of memory", "");
   memcpy(text, toml, size);
-  TRY(m, CreateOpaqueOptions(part, text, free, &options));
-  TRY(m, AddOpaqueOptions(m->options, options));
+  if (check(m, "CreateOpaqueOptions", m->CreateOpaqueOptions(part, text, free, &options))) {
+    free(text);
+    return -1;
+  }
+  if (check(m, "AddOpaqueOptions", m->AddOpaqueOptions(m->options, options))) {
+    m->DestroyOpaqueOptions(options);
+    return -1;
+  }
   return 0;
 }
+
+static int too_many(LrtModel *m) { return fail(m, "too many signatures, inputs or outputs", ""); }
 
 static int open_tensor(LrtModel *m, Handle signature, int s, LrtSide side, int index) {
   LrtTensor *tensor = &m->signatures[s].tensors[side][index];
@@ -139,6 +151,7 @@ static int open_tensor(LrtModel *m, Handle signature, int s, LrtSide side, int i
     TRY(m, GetSignatureInputTensorByIndex(signature, i, &found));
     TRY(m, GetCompiledModelInputBufferRequirements(m->compiled, (size_t)s, i, &requirements));
   }
+  if (!tensor->name) return fail(m, "an input or output has no name", "");
   TRY(m, GetRankedTensorType(found, &type));
   if (type.layout.rank > LRT_MAX_RANK) return fail(m, "too many dimensions in ", tensor->name);
   tensor->type = (LrtType)type.element_type;
@@ -154,12 +167,14 @@ static int open_signature(LrtModel *m, int s) {
   Handle signature;
   TRY(m, GetModelSignature(m->model, (size_t)s, &signature));
   TRY(m, GetSignatureKey(signature, &own->name));
+  if (!own->name) return fail(m, "a signature has no name", "");
   for (int side = LRT_INPUT; side <= LRT_OUTPUT; side++) {
     size_t count;
     if (side == LRT_OUTPUT)
       TRY(m, GetNumSignatureOutputs(signature, &count));
     else
       TRY(m, GetNumSignatureInputs(signature, &count));
+    if (count > MAX_COUNT) return too_many(m);
     own->tensors[side] = calloc(count + 1, sizeof(LrtTensor));
     own->buffers[side] = calloc(count + 1, sizeof(Handle));
     if (!own->tensors[side] || !own->buffers[side]) return fail(m, "out of memory", "");
@@ -185,6 +200,7 @@ static int open_all(LrtModel *m, size_t size, int threads, LrtKernels kernels, b
   if (profile && add_options(m, "runtime_options_string", "enable_profiling = true\n")) return -1;
   TRY(m, CreateCompiledModel(m->environment, m->model, m->options, &m->compiled));
   TRY(m, GetNumModelSignatures(m->model, &count));
+  if (count > MAX_COUNT) return too_many(m);
   m->signatures = calloc(count + 1, sizeof(Signature));
   if (!m->signatures) return fail(m, "out of memory", "");
   for (m->count = 0; m->count < (int)count;)
@@ -215,11 +231,14 @@ LrtModel *lrt_open(const char *library, const void *model, size_t size, int thre
     return NULL;
   }
   int failed = -1;
+  const char *wrong;
   m->content = malloc(size ? size : 1);
   if (!m->content) {
     fail(m, "out of memory", "");
   } else if (size < 8 || memcmp((const char *)model + 4, "TFL3", 4)) {
     fail(m, "this is no .tflite file", "");
+  } else if ((wrong = lrt_verify(model, size))) {
+    fail(m, "this .tflite file is damaged: ", wrong);
   } else {
     memcpy(m->content, model, size);
     failed = load(m, library) || open_all(m, size, threads, kernels, profile);
@@ -296,6 +315,8 @@ static void *lock(LrtModel *m, int s, LrtSide side, int index, size_t bytes) {
                    m->LockTensorBuffer(m->signatures[s].buffers[side][index], &memory,
                                        side == LRT_INPUT ? LOCK_TO_WRITE : LOCK_TO_READ))) {
     memory = NULL;
+  } else if (!memory) {
+    fail(m, "LiteRT has no memory for ", tensor->name);
   }
   return memory;
 }

@@ -27,7 +27,7 @@ final class BorderCheck {
         for (int size : new int[] {0, 7, 8, 100, file.capacity() / 2, file.capacity() - 4096}) {
             ByteBuffer cut = file.duplicate();
             cut.limit(size);
-            refused(ARGUMENT, size < 8 ? "no .tflite" : "LiteRT refuses",
+            refused(ARGUMENT, size < 8 ? "no .tflite" : "",
                     () -> new SignatureModel(library, cut, 1));
         }
 

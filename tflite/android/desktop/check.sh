@@ -41,7 +41,8 @@ classes() {
   local jar
   jar=$build/$(sha256sum "$apk" | cut -c1-16).jar
   if [ ! -f "$jar" ]; then
-    PATH=/usr/bin:$PATH enjarify -o "$jar" "$apk" > "$build/enjarify.log" # Debian's python3
+    env -u PYTHON PATH="/usr/bin:$PATH" enjarify -o "$jar" "$apk" > "$build/enjarify.log" ||
+      fail 1 "enjarify cannot translate $apk" # above: it needs Debian's own python3
   fi
   echo "$jar"
 }
