@@ -11,7 +11,8 @@ size. `--pack 16` reorders the channels of per-channel gates first, so that thos
 together run together; the net computes what it did. `--golden` keeps some inputs and what
 this machine answers, to test others against: see README.md. It ends with what was made:
 size, signatures, branches, MACs beside measured time, and, if verified, the agreement with
-Keras. Exit status: 1 for an error, 3 if the file agrees on fewer labels than `--min_agreement`.
+Keras. Exit status: 1 for an error, 3 if the file agrees on fewer labels than
+`--min_agreement`.
 """
 
 import os
