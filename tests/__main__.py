@@ -1,8 +1,8 @@
 """Runs the test suite once per backend: `python -m tests [pytest arguments]`.
 
 Keras fixes its backend when it is imported, so each backend gets a process of its
-own. They run side by side, as each keeps little more than one core busy: the first is
-shown as it goes, the others when it is done. The exit status is non-zero if one failed.
+own. They run side by side, as each keeps less than two cores busy: the first is shown as
+it goes, the others when it is done. The exit status is non-zero if one failed.
 
 JAX compiles whatever it is shown for the first time; tests show it the same small nets
 again and again, each made anew. So it compiles without optimizing, and keeps the result.
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import IO
 
 BACKENDS = ("tensorflow", "jax")
+# TensorFlow's tests are more and take longer: two processes, a file at a time each.
+OPTIONS = {"tensorflow": ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")}
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -37,7 +39,8 @@ def start_backend(
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-    command = [sys.executable, "-m", "pytest", "-q", *arguments]
+    options = [*OPTIONS.get(backend, ()), *arguments]
+    command = [sys.executable, "-m", "pytest", "-q", *options]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
     )

@@ -33,6 +33,7 @@ import org.kerasdyngate.Result;
 /** Runs assets/model.tflite on the pictures in assets/pictures, and shows what that takes. */
 public final class MainActivity extends Activity {
     private static final int THREADS = 2, SHOWN = 512, THUMBNAIL = 72;
+    private static final float FAR = 1e29f; // thresholds beyond are reached by none, or by all
     private static final String MODEL = "model.tflite";
     private static final String PICTURE = "picture", MODE = "mode", SLIDER = "slider"; // saved
 
@@ -262,8 +263,18 @@ public final class MainActivity extends Activity {
             add(lines, ", %.0f %% of %.2f", 100 * found.share(), found.wholeMacs / 1e6);
         if (mode.takesDeadline()) add(lines, "\ndeadline %.1f ms", model.deadlineAt(position));
         if (mode.takesThresholds())
-            lines.append("\nthresholds ").append(Arrays.toString(model.thresholdsAt(position)));
+            addThresholds(lines, model.thresholdsAt(position));
         return lines.toString();
+    }
+
+    private static void addThresholds(StringBuilder lines, float[] thresholds) {
+        String before = "\nthresholds ";
+        for (float limit : thresholds) {
+            lines.append(before);
+            before = ", ";
+            if (Math.abs(limit) < FAR) add(lines, "%.2f", limit);
+            else lines.append(limit > 0 ? "none leaves" : "all leave");
+        }
     }
 
     private static void add(StringBuilder lines, String format, Object... values) {
