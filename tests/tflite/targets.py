@@ -4,6 +4,7 @@ A target that lacks a tool raises `pytest.skip` with what is missing. What takes
 or long to build is built by `tflite/test_all.sh` into `tflite/build`.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -88,50 +89,60 @@ def compiled_model(golden, found):
             outputs[key].read(size, spec.dtype.type).tofile(found / file)
 
 
+@functools.cache
+def native_program():
+    """The C runner; what is there already is brought up to date."""
+    need("cmake", "cc")
+    folder = BUILD / "native"
+    call("cmake", "-S", TFLITE / "native", "-B", folder, "-DSTRICT=ON")
+    call("cmake", "--build", folder, "--target", "runner")
+    return folder / "runner"
+
+
 def runner(*options):
-    """The C runner, built once."""
+    """The C runner."""
 
     def run(golden, found):
-        need("cmake", "cc")
-        folder = BUILD / "native"
-        if not (folder / "runner").is_file():
-            call("cmake", "-S", TFLITE / "native", "-B", folder, "-DSTRICT=ON")
-            call("cmake", "--build", folder)
-        arguments = runner_arguments(golden, found)
-        call(folder / "runner", "--library", litert_library(), *options, *arguments)
+        arguments = [*options, *runner_arguments(golden, found)]
+        call(native_program(), "--library", litert_library(), *arguments)
 
     return run
+
+
+@functools.cache
+def arm_machine():
+    sys.path.insert(0, os.fspath(TFLITE / "arm"))
+    try:
+        from emulator import ArmMachine, Unavailable
+    finally:
+        sys.path.pop(0)
+    if not (BUILD / "arm" / "libLiteRt.so").is_file():
+        pytest.skip("needs LiteRT for ARM, which tflite/test_all.sh fetches")
+    try:
+        return ArmMachine(BUILD / "arm")
+    except Unavailable as error:
+        pytest.skip(str(error))
 
 
 def arm(cpu):
     """The C runner on an emulated CPU."""
+    return lambda golden, found: arm_machine().run(cpu, runner_arguments(golden, found))
 
-    def run(golden, found):
-        sys.path.insert(0, os.fspath(TFLITE / "arm"))
-        try:
-            from emulator import ArmMachine, Unavailable
-        finally:
-            sys.path.pop(0)
-        if not (BUILD / "arm" / "libLiteRt.so").is_file():
-            pytest.skip("needs LiteRT for ARM, which tflite/test_all.sh fetches")
-        try:
-            ArmMachine(BUILD / "arm").run(cpu, runner_arguments(golden, found))
-        except Unavailable as error:
-            pytest.skip(str(error))
 
-    return run
+@functools.cache
+def java_checks():
+    script = TFLITE / "android" / "desktop" / "check.sh"
+    call(script, "build")
+    return script
 
 
 def java(*options):
     """The app's Java on a desktop JVM."""
 
     def run(golden, found):
-        script = TFLITE / "android" / "desktop" / "check.sh"
         library = os.fspath(litert_library())
-        if not (BUILD / "java" / "checks").is_dir():
-            call(script, "build")
         arguments = [*options, golden, found]
-        call(script, "golden", *arguments, LITERT_LIBRARY=library)
+        call(java_checks(), "golden", *arguments, LITERT_LIBRARY=library)
 
     return run
 
