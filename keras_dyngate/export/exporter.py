@@ -106,9 +106,9 @@ def _add_signatures(file: Any, plan: Plan) -> None:
     make_default(file, plan.views[0].name)
 
 
-def _check_signatures(file: Any, plan: Plan, wanted: Sequence[str]) -> None:
+def _check_signatures(plan: Plan, wanted: Sequence[str]) -> None:
     """Those that are kept must be there, and steps not lack one before them."""
-    known = {entry.signatureKey.decode() for entry in file.signatureDefs}
+    known = {*plan.functions, *(view.name for view in plan.views)}
     if isinstance(wanted, str) or not wanted or set(wanted) - known:
         raise ValueError(
             f"`signatures` must be a list of one or more of {sorted(known)}. "
@@ -123,11 +123,11 @@ def _check_signatures(file: Any, plan: Plan, wanted: Sequence[str]) -> None:
         )
 
 
-def _parity(model: keras.Model, file: Any, images: np.ndarray) -> Parity:
+def _parity(model: keras.Model, content: bytes, images: np.ndarray) -> Parity:
     """Agreement of a file that has all its signatures still."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.tflite"
-        path.write_bytes(flatbuffer.write(file))
+        path.write_bytes(content)
         return check_parity(model, path, images)
 
 
@@ -250,6 +250,8 @@ def export_tflite(
             input_type=input_type,
             with_force=quantization == "int8",
         )
+    if signatures is not None:
+        _check_signatures(plan, signatures)
     feed = None if images is None else plan.feed(images)
     file = flatbuffer.read(
         convert(plan.functions, quantization, feed, plan.float_kernels)
@@ -258,8 +260,6 @@ def export_tflite(
         carry_bytes(file, plan.steps)
     fill_constants(file)
     _add_signatures(file, plan)
-    if signatures is not None:
-        _check_signatures(file, plan, signatures)
     metadata = {
         "keras_dyngate": __version__,
         "model": model.name,
@@ -274,10 +274,11 @@ def export_tflite(
         **plan.metadata,
     }
     flatbuffer.set_metadata(file, METADATA_NAME, json.dumps(metadata).encode())
-    parity = None if parity_data is None else _parity(model, file, parity_data)
+    content = flatbuffer.write(file)
+    parity = None if parity_data is None else _parity(model, content, parity_data)
     if signatures is not None:
         keep_signatures(file, signatures)
-    content = flatbuffer.write(file)
+        content = flatbuffer.write(file)
     write_whole(target, content)
 
     litert = LiteRTModel(target)

@@ -28,6 +28,7 @@ from emulator import CPUS, ArmMachine, Unavailable
 from rich.console import Console
 from rich.table import Table
 
+from keras_dyngate._files import write_whole
 from keras_dyngate.runtime import compare_golden
 from keras_dyngate.runtime.golden import MODEL, read_cases, runner_arguments
 
@@ -96,6 +97,8 @@ def golden(machine: ArmMachine, folders: list[str]) -> tuple[bool, list[Any]]:
 
 def gated(machine: ArmMachine) -> tuple[bool, list[Any]]:
     """A gated net at open rates beside the plain net; the files are benchmark.py's."""
+    limits = [None, *map(float, FLAGS.at_most)]
+    limits += [None] * (1 + len(FLAGS.rates) - len(limits))
     with tempfile.TemporaryDirectory() as folder:
         script, figures = HERE.parent / "benchmark.py", Path(folder) / "figures.json"
         options = [
@@ -124,12 +127,11 @@ def gated(machine: ArmMachine) -> tuple[bool, list[Any]]:
             count = machine.instructions(FLAGS.counted, model, "classify", inputs)
             row["instructions"] = count
             row["instruction_ratio"] = count / rows[0]["instructions"]
-    limits = [None, *map(float, FLAGS.at_most), *[None] * len(rows)]
     title = f"{FLAGS.counted}, {FLAGS.quantization}, {FLAGS.image_size} pixels"
     table = _table(
         title, "net, M instructions, ratio, at most, MMACs, ratio, ms here, ratio"
     )
-    for row, limit in zip(rows, limits, strict=False):
+    for row, limit in zip(rows, limits, strict=True):
         row["at_most"] = limit
         table.add_row(
             row["name"],
@@ -172,7 +174,7 @@ def main(argv: list[str]) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     if FLAGS.json:
-        Path(FLAGS.json).write_text(json.dumps(rows, indent=1))
+        write_whole(Path(FLAGS.json), json.dumps(rows, indent=1).encode())
     print("all is well" if well else "not well: see the table")
     return 0 if well else 1
 
