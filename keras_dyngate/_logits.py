@@ -1,9 +1,89 @@
-"""Raw class scores of a classifier that ends in a softmax."""
+"""Raw class scores of a classifier: what it computes before its softmax or sigmoid."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
+import numpy as np
+
+from keras_dyngate._graph import Call, FlatGraph
+
+# By name of the function, of the layer and of the operator.
+_SQUASHING = ("softmax", "sigmoid", "hard_sigmoid")
+_HANDED_THROUGH = ("Identity", "Dropout", "ActivityRegularization")
+
+
+def _activation(operation: Any) -> Any:
+    return getattr(operation, "activation", None)
+
+
+def _squashes(operation: Any) -> bool:
+    """Whether a whole operation is nothing but a softmax or sigmoid."""
+    if isinstance(operation, keras.layers.Activation):
+        return _named(_activation(operation))
+    name = type(operation).__name__.lower().replace("hardsigmoid", "hard_sigmoid")
+    return name in _SQUASHING and len(operation_weights(operation)) == 0
+
+
+def operation_weights(operation: Any) -> list[Any]:
+    """Weights of a layer; an operator has none."""
+    return list(getattr(operation, "weights", []))
+
+
+def _named(function: Any) -> bool:
+    return getattr(function, "__name__", "") in _SQUASHING
+
+
+def _hands_through(operation: Any) -> bool:
+    if type(operation).__name__ in _HANDED_THROUGH:
+        return True
+    linear = getattr(_activation(operation), "__name__", "") == "linear"
+    return isinstance(operation, keras.layers.Activation) and linear
+
+
+def squashing_call(graph: FlatGraph) -> Call | None:
+    """The call that turns raw scores into probabilities at a model's end, if any.
+
+    Looked for from the output backwards, through what hands numbers through: in nested
+    heads, and before an Identity.
+    """
+    tensor = graph.outputs[0]
+    made = {id(x): call for call in graph.calls for x in call.outputs}
+    while (call := made.get(id(tensor))) is not None:
+        if _squashes(call.operation) or _named(_activation(call.operation)):
+            return call
+        if not _hands_through(call.operation) or len(call.inputs) != 1:
+            return None
+        (tensor,) = call.inputs
+    return None
+
+
+def without_activation(operation: Any) -> Any:
+    """The same layer, its variables shared, without its activation."""
+    if _squashes(operation):
+        return lambda x, **kwargs: x
+    twin = object.__new__(type(operation))
+    twin.__dict__.update(operation.__dict__)
+    twin.__dict__["activation"] = keras.activations.linear
+    return twin
+
+
+def raw_operation(graph: FlatGraph) -> Callable[[Call], Any]:
+    """What `Part` and `run_calls` are to run, so that the net ends in raw scores.
+
+    The model itself stays as it is.
+    """
+    last = squashing_call(graph)
+    raw = None if last is None else without_activation(last.operation)
+    return lambda call: raw if call is last else call.operation
+
+
+def predicted(scores: np.ndarray) -> np.ndarray:
+    """Labels of raw scores `[..., classes]`: the largest; of one output, 1 above 0."""
+    if scores.shape[-1] == 1:
+        return (scores[..., 0] > 0).astype("int64")
+    return scores.argmax(-1)
 
 
 @contextlib.contextmanager

@@ -8,12 +8,12 @@ import dataclasses
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
 
-from keras_dyngate._graph import graph_of, nodes
+from keras_dyngate._graph import Call, flat_graph
 from keras_dyngate.cost.mac_row import MacRow
 from keras_dyngate.cost.profile import MacProfile
 
@@ -76,32 +76,28 @@ def kernel_macs(
     return size * _positions(layer, shape, layer.name)
 
 
-_Call = tuple[Any, Any, dict[str, int]]
+_Called = tuple[Any, Any, dict[str, int]]
 
 
-def _calls(model: Any) -> Iterator[_Call]:
+def _calls(model: Any) -> Iterator[_Called]:
     """(layer, input shape, options) of every call as executed, nested models too."""
-    graph = graph_of(model)
-    if graph is None:  # subclassed: each layer once, as it was built
-        for layer in model.layers:
-            config = layer.get_build_config() or {}
-            if isinstance(layer, keras.Model):
-                yield from _calls(layer)
-            elif config.get("input_shape") is not None:
-                yield layer, tuple(config["input_shape"]), {}
+    graph = flat_graph(model)
+    if graph is not None:
+        for call in graph.calls:
+            yield from _called(call)
         return
-    for node in nodes(graph):
-        yield from _node_calls(node)
+    for layer in model.layers:  # subclassed: each layer once, as it was built
+        config = layer.get_build_config() or {}
+        if isinstance(layer, keras.Model):
+            yield from _calls(layer)
+        elif config.get("input_shape") is not None:
+            yield layer, tuple(config["input_shape"]), {}
 
 
-def _node_calls(node: Any) -> Iterator[_Call]:
-    """The same of one node of a graph: several calls if it is a nested model."""
-    if isinstance(node.operation, keras.Model):
-        yield from _calls(node.operation)
-    elif isinstance(node.operation, keras.Layer) and node.input_tensors:
-        found = node.arguments.kwargs
-        options = {name: found[name] for name in _OPTIONS if name in found}
-        yield node.operation, tuple(node.input_tensors[0].shape), options
+def _called(call: Call) -> Iterator[_Called]:
+    if isinstance(call.operation, keras.Layer) and call.inputs:
+        options = {name: call.kwargs[name] for name in _OPTIONS if name in call.kwargs}
+        yield call.operation, tuple(call.inputs[0].shape), options
 
 
 def _rows(layer: Any, shape: Any, options: dict[str, int]) -> list[MacRow] | None:
@@ -115,11 +111,11 @@ def _rows(layer: Any, shape: Any, options: dict[str, int]) -> list[MacRow] | Non
     return [MacRow(layer.name, "", macs)] if macs else []
 
 
-def node_macs(node: Any) -> int:
-    """MACs of one node of a graph for one image.
+def call_macs(call: Call) -> int:
+    """MACs of one call of a flat graph for one image.
 
     Args:
-        node: As `keras_dyngate._graph.nodes` returns it.
+        call: As `keras_dyngate._graph.flat_graph` returns it.
 
     Returns:
         The sum of its rows in `count_macs`: everything open, controllers included.
@@ -127,7 +123,7 @@ def node_macs(node: Any) -> int:
     Raises:
         ValueError: If the image size is unknown.
     """
-    return sum(row.macs for call in _node_calls(node) for row in _rows(*call) or ())
+    return sum(row.macs for called in _called(call) for row in _rows(*called) or ())
 
 
 def used_parameters(model: keras.Model) -> int:
@@ -170,10 +166,19 @@ def count_macs(model: keras.Model) -> MacProfile:
         )
     if hasattr(model, "mac_profile"):
         return model.mac_profile()
+    return calls_profile(_calls(model))
+
+
+def part_profile(calls: Iterable[Call]) -> MacProfile:
+    """MACs of some calls of a flat graph for one image."""
+    return calls_profile(found for call in calls for found in _called(call))
+
+
+def calls_profile(called: Iterable[_Called]) -> MacProfile:
     rows: list[MacRow] = []
     unknown = []
     calls: Counter[str] = Counter()
-    for layer, shape, options in _calls(model):
+    for layer, shape, options in called:
         found = _rows(layer, shape, options)
         if found is None:
             unknown.append(layer.name)

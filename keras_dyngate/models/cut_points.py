@@ -16,8 +16,8 @@ from typing import Any
 
 import keras
 
-from keras_dyngate._graph import graph_of, nodes
-from keras_dyngate.cost.counter import count_macs, node_macs
+from keras_dyngate._graph import Part, Stretch, flat_graph, graph_of
+from keras_dyngate.cost.counter import call_macs, count_macs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,7 @@ class _Place:
 
     point: CutPoint
     tensor: Any
+    index: int
     problem: str | None
 
 
@@ -90,38 +91,39 @@ def check_trunk(model: Any) -> None:
 
 
 def _places(model: Any) -> dict[str, _Place]:
-    """Every layer of a model by name, in the order of execution."""
-    graph = _checked_graph(model)
-    order = nodes(graph)
-    last_use = {id(x): i for i, node in enumerate(order) for x in node.input_tensors}
-    last_use[id(graph.outputs[0])] = len(order)
-    calls = Counter(node.operation.name for node in order)
+    """Every call of a flat graph by path, in the order of execution."""
+    _checked_graph(model)
+    graph = flat_graph(model)
+    assert graph is not None
+    last_use = {id(x): i for i, call in enumerate(graph.calls) for x in call.inputs}
+    last_use[id(graph.outputs[0])] = len(graph.calls)
+    times = Counter(call.path for call in graph.calls)
     profile = count_macs(model)
     total, macs = profile.total + profile.controllers, 0
     places: dict[str, _Place] = {}
     alive: dict[int, str] = {}  # tensors that a later call needs, and who made them
-    for i, node in enumerate(order):
-        name = node.operation.name
-        macs += node_macs(node)
-        alive |= {id(x): name for x in node.outputs}
+    for i, call in enumerate(graph.calls):
+        name = call.path
+        macs += call_macs(call)
+        alive |= {id(x): name for x in call.outputs}
         alive = {x: maker for x, maker in alive.items() if last_use.get(x, -1) > i}
-        if not isinstance(node.operation, keras.Layer) or name in places:
+        if name in places:
             continue
         around = [maker for maker in dict.fromkeys(alive.values()) if maker != name]
         problem = None
-        if calls[name] > 1:
-            problem = f"it is called {calls[name]} times"
+        if times[name] > 1:
+            problem = f"it is called {times[name]} times"
         elif around:
             problem = f"the outputs of {_listed(around)} are needed after it too"
-        elif len(node.outputs) > 1:
-            problem = f"it has {len(node.outputs)} outputs"
+        elif len(call.outputs) > 1:
+            problem = f"it has {len(call.outputs)} outputs"
         elif macs == 0:
             problem = "no MACs are spent up to it"
         elif macs == total:
             problem = "no MACs are left after it"
-        tensor = node.outputs[0]
+        tensor = call.outputs[0]
         point = CutPoint(name, macs, tuple(tensor.shape[1:]))
-        places[name] = _Place(point, tensor, problem)
+        places[name] = _Place(point, tensor, i, problem)
     return places
 
 
@@ -228,7 +230,7 @@ def resolve_cuts(
     return names
 
 
-def split(model: keras.Model, names: Sequence[str]) -> list[keras.Model]:
+def split(model: keras.Model, names: Sequence[str]) -> list[Part]:
     """Cut a model into stages that share its layers and weights.
 
     The model itself stays as it is, and can be split again, elsewhere too.
@@ -244,10 +246,16 @@ def split(model: keras.Model, names: Sequence[str]) -> list[keras.Model]:
     Raises:
         ValueError: If `resolve_cuts` refuses the model or the names.
     """
-    graph, places = _checked_graph(model), _places(model)
-    cuts = [places[name].tensor for name in resolve_cuts(model, names)]
-    tensors = [graph.inputs[0], *cuts, graph.outputs[0]]
-    return [
-        keras.Model(first, last, name=f"{model.name}_stage_{index}")
-        for index, (first, last) in enumerate(zip(tensors, tensors[1:], strict=False))
-    ]
+    graph, places = flat_graph(model), _places(model)
+    assert graph is not None
+    # Of another reading of the model: the calls are the same, their tensors are not.
+    ends = [places[name].index + 1 for name in resolve_cuts(model, names)]
+    ends.append(len(graph.calls))
+    parts, start, inputs = [], 0, graph.inputs
+    for number, end in enumerate(ends):
+        last = end == len(graph.calls)
+        output = graph.outputs[0] if last else graph.calls[end - 1].outputs[0]
+        stretch = Stretch(inputs, graph.calls[start:end], output)
+        parts.append(Part(stretch, name=f"{model.name}_stage_{number}"))
+        start, inputs = end, (output,)
+    return parts

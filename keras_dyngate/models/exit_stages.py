@@ -13,7 +13,9 @@ import keras
 import numpy as np
 
 from keras_dyngate import _hooks
-from keras_dyngate.cost import MacProfile, MacRow, count_macs
+from keras_dyngate._graph import Part
+from keras_dyngate.cost import MacProfile, MacRow
+from keras_dyngate.cost.counter import part_profile
 from keras_dyngate.layers import DecisionGate
 
 PADDING = 8  # a batch that is not full is padded to a multiple of 1/8 of a full one
@@ -26,7 +28,7 @@ class Stage(keras.Model):
     no gate, and its features are the net's answer.
     """
 
-    def __init__(self, part: keras.Model, gate: DecisionGate | None, **kwargs: Any):
+    def __init__(self, part: Part, gate: DecisionGate | None, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
         self.part, self.gate = part, gate
         # Batches differ in size: XLA would compile each anew on TensorFlow.
@@ -43,7 +45,7 @@ class Stage(keras.Model):
 
     def profile(self) -> MacProfile:
         """MACs of this stage alone, its gate among the controllers."""
-        rows = list(count_macs(self.part).layers)
+        rows = list(part_profile(self.part.stretch.calls).layers)
         if self.gate is not None:
             macs = self.gate.kernel_macs(self.part.output_shape)
             rows.append(MacRow(self.gate.name, "", macs, controller=True))
