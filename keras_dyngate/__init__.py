@@ -26,6 +26,8 @@ _MODULES = {
         "DecisionStatistics",
         "MacBudget",
         "RegularizationSchedule",
+        "StatefulCallback",
+        "StepAwareCallback",
         "TrainingCheckpoint",
     ),
     "calibration": (

@@ -123,7 +123,7 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch():
     rest, history = fit(model, 2, schedule, initial_epoch=1, steps_per_epoch=2)
     np.testing.assert_allclose(rest, np.arange(4, 6) / 12, atol=1e-6)
     assert history["one_coefficient"] == pytest.approx([5 / 12])
-    schedule.initial_step = 6
+    schedule.start_from(6, 12)
     whole, _ = fit(model, 4, schedule, initial_epoch=2)
     np.testing.assert_allclose(whole, np.arange(6, 12) / 12, atol=1e-6)
 
