@@ -202,7 +202,9 @@ def _prices(model: keras.Model, name: str | None) -> list[tuple[GateSparsity, An
             )
         found += right
     if not found:
-        others = {item.name for gate in controllers(model) for item in gate.regularizers}
+        others = {
+            item.name for gate in controllers(model) for item in gate.regularizers
+        }
         named = "" if name is None else f" of the name {name!r}"
         raise ValueError(
             "`model` must have controllers with a `GateSparsity(0.0, weighting='macs')`"

@@ -4,7 +4,8 @@ import pytest
 from keras import ops
 
 import keras_dyngate as kd
-from keras_dyngate.models.weights import load_weights
+from keras_dyngate.models.weight_files import load_weights
+from keras_dyngate.models.weights import trunk_slots
 from tests import reference
 from tests.stubs import images, outputs, randomize
 
@@ -134,11 +135,14 @@ class TestNpz:
             ({"blocks": (4, 4, 4)}, "has no 'layer1.3.conv1.weight'. Received: 30 arr"),
             (
                 {"widths": (4, 8, 32)},
-                r"'layer3.0.conv1.weight' must have shape \(3, 3, 8, 16\). "
-                r"Received: \(3, 3, 8, 32\)",
+                r"'layer3.0.conv1.weight' must have shape \(16, 8, 3, 3\). "
+                r"Received: \(32, 8, 3, 3\)",
             ),
-            ({"classes": 3}, r"'fc.weight' must have shape \(16, 10\). .*\(16, 3\)"),
-            ({"large": True}, r"'conv1.weight' must have shape \(3, 3, 3, 4\)"),
+            (
+                {"large": True},
+                r"'conv1.weight' must have shape \(4, 3, 3, 3\). "
+                r"Received: \(4, 3, 7, 7\)",
+            ),
         ],
     )
     def test_another_architecture(self, npz, change, message):
@@ -155,6 +159,96 @@ class TestNpz:
             load_weights(model, npz(arrays))
         for a, b in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
+
+    @pytest.mark.parametrize("prefix", ["module.", "state_dict.model.", "my_trunk."])
+    def test_a_prefix_of_all_names_is_passed_over(self, npz, prefix):
+        arrays = torch_arrays(**CIFAR)
+        expected = kd.resnet20(weights=npz(arrays), **SMALL).get_weights()
+        prefixed = {prefix + name: value for name, value in arrays.items()}
+        found = kd.resnet20(weights=npz(prefixed), **SMALL).get_weights()
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+        # Errors spell names as the file does.
+        prefixed[f"{prefix}layer1.0.conv2.weight"] = np.zeros((4, 4, 3, 1), "float32")
+        message = (
+            rf"'{prefix}layer1.0.conv2.weight' must have shape \(4, 4, 3, 3\). "
+            r"Received: \(4, 4, 3, 1\)"
+        )
+        with pytest.raises(ValueError, match=message):
+            kd.resnet20(weights=npz(prefixed), **SMALL)
+        del prefixed[f"{prefix}layer1.0.conv2.weight"]
+        with pytest.raises(ValueError, match=f"'{prefix}layer1.0.conv2.*no such array"):
+            kd.resnet20(weights=npz(prefixed), **SMALL)
+
+    def test_names_of_a_linear_head_are_spelled_as_in_the_file(self, npz):
+        arrays = torch_arrays(**CIFAR, head="linear")
+        arrays["linear.weight"] = arrays["linear.weight"][:, :5]
+        message = r"'linear.weight' must have shape \(10, 16\). Received: \(10, 5\)"
+        with pytest.raises(ValueError, match=message):
+            kd.resnet20(weights=npz(arrays), **SMALL)
+
+    def test_names_of_another_kind(self, npz):
+        path = npz({f"features.{i}.weight": np.zeros((2, 2)) for i in range(4)})
+        message = r"such as 'conv1.weight'. Received: 4 arrays, .*'features.0.weight'"
+        with pytest.raises(ValueError, match=message):
+            kd.resnet20(weights=path, **SMALL)
+        with pytest.raises(ValueError, match="Received: 0 arrays"):
+            kd.resnet20(weights=npz({}), **SMALL)
+
+    @pytest.mark.parametrize("make", [kd.resnet20, kd.gated_resnet20])
+    def test_a_classifier_for_other_classes_stays_behind(self, npz, make):
+        path = npz(torch_arrays(**CIFAR))  # 10 classes
+        whole = make(weights=path, **SMALL)
+        message = (
+            "net.npz has a classifier for 10 classes: the layer 'predictions' of "
+            f"'{whole.name}' keeps its new weights, all others are loaded"
+        )
+        with pytest.warns(UserWarning, match=message):
+            model = make(weights=path, classes=5, **SMALL)
+        assert model.output_shape == (None, 5)
+        found, expected = (trunk_slots(net) for net in (model, whole))
+        assert len(found) == len(expected) > 60
+        for name in found:
+            if not name.startswith("fc."):
+                np.testing.assert_array_equal(
+                    to_numpy(found[name]), to_numpy(expected[name])
+                )
+
+    def test_a_file_without_classifier_fills_the_trunk(self, npz):
+        arrays = torch_arrays(**CIFAR)
+        whole = kd.resnet20(weights=npz(arrays), **SMALL).get_weights()
+        del arrays["fc.weight"], arrays["fc.bias"]
+        with pytest.warns(UserWarning, match="has no classifier: the layer 'predict"):
+            model = kd.resnet20(weights=npz(arrays), **SMALL)
+        for a, b in zip(model.get_weights()[:-2], whole[:-2], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    @pytest.mark.parametrize(
+        ("name", "index", "value", "message"),
+        [
+            ("layer2.1.bn1.running_var", 3, np.nan, "with 1 of 8 that"),
+            ("conv1.weight", slice(2), np.inf, "with 54 of 108 that"),
+            ("fc.bias", 0, -np.inf, "with 1 of 10 that"),
+            ("layer1.0.conv1.weight", 0, 1e300, "with 36 of 144 that"),
+        ],
+    )
+    def test_numbers_that_are_none_are_refused(self, npz, name, index, value, message):
+        arrays = torch_arrays(**CIFAR)
+        arrays[name] = arrays[name].astype("float64")
+        arrays[name][index] = value
+        model = kd.resnet20(**SMALL)
+        before = model.get_weights()
+        with pytest.raises(ValueError, match=f"finite .* Received: '{name}' {message}"):
+            load_weights(model, npz(arrays))
+        for a, b in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    @pytest.mark.parametrize("dtype", ["complex64", "U3", "V2"])
+    def test_arrays_of_other_things_are_refused(self, npz, dtype):
+        arrays = torch_arrays(**CIFAR)
+        arrays["bn1.bias"] = np.zeros(4, dtype)
+        with pytest.raises(ValueError, match="arrays of numbers.*'bn1.bias' of dtype"):
+            kd.resnet20(weights=npz(arrays), **SMALL)
 
     @pytest.mark.parametrize("keep", [0, 10, 5000])
     def test_a_damaged_file(self, npz, keep):
@@ -174,6 +268,51 @@ class TestFiles:
         for name in ("net.keras", "net.weights.h5"):
             model = kd.gated_resnet20(gate_groups=2, weights=tmp_path / name, **SMALL)
             np.testing.assert_array_equal(outputs(model, x), expected)
+
+    @pytest.mark.filterwarnings("ignore:__array__ implementation")  # within `warns`
+    @pytest.mark.parametrize("ending", [".keras", ".weights.h5"])
+    def test_a_classifier_for_other_classes_stays_behind(self, tmp_path, ending):
+        source = randomize(kd.gated_resnet20(**SMALL))
+        path = tmp_path / f"net{ending}"
+        (source.save if ending == ".keras" else source.save_weights)(path)
+        with pytest.warns(UserWarning, match="'predictions' of .* keeps its new weig"):
+            model = kd.gated_resnet20(weights=path, classes=5, **SMALL)
+        x = images(2, 8, 8, 3)
+        trunks = [
+            keras.Model(net.input, net.get_layer("predictions").input)
+            for net in (model, source)
+        ]
+        np.testing.assert_array_equal(*[outputs(trunk, x) for trunk in trunks])
+
+    @pytest.mark.parametrize("ending", [".keras", ".weights.h5"])
+    @pytest.mark.parametrize("place", ["conv", "gate"])
+    def test_numbers_that_are_none_are_refused(self, tmp_path, ending, place):
+        source = randomize(kd.gated_resnet20(**SMALL))
+        broken = source.get_layer("conv1").kernel
+        if place == "gate":
+            broken = gates_of(source)[0].expand.kernel
+        values = np.array(to_numpy(broken))
+        values.flat[1] = np.nan
+        broken.assign(values)
+        path = tmp_path / f"net{ending}"
+        (source.save if ending == ".keras" else source.save_weights)(path)
+        model = kd.gated_resnet20(**SMALL)
+        before = [np.array(to_numpy(v)) for v in model.variables]
+        with pytest.raises(
+            ValueError, match=rf"finite .* with 1 of {values.size} that"
+        ):
+            load_weights(model, path)
+        for a, b in zip(before, model.variables, strict=True):
+            np.testing.assert_array_equal(a, to_numpy(b))
+
+    def test_a_refused_h5_changes_nothing(self, tmp_path):
+        randomize(kd.resnet20(**SMALL)).save_weights(tmp_path / "net.weights.h5")
+        model = kd.resnet32(**SMALL)
+        before = model.get_weights()
+        with pytest.raises(ValueError, match="does not fit 'resnet32'"):
+            load_weights(model, tmp_path / "net.weights.h5")
+        for a, b in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
 
     def test_no_such_file(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="`weights` must be a file"):
@@ -271,8 +410,11 @@ class TestTrunk:
         message = (
             "gate of 'stage1_block1' does not fit: 4 units wanted, .* Received: 2 units"
         )
+        before = target.get_weights()
         with pytest.raises(ValueError, match=message):
             kd.load_trunk_weights(target, source)
+        for a, b in zip(before, target.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
 
     def test_another_trunk(self):
         message = "'resnet32' is of another architecture: .* no 'layer1.3.conv1.weight'"
