@@ -247,6 +247,7 @@ def test_data_of_unknown_length_needs_the_number_of_steps():
     with pytest.raises(ValueError, match="`total_steps` must be given where the leng"):
         model.fit(
             (batch for batch in batches),
+            shuffle=False,
             verbose=0,
             callbacks=[kd.MacBudget(0.5, IMAGES, every=1)],
         )
@@ -255,7 +256,9 @@ def test_data_of_unknown_length_needs_the_number_of_steps():
     budget = kd.MacBudget(0.5, IMAGES, every=1, total_steps=3, end=1.0)
     asked, line = [], budget.budget
     budget.budget = lambda step: asked.append(line(step)) or line(step)
-    model.fit((batch for batch in batches), verbose=0, callbacks=[budget])
+    model.fit(
+        (batch for batch in batches), shuffle=False, verbose=0, callbacks=[budget]
+    )
     np.testing.assert_allclose(asked, [1 - 0.5 / 3, 1 - 1 / 3, 0.5], rtol=1e-12)
 
 

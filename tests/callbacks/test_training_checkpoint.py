@@ -220,6 +220,7 @@ def test_a_callback_of_the_protocol_goes_on(tmp_path):
     assert counters[1].told == [(8, 18), (12, 18)]  # the rest of an epoch, then all
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # within `warns`
 def test_a_state_that_would_be_lost_is_said(tmp_path):
     checkpoint, counter = kd.TrainingCheckpoint(tmp_path / "run.npz"), Counter()
     with pytest.warns(UserWarning, match="A Counter begins anew .* `stateful`"):
