@@ -1,6 +1,6 @@
 """What importing the package does, and does not; each in a process of its own."""
 
-import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -43,24 +43,38 @@ def test_a_device_needs_neither_keras_nor_a_backend():
     assert run(code) == []
 
 
-def test_importing_changes_no_environment_and_registers():
+# ## Keras finds the classes, whichever package is imported first
+
+
+def test_every_class_has_a_stand_in_and_the_environment_is_left_alone():
     code = """if True:
-        import json, os
+        import importlib, json, os, pkgutil
         import keras_dyngate as kd
-        kd.LiteRTModel
+        from keras_dyngate import runtime
         import keras
-        before = dict(os.environ)
-        registered = keras.saving.get_registered_object
-        early = registered("keras_dyngate>BinaryGate")
-        kd.gated_resnet20, kd.count_macs, kd.decide
-        late = registered("keras_dyngate>BinaryGate")
+        before, table = dict(os.environ), keras.saving.get_custom_objects()
+        early = {name: item for name, item in table.items() if "keras_dyngate>" in name}
+        for room in kd._SAVED:
+            module = importlib.import_module(f"keras_dyngate.{room}")
+            for item in pkgutil.iter_modules(getattr(module, "__path__", ())):
+                importlib.import_module(f"keras_dyngate.{room}.{item.name}")
+        late = {name for name, item in table.items() if early.get(name) is not item}
+        missing = [n for n in late if "keras_dyngate>" in n and n not in early]
+        gate = early["keras_dyngate>BinaryGate"](3, name="made")  # called as a class
         same = dict(os.environ) == before
-        print(json.dumps([same, early is None, late is kd.BinaryGate]))
+        found = keras.saving.get_registered_object("keras_dyngate>BinaryGate")
+        print(json.dumps([
+            same, missing, len(late) > 20, found is kd.BinaryGate is type(gate),
+            gate.units, gate.name,
+        ]))
     """
-    assert run(code) == [True, True, True]
+    assert run(code) == [True, [], True, True, 3, "made"]
 
 
-def test_files_load_with_nothing_but_the_package(tmp_path):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A net of gates and schedules in a file, images, and what it says of them."""
+    folder = tmp_path_factory.mktemp("saved")
     image = keras.Input((8, 8, 3))
     schedule = kd.LinearSchedule(0.7, 0.0)
     block = kd.GatedBasicBlock(
@@ -72,20 +86,144 @@ def test_files_load_with_nothing_but_the_package(tmp_path):
     )
     model = randomize(keras.Model(image, block(image)))
     x = images(2, 8, 8, 3)
-    model.save(tmp_path / "net.keras")
-    np.save(tmp_path / "x.npy", x)
-    code = """if True:
-        import json, sys
-        import keras
-        import keras_dyngate
-        import numpy as np
-        model = keras.saving.load_model(sys.argv[1])
-        y = model(np.load(sys.argv[2]), training=False)
-        print(json.dumps(keras.ops.convert_to_numpy(y).tolist()))
-    """
-    found = run(code, tmp_path / "net.keras", tmp_path / "x.npy")
-    expected = keras.ops.convert_to_numpy(model(x, training=False))
+    model.save(folder / "net.keras")
+    np.save(folder / "x.npy", x)
+    return folder, keras.ops.convert_to_numpy(model(x, training=False))
+
+
+ORDERS = {
+    "first": "import keras_dyngate, keras",
+    "last": "import keras, keras_dyngate",
+    "lazily": "import keras_dyngate, tensorflow; keras = tensorflow.keras",
+    "runtime, in a thread": """
+import threading
+from keras_dyngate import runtime
+def load():
+    global keras
+    import keras
+threads = [threading.Thread(target=load) for _ in range(2)]
+[thread.start() for thread in threads]
+import keras_dyngate.layers
+[thread.join() for thread in threads]
+""",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_files_load_with_nothing_but_the_package(saved, order):
+    if order == "lazily" and importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("`tf.keras` needs TensorFlow")
+    folder, expected = saved
+    code = f"""{ORDERS[order]}
+import json, sys
+import numpy as np
+model = keras.models.load_model(sys.argv[1])
+y = model(np.load(sys.argv[2]), training=False)
+print(json.dumps(np.asarray(y).tolist()))
+"""
+    found = run(code, folder / "net.keras", folder / "x.npy")
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+class TestStandInsWithAKerasOfOurOwn:
+    """A small `keras` that counts, so that many orders can be tried quickly."""
+
+    @pytest.fixture
+    def imitation(self, tmp_path):
+        """Run code beside a `keras` package of this text."""
+
+        def run_beside(text, code):
+            (tmp_path / "keras").mkdir(exist_ok=True)
+            (tmp_path / "keras" / "__init__.py").write_text(text)
+            start = f"import json, sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+            return run(start + code)
+
+        return run_beside
+
+    KERAS = """
+table = {}
+class saving:
+    get_custom_objects = staticmethod(lambda: table)
+"""
+    NAMES = "sorted(n for n in keras.table if n.startswith('keras_dyngate>'))"
+
+    def test_what_is_registered_stays_and_reloading_adds_nothing(self, imitation):
+        found = imitation(
+            self.KERAS + "table['keras_dyngate>BinaryGate'] = 1\n",
+            f"""
+import importlib, keras_dyngate
+finders = len(sys.meta_path)
+importlib.reload(keras_dyngate)
+added = len(sys.meta_path) - finders
+import keras
+names, kept = {self.NAMES}, keras.table["keras_dyngate>BinaryGate"]
+importlib.reload(keras_dyngate)
+again = keras.table["keras_dyngate>BinaryGate"]
+clean = "exec_module" not in vars(keras.__loader__)
+importlib.reload(keras)
+late = {self.NAMES}
+heavy = [n for n in sys.modules if n.startswith("keras_dyngate.layers")]
+print(json.dumps([added, len(names) > 20, kept, again, clean, late == names, heavy]))
+""",
+        )
+        assert found == [0, True, 1, 1, True, True, []]
+
+    def test_errors_of_keras_pass_through_and_it_may_be_tried_again(self, imitation):
+        found = imitation(
+            "import sys\nif not hasattr(sys, 'ready'): raise ImportError('no backend')\n"
+            + self.KERAS,
+            f"""
+import keras_dyngate
+try:
+    import keras
+except ImportError as error:
+    first = str(error)
+sys.ready = True
+import keras
+print(json.dumps([first, len({self.NAMES}) > 20]))
+""",
+        )
+        assert found == ["no backend", True]
+
+    def test_no_keras_is_said_as_always(self, tmp_path):
+        code = f"""if True:
+            import json, sys
+            import keras_dyngate
+            sys.path[:] = [{str(tmp_path)!r}]
+            sys.meta_path[:] = [  # an editable install may bring a finder
+                f for f in sys.meta_path if "_KerasFinder" in str(f)
+            ]
+            try:
+                import keras
+            except ModuleNotFoundError as error:
+                print(json.dumps([error.name, str(error)]))
+        """
+        assert run(code) == ["keras", "No module named 'keras'"]
+
+    def test_an_older_keras_is_left_alone(self, imitation):
+        code = "import keras_dyngate, keras; print(json.dumps(keras.__version__))"
+        assert imitation("__version__ = '2.0'", code) == "2.0"
+
+    def test_a_keras_that_is_only_half_there_is_waited_for(self, imitation):
+        """Another thread is in the middle of importing it."""
+        found = imitation(
+            "import sys, time\nsys.begun.set()\ntime.sleep(0.5)\n" + self.KERAS,
+            f"""
+import threading
+sys.begun = threading.Event()
+def load():
+    import keras
+thread = threading.Thread(target=load)
+thread.start()
+sys.begun.wait()
+half = not hasattr(sys.modules["keras"], "saving")
+import keras_dyngate
+import keras
+thread.join()
+print(json.dumps([half, len({self.NAMES}) > 20]))
+""",
+        )
+        assert found == [True, True]
 
 
 @pytest.mark.parametrize("name", kd.__all__)

@@ -6,12 +6,15 @@ from keras_dyngate.callbacks.decision_statistics import (
 )
 from keras_dyngate.callbacks.mac_budget import MacBudget
 from keras_dyngate.callbacks.regularization_schedule import RegularizationSchedule
+from keras_dyngate.callbacks.resume import StatefulCallback, StepAwareCallback
 from keras_dyngate.callbacks.training_checkpoint import TrainingCheckpoint
 
 __all__ = [
     "DecisionStatistics",
     "MacBudget",
     "RegularizationSchedule",
+    "StatefulCallback",
+    "StepAwareCallback",
     "TrainingCheckpoint",
     "decision_statistics",
 ]

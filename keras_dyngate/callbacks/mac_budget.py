@@ -9,7 +9,7 @@ while the net is over its budget, down, even below zero, while it is under it.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 import keras
@@ -18,34 +18,38 @@ import numpy as np
 from keras_dyngate._backend import before_assign
 from keras_dyngate._checks import fraction, positive_int
 from keras_dyngate._walk import controllers
+from keras_dyngate.callbacks.step_callback import StepCallback
 from keras_dyngate.cost import MacProfile, count_macs
 from keras_dyngate.decisions import DecisionModel
-from keras_dyngate.regularizers import LinearSchedule
+from keras_dyngate.regularizers import GateSparsity, LinearSchedule
 
 
-class MacBudget(keras.callbacks.Callback):
+class MacBudget(StepCallback):
     """Drives the coefficients of `GateSparsity` so that a share of the MACs is spent.
 
     The budget falls on a straight line from 1 to `target` between two points of the
     training. The coefficient is a proportional-integral controller's, in units of the
     loss for computing the whole net (design of this library).
 
-    Each regularizer named `regularizer` must be `GateSparsity(weighting="macs")`, whose
-    coefficient this callback sets. A `RegularizationSchedule` must stand before it in
-    the list of callbacks.
+    It drives each controller's `GateSparsity(0.0, weighting="macs")`: a sum in MACs,
+    whose coefficient is a number. That number is of no account; no other callback may
+    set it (`RegularizationSchedule` does not). The order of callbacks is free.
 
     Args:
         target: Share of the plain net's MACs to spend, controllers included.
         images: Images to measure on, some hundred training images; they are predicted
             every `every` steps.
-        total_steps: Steps of the whole training; None: epochs times steps.
+        total_steps: Steps of the whole training. None: those of the run that
+            `TrainingCheckpoint.fit` tells of, or else epochs times steps; needed where
+            the data's length is unknown.
         begin, end: Shares of training between which the budget falls. Default 0 and
             0.4.
         every: Steps from one measurement to the next. Default 5.
         gain: (proportional, integral): price per excess share, and its growth per
             measurement. Default (20, 0.5).
         group_size: As in `MacProfile.of`: count what runs in groups of so many channels.
-        regularizer: Name of the regularizers to drive.
+        regularizer: Name of the regularizers to drive, where a controller has several
+            of the kind. None (default): all of the kind.
         watched: The model whose MACs count, where the one that is fitted holds it.
             None: the one that is fitted.
 
@@ -55,7 +59,8 @@ class MacBudget(keras.callbacks.Callback):
 
     Raises:
         ValueError: For bad arguments; when training starts, if the model has no such
-            regularizer.
+            regularizer, a controller has none of the kind among its `GateSparsity`, or
+            several, or the steps of the training are not known.
     """
 
     def __init__(
@@ -68,52 +73,47 @@ class MacBudget(keras.callbacks.Callback):
         every: int = 5,
         gain: tuple[float, float] = (20.0, 0.5),
         group_size: int | Mapping[str, int] | None = None,
-        regularizer: str = "gate_sparsity",
+        regularizer: str | None = None,
         watched: keras.Model | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(total_steps)
         self.target = fraction("target", target)
+        if isinstance(images, Sized) and not len(images):
+            raise ValueError("`images` must hold at least one image. Received: none")
         self.images = images
-        if total_steps is not None:
-            total_steps = positive_int("total_steps", total_steps)
-        self.total_steps, self.initial_step = total_steps, 0
         self._line = LinearSchedule(1.0, self.target, begin, end)
         self.every = positive_int("every", every)
-        self.gain = gain
+        self.gain = _gains(gain)
         self.group_size = group_size
         self.regularizer = regularizer
         self.watched = watched
         self.share: float | None = None
         self.price = 0.0
         self._sum = 0.0
-        self._done = self._before_epoch = 0
-        self._coefficients: list[Any] = []
+        self._prices: list[tuple[GateSparsity, Any]] = []
         self._decider: DecisionModel | None = None
         self._profile: MacProfile | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        model = self.model if self.watched is None else self.watched
-        self._coefficients = [
-            variable
-            for gate in controllers(model)
-            for item, variable in zip(gate.regularizers, gate.coefficients, strict=True)
-            if item.name == self.regularizer
-        ]
-        if not self._coefficients:
+        super().on_train_begin(logs)
+        if self.whole() is None:
             raise ValueError(
-                f"`model` must have controllers with a regularizer {self.regularizer!r}. "
-                f"Received: {model.name!r} without any"
+                "`total_steps` must be given where the length of the data is unknown, "
+                "for the budget falls with the share of steps done. "
+                "Received: total_steps=None"
             )
+        model = self.model if self.watched is None else self.watched
+        self._prices = _prices(model, self.regularizer)
         self._decider = DecisionModel(model)
         self._profile = count_macs(model)
-        self._done = self.initial_step
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._before_epoch = self._done
-        self._set_price()  # a `RegularizationSchedule` has just set its own
+        super().on_epoch_begin(epoch, logs)
+        self._set_price()  # after what others have set when training began
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        before, self._done = self._done, self._before_epoch + batch + 1
+        before = self._done
+        super().on_train_batch_end(batch, logs)
         if self._done // self.every > before // self.every:
             self._drive()
 
@@ -121,17 +121,17 @@ class MacBudget(keras.callbacks.Callback):
         if logs is not None:
             logs["mac_share"] = math.nan if self.share is None else self.share
             logs["mac_price"] = self.price
-            logs[f"{self.regularizer}_coefficient"] = self._coefficient()
+            for item, _ in self._prices:
+                logs[f"{item.name}_coefficient"] = self._coefficient()
 
     def on_train_end(self, logs: Any = None) -> None:
         self._decider = None
 
     def budget(self, step: int) -> float:
         """Share of the MACs that may be spent after `step` steps."""
-        total = self.total_steps
-        if total is None:
-            total = self.params["epochs"] * self.params["steps"]
-        return self._line(step / total)
+        whole = self.whole()
+        assert whole is not None  # asked for when training began
+        return self._line(step / whole)
 
     def _drive(self) -> None:
         assert self._decider is not None and self._profile is not None
@@ -151,7 +151,7 @@ class MacBudget(keras.callbacks.Callback):
 
     def _set_price(self) -> None:
         before_assign(self.model)
-        for variable in self._coefficients:
+        for _, variable in self._prices:
             variable.assign(self._coefficient())
 
     def get_state(self) -> dict[str, Any]:
@@ -162,3 +162,66 @@ class MacBudget(keras.callbacks.Callback):
         """Go on from `get_state`."""
         self._sum, self.price = state["sum"], state["price"]
         self.share = state["share"]
+
+
+def _gains(gain: Any) -> tuple[float, float]:
+    try:
+        proportional, integral = (float(number) for number in gain)
+    except (TypeError, ValueError):
+        proportional = integral = math.nan
+    if not (0 <= proportional < math.inf and 0 <= integral < math.inf):
+        raise ValueError(
+            "`gain` must be two numbers >= 0, the proportional and the integral one. "
+            f"Received: gain={gain!r}"
+        )
+    return proportional, integral
+
+
+def _prices(model: keras.Model, name: str | None) -> list[tuple[GateSparsity, Any]]:
+    """The regularizers to drive, one of a controller at most, and their variables."""
+    found = []
+    for gate in controllers(model):
+        pairs = [
+            (item, variable)
+            for item, variable in zip(gate.regularizers, gate.coefficients, strict=True)
+            if (isinstance(item, GateSparsity) if name is None else item.name == name)
+        ]
+        wrong = [_not_a_price(item) for item, _ in pairs]
+        right = [pair for pair, why in zip(pairs, wrong, strict=True) if not why]
+        if pairs and not right:
+            raise ValueError(
+                "`MacBudget` drives `GateSparsity(0.0, weighting='macs')`: a sum in "
+                "MACs, whose coefficient is a number. "
+                f"Received: {pairs[0][0].name!r} of {gate.path!r}, {wrong[0]}"
+            )
+        if len(right) > 1:
+            raise ValueError(
+                "`regularizer` must name the one to drive of each controller. "
+                f"Received: regularizer={name!r} for {[i.name for i, _ in right]} of "
+                f"{gate.path!r}"
+            )
+        found += right
+    if not found:
+        others = {
+            item.name for gate in controllers(model) for item in gate.regularizers
+        }
+        named = "" if name is None else f" of the name {name!r}"
+        raise ValueError(
+            "`model` must have controllers with a `GateSparsity(0.0, weighting='macs')`"
+            f"{named} for a budget to be kept. Received: {model.name!r} with the "
+            f"regularizers {sorted(others)}"
+        )
+    return found
+
+
+def _not_a_price(item: Any) -> str:
+    """Why a regularizer cannot be the price of MACs; nothing if it can."""
+    if not isinstance(item, GateSparsity):
+        return f"a {type(item).__name__}"
+    if item.weighting != "macs":
+        return f"which does not count in MACs: weighting={item.weighting!r}"
+    if item.reduction != "sum":
+        return f"which is averaged: reduction={item.reduction!r}"
+    if item.scheduled:
+        return "which follows a schedule of its own"
+    return ""

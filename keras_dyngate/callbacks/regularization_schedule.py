@@ -10,15 +10,17 @@ Without this callback a coefficient stays at its schedule's first value.
 
 from typing import Any
 
-import keras
-
 from keras_dyngate._backend import before_assign
-from keras_dyngate._checks import positive_int
 from keras_dyngate._walk import controllers
+from keras_dyngate.callbacks.step_callback import StepCallback
 
 
-class RegularizationSchedule(keras.callbacks.Callback):
-    """Sets every controller's coefficients before each batch, by training progress.
+class RegularizationSchedule(StepCallback):
+    """Sets the coefficients that are schedules before each batch, by progress.
+
+    A coefficient that is a number is set once, when a run begins, and never again: it
+    may belong to another callback, as to `MacBudget`, in any order of the callbacks. A
+    run that goes on (`initial_step`, `TrainingCheckpoint`) leaves it as it finds it.
 
     Progress is the share of steps done. With data of unknown length (a generator
     without `steps_per_epoch`) it is the share of epochs done, and coefficients move
@@ -31,10 +33,11 @@ class RegularizationSchedule(keras.callbacks.Callback):
     this name. After training the coefficients stay as they are.
 
     Args:
-        total_steps: Batches of the whole training. None: epochs times steps.
+        total_steps: Batches of the whole training. None: those of the run that
+            `TrainingCheckpoint.fit` tells of, or else epochs times steps.
         initial_step: Batches done before this `fit`, where the epochs do not tell: a
             run that goes on in the middle of an epoch. Needs `total_steps`;
-            `TrainingCheckpoint.fit` sets both.
+            `TrainingCheckpoint.fit` tells both.
 
     Raises:
         ValueError: If `total_steps` is not positive, or missing beside `initial_step`.
@@ -45,100 +48,74 @@ class RegularizationSchedule(keras.callbacks.Callback):
     def __init__(
         self, total_steps: int | None = None, initial_step: int | None = None
     ) -> None:
-        super().__init__()
-        if total_steps is not None:
-            total_steps = positive_int("total_steps", total_steps)
-        elif initial_step is not None:
+        super().__init__(total_steps, initial_step)
+        if total_steps is None and initial_step is not None:
             raise ValueError(
                 "`initial_step` needs `total_steps`. "
                 f"Received: initial_step={initial_step!r}, total_steps=None"
             )
-        self.total_steps, self.initial_step = total_steps, initial_step
-        self._slots: list[tuple[Any, Any]] = []
+        self._schedules: list[tuple[Any, Any]] = []
+        self._constants: list[tuple[Any, Any]] = []
         self._values: list[float | None] = []
         self._finished: list[float | None] = []
-        self._first_epoch: int | None = None
-        self._epoch = 0
-        self._before_epoch = 0
-        self._counted = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
+        super().on_train_begin(logs)
         gates = list(controllers(self.model))
         if not gates:
             raise ValueError(
                 "`model` must hold controllers for their coefficients to be driven. "
                 f"Received: {self.model.name!r} without any"
             )
-        self._slots = [
+        slots = [
             (item, variable)
             for gate in gates
             for item, variable in zip(gate.regularizers, gate.coefficients, strict=True)
         ]
-        self._first_epoch = None
-        self._counted = 0
+        self._schedules = [slot for slot in slots if slot[0].scheduled]
+        self._constants = [slot for slot in slots if not slot[0].scheduled]
+        if self._constants and not self._start:
+            before_assign(self.model)
+            for item, variable in self._constants:
+                variable.assign(item.coefficient_at(0.0))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._epoch = epoch
-        self._before_epoch = self._counted
+        super().on_epoch_begin(epoch, logs)
         # Assigned anew: on JAX, what was assigned for a batch that never came is lost.
-        self._values = [None] * len(self._slots)
+        self._values = [None] * len(self._schedules)
         self._finished = self._values
-        if self._first_epoch is None:
-            self._first_epoch = epoch
-            known = self.initial_step is not None or self.params.get("steps")
-            if self.total_steps and epoch and not known:
-                raise ValueError(
-                    "Give `steps_per_epoch` to `fit` as well: how many of "
-                    "`total_steps` were done before `initial_epoch` is unknown. "
-                    f"Received: initial_epoch={epoch}, total_steps={self.total_steps}"
-                )
         self._drive(0)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._drive(batch)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # Counted when done: data of unknown length begin a batch that never comes.
-        self._counted = self._before_epoch + batch + 1
+        super().on_train_batch_end(batch, logs)
         self._finished = self._values
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is None:
             return
         found: dict[str, list[float]] = {}
-        for (item, _), value in zip(self._slots, self._finished, strict=True):
+        for (item, _), value in zip(self._schedules, self._finished, strict=True):
             if value is not None:
                 found.setdefault(f"{item.name}_coefficient", []).append(value)
+        if self._constants:
+            before_assign(self.model)
+        for item, variable in self._constants:  # as another callback may have set it
+            found.setdefault(f"{item.name}_coefficient", []).append(float(variable))
         for name, values in found.items():
             logs[name] = sum(values) / len(values)
-
-    def progress(self, batch: int = 0) -> float:
-        """Share of the training done when `batch` of the running epoch begins."""
-        steps = self.params.get("steps")
-        if self.total_steps is None:
-            epochs = self.params["epochs"]
-            done, total = (
-                (self._epoch * steps + batch, epochs * steps)
-                if steps
-                else (self._epoch, epochs)
-            )
-        else:
-            total = self.total_steps
-            if self.initial_step is not None:
-                done = self.initial_step + self._before_epoch + batch
-            else:
-                done = self._epoch * steps + batch if steps else self._counted
-        return min(done / total, 1.0)
 
     def _drive(self, batch: int) -> None:
         """Assign the coefficients that changed, and touch nothing if none did."""
         progress = self.progress(batch)
-        wanted = [item.coefficient_at(progress) for item, _ in self._slots]
+        wanted = [item.coefficient_at(progress) for item, _ in self._schedules]
         if wanted == self._values:
             return
         before_assign(self.model)
         for (_, variable), old, new in zip(
-            self._slots, self._values, wanted, strict=True
+            self._schedules, self._values, wanted, strict=True
         ):
             if old != new:
                 variable.assign(new)

@@ -17,6 +17,7 @@ import io
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ import numpy as np
 from keras_dyngate._backend import before_assign
 from keras_dyngate._checks import positive_int
 from keras_dyngate._files import NOT_AN_NPZ, writable_target, write_whole
+from keras_dyngate.callbacks.resume import StatefulCallback, StepAwareCallback
 
 FORMAT = 2
 
@@ -41,8 +43,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     Args:
         path: Of the file, an `.npz`.
         every: Steps from one save to the next. Default 500.
-        stateful: Callbacks with `get_state()` -> JSON-able dict and `set_state(dict)`,
-            saved and restored too.
+        stateful: Callbacks whose state is saved and restored too, each a
+            `StatefulCallback`: it has `get_state()`, a dict for JSON, and
+            `set_state(dict)`. They stand among the callbacks of `fit` as well.
         settings: What the run is made of, JSON-able. A file of other settings is
             refused instead of being gone on with.
 
@@ -51,7 +54,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         stopped: Whether another callback has ended the run.
 
     Raises:
-        ValueError: If `every` is not positive or `path` cannot be written to.
+        ValueError: If `every` is not positive, `path` cannot be written to or
+            `stateful` holds something else; when training starts, if a state is not for
+            JSON.
     """
 
     def __init__(
@@ -64,7 +69,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         super().__init__()
         self.path = writable_target("path", path)
         self.every = positive_int("every", every)
-        self.stateful = list(stateful)
+        self.stateful = _stateful(stateful)
         self.settings = json.loads(json.dumps(dict(settings or {})))
         self.step = 0
         self.stopped = False
@@ -89,8 +94,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 end, as `datasets.Split.stream` gives them.
             steps_per_epoch: Steps of an epoch.
             epochs: Of the whole run.
-            callbacks: More callbacks; this one comes last. A
-                `RegularizationSchedule` among them is told how far the run is.
+            callbacks: More callbacks; this one comes last. Each
+                `StepAwareCallback` among them is told how far the run is.
             **kwargs: Of `model.fit`.
 
         Returns:
@@ -108,15 +113,23 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 f"steps_per_execution={model.steps_per_execution}. "
                 f"Received: steps_per_epoch={steps_per_epoch}"
             )
+        for callback in callbacks:
+            if isinstance(callback, StatefulCallback) and not any(
+                callback is kept for kept in self.stateful
+            ):
+                warnings.warn(
+                    f"A {type(callback).__name__} begins anew whenever the run goes "
+                    "on: give it in `stateful` as well for its state to be kept.",
+                    stacklevel=2,
+                )
         history: keras.callbacks.History | None = None
         while history is None or self.step < epochs * steps_per_epoch:
             self.restore(model)  # also between: a `fit` may end by averaging weights
             epoch, done = divmod(self.step, steps_per_epoch)
             last = epoch if self.stopped else min(epoch + 1, epochs) if done else epochs
             for callback in callbacks:
-                if hasattr(callback, "initial_step"):
-                    callback.initial_step = self.step
-                    callback.total_steps = epochs * steps_per_epoch
+                if isinstance(callback, StepAwareCallback):
+                    callback.start_from(self.step, epochs * steps_per_epoch)
             found = model.fit(
                 stream(self.step),
                 steps_per_epoch=steps_per_epoch - done,
@@ -159,11 +172,13 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 f"Received: {[self.settings.get(n) for n in names]}, in the file "
                 f"{[theirs.get(n) for n in names]}"
             )
-        if len(header["stateful"]) != len(self.stateful):
+        kinds = _kinds(self.stateful)
+        count = len(header["stateful"])
+        if count != len(kinds) or header.get("kinds", kinds) != kinds:
             raise ValueError(
-                f"The checkpoint {self.path} has the state of "
-                f"{len(header['stateful'])} callbacks. "
-                f"Received: {len(self.stateful)} in `stateful`"
+                f"The checkpoint {self.path} has the state of {count} callbacks"
+                f"{': ' + str(header['kinds']) if 'kinds' in header else ''}. "
+                f"Received: {kinds} in `stateful`"
             )
         variables = _variables(model)
         shapes = [list(v.shape) for v in variables]
@@ -198,7 +213,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             "stopped": self.stopped,
             "settings": self.settings,
             "shapes": [list(array.shape) for array in arrays],
-            "stateful": [callback.get_state() for callback in self.stateful],
+            "stateful": [dict(callback.get_state()) for callback in self.stateful],
+            "kinds": _kinds(self.stateful),
         }
         content = io.BytesIO()
         np.savez(
@@ -221,6 +237,17 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 str(self.path),
             ) from error
         self._saved_step = self.step
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        for callback in self.stateful:
+            try:
+                json.dumps(dict(callback.get_state()))
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    "`get_state` of a callback in `stateful` must give a dict for "
+                    f"JSON: text, numbers, lists. Received: of {_kind(callback)} one "
+                    f"that is not ({error})"
+                ) from error
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._before_epoch = self.step
@@ -277,3 +304,24 @@ def _variables(model: keras.Model) -> list[Any]:
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     return [*model.variables, *model.optimizer.variables]
+
+
+def _stateful(callbacks: Any) -> list[StatefulCallback]:
+    """The callbacks as a list, each of them with a state."""
+    if not isinstance(callbacks, Sequence):
+        callbacks = [callbacks]
+    for callback in callbacks:
+        if isinstance(callback, type) or not isinstance(callback, StatefulCallback):
+            raise ValueError(
+                "`stateful` must be a list of callbacks with `get_state()` and "
+                f"`set_state(state)`, see `StatefulCallback`. Received: {callback!r}"
+            )
+    return list(callbacks)
+
+
+def _kind(callback: Any) -> str:
+    return type(callback).__name__
+
+
+def _kinds(callbacks: Sequence[Any]) -> list[str]:
+    return [_kind(callback) for callback in callbacks]

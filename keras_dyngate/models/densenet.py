@@ -25,7 +25,7 @@ from keras_dyngate.models.parts import (
     check_arguments,
     normalize,
 )
-from keras_dyngate.models.weights import load_weights
+from keras_dyngate.models.weight_files import load_weights
 
 BLOCKS = {
     121: (6, 12, 24, 16),

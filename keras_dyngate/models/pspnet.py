@@ -37,7 +37,8 @@ from keras_dyngate.models.resnet import (
     KIND_ARGS,
     apply_stages,
 )
-from keras_dyngate.models.weights import load_trunk_weights, load_weights
+from keras_dyngate.models.weight_files import load_weights, warn_of_new_layer
+from keras_dyngate.models.weights import load_trunk_weights
 
 DILATIONS = (1, 1, 2, 4)
 DROPOUT = 0.1
@@ -107,7 +108,7 @@ def _load(model: keras.Model, path: str | os.PathLike[str]) -> None:
         return
     source = keras.saving.load_model(path, compile=False)
     load_trunk_weights(model, source)
-    found = _head_slots(source)
+    found, classes = _head_slots(source), None
     for name, variable in _head_slots(model).items() if found else ():
         received = tuple(found[name].shape) if name in found else "no such variable"
         if received == tuple(variable.shape):
@@ -117,6 +118,11 @@ def _load(model: keras.Model, path: str | os.PathLike[str]) -> None:
                 f"The weights file {path} is of another architecture: {name!r} must "
                 f"have shape {tuple(variable.shape)}. Received: {received}"
             )
+        else:
+            classes = found[name].shape[-1] if name in found else "no"
+    if classes is not None:
+        left = f"a classifier for {classes} classes"
+        warn_of_new_layer(model, path, left, "head_classifier")
 
 
 def build_pspnet(

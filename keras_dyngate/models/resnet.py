@@ -29,7 +29,7 @@ from keras_dyngate.models.parts import (
     check_arguments,
     normalize,
 )
-from keras_dyngate.models.weights import load_weights
+from keras_dyngate.models.weight_files import load_weights
 
 
 @dataclasses.dataclass(frozen=True)

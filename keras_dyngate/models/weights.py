@@ -1,21 +1,18 @@
-"""Weights from files and from other nets, matched by name.
+"""Weights from other nets, matched by name.
 
 Every trunk variable of the library's residual nets has one name, PyTorch's
 (`layer1.0.conv1.weight`), whatever the source: an `.npz`, a plain net, a gated one.
 Those of a dense net have its layers' own names.
 """
 
-import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_dyngate._backend import copy_variable
-from keras_dyngate._files import NOT_AN_NPZ
 from keras_dyngate._walk import dynamic_layers
 
 _BN = {
@@ -24,6 +21,7 @@ _BN = {
     "running_mean": "moving_mean",
     "running_var": "moving_variance",
 }
+HEAD = "fc."  # how the names of the classifier begin
 # Layers of a dense net's trunk.
 _DENSE = re.compile(r"(block\d+_layer\d+_|transition\d+_|final_)?(conv|bn)\d*")
 
@@ -68,80 +66,59 @@ def trunk_slots(model: keras.Model) -> dict[str, Any]:
     return slots
 
 
-def _layout(array: np.ndarray) -> np.ndarray:
-    """A PyTorch array in the layout of Keras: OIHW -> HWIO, [out, in] -> [in, out]."""
-    if array.ndim == 4:
-        return array.transpose(2, 3, 1, 0)
-    return array.T
-
-
-def _assign_all(slots: dict[str, Any], arrays: dict[str, np.ndarray], of: str) -> None:
-    """Assign every slot, or raise naming the first that does not fit; all or nothing."""
-    for name, variable in slots.items():
-        received = arrays[name].shape if name in arrays else "no such array"
-        if received != tuple(variable.shape):
-            raise ValueError(
-                f"{of} is of another architecture: {name!r} must have shape "
-                f"{tuple(variable.shape)}. Received: {received}"
-            )
-    spare = [n for n in arrays if n not in slots and not n.startswith("fc.")]
-    if spare:
-        raise ValueError(
-            f"{of} is of another architecture: this net has no {spare[0]!r}. "
-            f"Received: {len(spare)} arrays too many"
-        )
-    for name, variable in slots.items():
-        copy_variable(variable, arrays[name])
-
-
-def _load_npz(model: keras.Model, path: Path) -> None:
-    try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {
-                name.replace("linear.", "fc."): _layout(file[name])
-                for name in file.files
-                if not name.endswith("num_batches_tracked")
-            }
-    except NOT_AN_NPZ as error:
-        raise ValueError(
-            f"`weights` must be a readable .npz of arrays. Received: {path} ({error})"
-        ) from error
-    _assign_all(trunk_slots(model), arrays, f"The weights file {path}")
-
-
-def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Load a file into a model of this library's builders.
+def check_arrays(
+    slots: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    of: str,
+    spell: Callable[[str], str] = str,
+    shape: Callable[[tuple[int, ...]], tuple[int, ...]] = tuple,
+) -> None:
+    """Raise naming the first array that does not fit, as its source spells it.
 
     Args:
-        model: The net to fill.
-        path: `.keras` (a whole net of the same kind), `.weights.h5`, or for a ResNet
-            `.npz` with PyTorch names and layouts, which fills the trunk and leaves
-            gates alone.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is of another kind or of another architecture; the
-            message names the first mismatch.
+        slots: Variables by name.
+        arrays: By name, in the layout of their source.
+        of: The source, as a sentence begins.
+        spell: From a name to the source's own.
+        shape: From a variable's shape to that of its array in the source.
     """
-    path = Path(path)
-    if not path.name.endswith((".keras", ".weights.h5", ".npz")):
+    if not slots.keys() & arrays.keys():
         raise ValueError(
-            "`weights` must be None or the path of a .keras, .weights.h5 or .npz file. "
-            f"Received: {str(path)!r}"
+            f"{of} is of another architecture: this net has arrays such as "
+            f"{next(iter(slots))!r}. Received: {len(arrays)} arrays, such as "
+            f"{[spell(name) for name in list(arrays)[:3]]}"
         )
-    if not path.is_file():
-        raise FileNotFoundError(f"`weights` must be a file. Received: {str(path)!r}")
-    if path.suffix == ".npz":
-        _load_npz(model, path)
-    elif path.suffix == ".keras":
-        load_trunk_weights(model, keras.saving.load_model(path, compile=False))
-    else:
-        try:
-            model.load_weights(path)
-        except (ValueError, KeyError, OSError) as error:
+    for name, variable in slots.items():
+        wanted = shape(tuple(variable.shape))
+        received = arrays[name].shape if name in arrays else "no such array"
+        if received != wanted:
             raise ValueError(
-                f"The weights file {path} does not fit {model.name!r}: {error}"
-            ) from error
+                f"{of} is of another architecture: {spell(name)!r} must have shape "
+                f"{wanted}. Received: {received}"
+            )
+        check_finite(arrays[name], of, spell(name))
+    spare = [n for n in arrays if n not in slots and not n.startswith(HEAD)]
+    if spare:
+        raise ValueError(
+            f"{of} is of another architecture: this net has no {spell(spare[0])!r}. "
+            f"Received: {len(spare)} arrays too many"
+        )
+
+
+def check_finite(array: np.ndarray, of: str, name: str) -> None:
+    """Raise unless all numbers of an array of any float type are float32 numbers."""
+    with np.errstate(over="ignore"):
+        wrong = array.size - np.isfinite(np.asarray(array, "float32")).sum()
+    if wrong:
+        raise ValueError(
+            f"{of} must hold finite float32 numbers. Received: {name!r} with {wrong} "
+            f"of {array.size} that are NaN, infinite or too large"
+        )
+
+
+def without_head(slots: dict[str, Any]) -> dict[str, Any]:
+    """The variables but for the classifier's."""
+    return {name: slot for name, slot in slots.items() if not name.startswith(HEAD)}
 
 
 def _learned(controller: Any) -> list[Any]:
@@ -150,8 +127,11 @@ def _learned(controller: Any) -> list[Any]:
     return [v for v in controller.weights if id(v) not in coefficients]
 
 
-def _copy_gate(target: Any, source: Any, of: str) -> None:
-    """Copy a controller; per-channel logits are averaged into those of a group."""
+def _gate_values(target: Any, source: Any, of: str) -> list[tuple[Any, np.ndarray]]:
+    """A controller's variables, and what each gets from another controller.
+
+    Per-channel logits are averaged into those of a group.
+    """
     values = [keras.ops.convert_to_numpy(v) for v in _learned(source)]
     variables = _learned(target)
     if source.units != target.units and source.units % target.units == 0:
@@ -167,8 +147,46 @@ def _copy_gate(target: Any, source: Any, of: str) -> None:
             f"shapes {[tuple(v.shape) for v in variables]}. "
             f"Received: {source.units} units, {[value.shape for value in values]}"
         )
-    for ours, value in zip(variables, values, strict=True):
-        copy_variable(ours, value)
+    for variable, value in zip(variables, values, strict=True):
+        if value.dtype.kind not in "biu":  # the state of a random generator is
+            check_finite(value, f"The gate of {of!r}", variable.name)
+    return list(zip(variables, values, strict=True))
+
+
+def copy_trunk(target: keras.Model, source: keras.Model, of: str) -> str:
+    """Do as `load_trunk_weights`, wholly or not at all.
+
+    Returns:
+        What `source`, named `of` in errors, has for a classifier, if `target` keeps
+        its own; "" if it does not.
+    """
+    slots = trunk_slots(target)
+    arrays = {
+        name: keras.ops.convert_to_numpy(value)
+        for name, value in trunk_slots(source).items()
+    }
+    head = [name for name in slots if name.startswith(HEAD)]
+    left = ""
+    if not all(name in arrays for name in head):
+        left = "no classifier"
+    elif any(tuple(slots[name].shape) != arrays[name].shape for name in head):
+        left = f"a classifier for {arrays[head[0]].shape[-1]} classes"
+    if left:
+        slots = without_head(slots)
+    check_arrays(slots, arrays, of)
+    pairs = [(variable, arrays[name]) for name, variable in slots.items()]
+    for block, other in zip(
+        dynamic_layers(target), dynamic_layers(source), strict=True
+    ):
+        for ours, theirs in (
+            (block.channel_gate, other.channel_gate),
+            (block.layer_gate, other.layer_gate),
+        ):
+            if ours is not None and type(ours) is type(theirs):
+                pairs += _gate_values(ours, theirs, block.name)
+    for variable, value in pairs:
+        copy_variable(variable, value)
+    return left
 
 
 def load_trunk_weights(target: keras.Model, source: keras.Model) -> keras.Model:
@@ -187,27 +205,8 @@ def load_trunk_weights(target: keras.Model, source: keras.Model) -> keras.Model:
         `target`.
 
     Raises:
-        ValueError: If the trunks differ; the message names the first mismatch.
+        ValueError: If the trunks differ or a number is not finite: the message names
+            the first mismatch, and nothing is changed.
     """
-    slots = trunk_slots(target)
-    arrays = {
-        name: keras.ops.convert_to_numpy(value)
-        for name, value in trunk_slots(source).items()
-    }
-    head = [name for name in slots if name.startswith("fc.")]
-    if any(
-        name not in arrays or tuple(slots[name].shape) != arrays[name].shape
-        for name in head
-    ):
-        slots = {name: value for name, value in slots.items() if name not in head}
-    _assign_all(slots, arrays, f"The net {source.name!r}")
-    for block, other in zip(
-        dynamic_layers(target), dynamic_layers(source), strict=True
-    ):
-        for ours, theirs in (
-            (block.channel_gate, other.channel_gate),
-            (block.layer_gate, other.layer_gate),
-        ):
-            if ours is not None and type(ours) is type(theirs):
-                _copy_gate(ours, theirs, block.name)
+    copy_trunk(target, source, f"The net {source.name!r}")
     return target

@@ -14,7 +14,8 @@ class GateRegularizer:
 
     The controller multiplies it by a coefficient held in a variable, which
     `RegularizationSchedule` drives when the coefficient is a schedule. Without that
-    callback a scheduled coefficient stays at its value for progress 0.
+    callback a scheduled coefficient stays at its value for progress 0. A number is the
+    variable's first value; other callbacks, as `MacBudget`, may drive it.
 
     Args:
         coefficient: A number, or a callable of training progress (0 to 1) such as
@@ -34,6 +35,11 @@ class GateRegularizer:
             )
         self.coefficient = coefficient
         self.name = name
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the coefficient is a schedule, not a number."""
+        return callable(self.coefficient)
 
     def coefficient_at(self, progress: float) -> float:
         """The coefficient when `progress` (0 to 1) of the training is done."""

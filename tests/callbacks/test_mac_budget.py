@@ -17,15 +17,15 @@ PER_EPOCH = 3  # batches of 4
 
 # A block holds two 3x3 convolutions at 4x4, of 3 channels, each with a gate.
 FILTERS = 3
+PRICE = kd.GateSparsity(0.0, weighting="macs")
 GATEABLE = 2 * 4 * 4 * 3 * 3 * FILTERS * FILTERS
 
 
-def make(bias=0.0, blocks=1, rate=0.0, price=None):
+def make(bias=0.0, blocks=1, rate=0.0, prices=(PRICE,)):
     keras.utils.set_random_seed(0)
     x = image = keras.Input((4, 4, 3))
     for index in range(blocks):
-        item = price or kd.GateSparsity(0.0, weighting="macs")
-        gate = kd.BinaryGate(FILTERS, bias_initializer=bias, regularizers=[item])
+        gate = kd.BinaryGate(FILTERS, bias_initializer=bias, regularizers=prices)
         x = kd.GatedBasicBlock(FILTERS, channel_gate=gate, name=f"block{index + 1}")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(image, keras.layers.Dense(3, activation="softmax")(x))
@@ -174,6 +174,94 @@ def test_a_net_within_the_one_that_is_fitted():
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("first", ["budget", "schedule"])
+def test_callbacks_in_any_order(first):
+    """Coefficients of each step: the ramp by progress, the price as it was set last."""
+    ramp = kd.BatchShaping(coefficient=kd.LinearSchedule(0.6, 0.0), name="shaping")
+    kept = kd.GateSparsity(0.125, name="kept")
+    model = make(0.0, prices=[ramp, kd.GateSparsity(0.5, weighting="macs"), kept])
+    (gate,) = controllers(model)
+    budget = kd.MacBudget(0.1, IMAGES, end=0.5, every=2)
+    found, prices = [], []
+
+    def look(batch, logs):
+        before_assign(model)
+        found.append([float(c) for c in gate.coefficients])
+        prices.append(budget.price)
+
+    callbacks = [budget, kd.RegularizationSchedule()]
+    history = model.fit(
+        IMAGES,
+        LABELS,
+        batch_size=4,
+        epochs=2,
+        verbose=0,
+        validation_data=(IMAGES, LABELS),
+        callbacks=[
+            *(callbacks if first == "budget" else callbacks[::-1]),
+            keras.callbacks.LambdaCallback(on_train_batch_begin=look),
+        ],
+    ).history
+    per_price = 1e6 / kd.count_macs(model).gateable
+    assert len(set(prices)) == 3 and prices[:2] == [0.0, 0.0]  # set after 2 and 4
+    expected = [[0.6 * (1 - n / 6), prices[n] * per_price, 0.125] for n in range(6)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    last = {"shaping": 0.1, "gate_sparsity": budget.price * per_price, "kept": 0.125}
+    for name, value in last.items():
+        assert history[f"{name}_coefficient"][-1] == pytest.approx(value, rel=1e-5)
+
+
+def test_executions_of_several_steps_are_counted_as_steps():
+    """3 batches, 2 at a time: 2, 3, 5, 6 steps are done after the executions."""
+    model = make(0.0)
+    model.steps_per_execution = 2
+    budget = kd.MacBudget(0.1, IMAGES, end=1.0, every=3)
+    asked, line = [], budget.budget
+    budget.budget = lambda step: asked.append(step) or line(step)
+    fit(model, budget)
+    assert asked == [3, 6]
+
+
+def test_a_run_that_starts_at_a_later_epoch():
+    budget = kd.MacBudget(0.5, IMAGES, begin=0.25, end=0.75, every=1)
+    asked, line = [], budget.budget
+    budget.budget = lambda step: asked.append((step, line(step))) or line(step)
+    make(0.0).fit(
+        IMAGES,
+        LABELS,
+        batch_size=4,
+        epochs=4,
+        initial_epoch=2,
+        verbose=0,
+        callbacks=[budget],
+    )
+    expected = [(n, 1 - 0.5 * min(n / 12 - 0.25, 0.5) / 0.5) for n in range(7, 13)]
+    np.testing.assert_allclose(asked, expected, rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_data_of_unknown_length_needs_the_number_of_steps():
+    batches = [(IMAGES[i : i + 4], LABELS[i : i + 4]) for i in (0, 4, 8)]
+    model = make(0.0)
+    start = model.get_weights()
+    with pytest.raises(ValueError, match="`total_steps` must be given where the leng"):
+        model.fit(
+            (batch for batch in batches),
+            shuffle=False,
+            verbose=0,
+            callbacks=[kd.MacBudget(0.5, IMAGES, every=1)],
+        )
+    for a, b in zip(start, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    budget = kd.MacBudget(0.5, IMAGES, every=1, total_steps=3, end=1.0)
+    asked, line = [], budget.budget
+    budget.budget = lambda step: asked.append(line(step)) or line(step)
+    model.fit(
+        (batch for batch in batches), shuffle=False, verbose=0, callbacks=[budget]
+    )
+    np.testing.assert_allclose(asked, [1 - 0.5 / 3, 1 - 1 / 3, 0.5], rtol=1e-12)
+
+
 @pytest.mark.skipif(BACKEND == "jax", reason="slow there, and no other code")
 def test_a_net_comes_down_to_its_budget():
     model = make(2.0, blocks=2, rate=0.3)
@@ -186,18 +274,70 @@ def test_a_net_comes_down_to_its_budget():
 # ## What is refused
 
 
+def begin(model, **options):
+    """What training would begin with, without training."""
+    budget = kd.MacBudget(0.5, IMAGES, total_steps=3, **options)
+    budget.set_model(model)
+    budget.on_train_begin()
+    return [item.name for item, _ in budget._prices]
+
+
+MACS = {"coefficient": 0.0, "weighting": "macs"}
+
+
 @pytest.mark.parametrize(
-    "price", [kd.BatchShaping(), kd.GateSparsity(0.0, weighting="macs", name="other")]
+    "prices, options, message",
+    [
+        ([kd.BatchShaping()], {}, r"the regularizers \['batch_shaping'\]"),
+        ([], {}, r"must have controllers with .* the regularizers \[\]"),
+        ([kd.GateSparsity(0.1)], {}, "does not count in MACs: weighting=None"),
+        (
+            [kd.GateSparsity(**MACS, reduction="mean")],
+            {},
+            "'gate_sparsity' of '.*', which is averaged: reduction='mean'",
+        ),
+        (
+            [kd.GateSparsity(kd.LinearSchedule(0.0, 1.0), weighting="macs")],
+            {},
+            "which follows a schedule of its own",
+        ),
+        (
+            [kd.GateSparsity(**MACS), kd.GateSparsity(**MACS, name="b")],
+            {},
+            r"`regularizer` must name .* \['gate_sparsity', 'b'\]",
+        ),
+        (
+            [kd.GateSparsity(**MACS), kd.BatchShaping(name="b")],
+            {"regularizer": "b"},
+            "'b' of '.*', a BatchShaping",
+        ),
+        (
+            [kd.GateSparsity(**MACS)],
+            {"regularizer": "b"},
+            r"of the name 'b' .*\['gate_sparsity'\]",
+        ),
+    ],
 )
-def test_a_model_without_the_regularizer_is_refused(price):
-    model = make(price=price)
-    with pytest.raises(ValueError, match="a regularizer 'gate_sparsity'"):
-        model.fit(
-            IMAGES,
-            LABELS,
-            verbose=0,
-            callbacks=[kd.MacBudget(0.5, IMAGES, total_steps=3)],
-        )
+def test_what_cannot_be_the_price_of_macs_is_refused(prices, options, message):
+    with pytest.raises(ValueError, match=message):
+        begin(make(prices=prices), **options)
+
+
+@pytest.mark.parametrize(
+    "prices, options, driven",
+    [
+        ([kd.GateSparsity(**MACS, name="any")], {}, "any"),
+        ([kd.GateSparsity(0.1), kd.GateSparsity(**MACS, name="b")], {}, "b"),
+        ([kd.GateSparsity(**MACS, norm="l1")], {}, "gate_sparsity"),
+        (
+            [kd.GateSparsity(**MACS), kd.GateSparsity(**MACS, name="b")],
+            {"regularizer": "b"},
+            "b",
+        ),
+    ],
+)
+def test_the_price_is_found_by_what_it_is(prices, options, driven):
+    assert begin(make(prices=prices, blocks=2), **options) == [driven] * 2
 
 
 @pytest.mark.parametrize(
@@ -210,9 +350,18 @@ def test_a_model_without_the_regularizer_is_refused(price):
         {"end": 2.0},
         {"begin": 0.6},
         {"every": 0},
+        {"gain": 20.0},
+        {"gain": (1.0, 2.0, 3.0)},
+        {"gain": (1.0, -0.5)},
+        {"gain": (float("nan"), 0.5)},
     ],
 )
 def test_bad_arguments_are_refused(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=f"`{name}`.*Received: {name}="):
         kd.MacBudget(**{"target": 0.5, "images": IMAGES, **wrong})
+
+
+def test_there_must_be_images_to_measure_on():
+    with pytest.raises(ValueError, match="`images` must hold at least one image"):
+        kd.MacBudget(0.5, IMAGES[:0])

@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 
 import keras_dyngate as kd
+from keras_dyngate._backend import before_assign
 from keras_dyngate.callbacks import regularization_schedule
 
 
@@ -123,7 +124,7 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch():
     rest, history = fit(model, 2, schedule, initial_epoch=1, steps_per_epoch=2)
     np.testing.assert_allclose(rest, np.arange(4, 6) / 12, atol=1e-6)
     assert history["one_coefficient"] == pytest.approx([5 / 12])
-    schedule.initial_step = 6
+    schedule.start_from(6, 12)
     whole, _ = fit(model, 4, schedule, initial_epoch=2)
     np.testing.assert_allclose(whole, np.arange(6, 12) / 12, atol=1e-6)
 
@@ -167,6 +168,73 @@ def test_coefficients_stay_after_training():
     np.testing.assert_allclose(values, [5 / 6, 0.25], atol=1e-6)
 
 
+class Own(keras.callbacks.Callback):
+    """Sets the coefficient of a regularizer after each batch, once per `every`."""
+
+    def __init__(self, gate, index):
+        super().__init__()
+        self.gate, self.index, self.steps = gate, index, 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        before_assign(self.model)
+        self.gate.coefficients[self.index].assign(float(self.steps))
+
+
+@pytest.mark.parametrize("own_first", [False, True])
+def test_numbers_are_set_once_and_belong_to_others_then(own_first):
+    """The loss of step n is the ramp's n / 6 and what was set after step n - 1."""
+    model, gate = make(One(RAMP, "one"), One(0.25, "fixed"))
+    gate.coefficients[1].assign(7.0)  # of an earlier training, say
+    own, watch = Own(gate, 1), Watch()
+    callbacks = [kd.RegularizationSchedule(), own]
+    history = model.fit(
+        IMAGES,
+        LABELS,
+        batch_size=4,
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+        callbacks=[watch, *(callbacks[::-1] if own_first else callbacks)],
+    ).history
+    expected = np.arange(6) / 6 + [0.25, 1, 2, 3, 4, 5]
+    np.testing.assert_allclose(watch.losses, expected, atol=1e-5)
+    assert history["fixed_coefficient"] == [3.0, 6.0]  # as it is, not as it was made
+
+
+def test_a_run_that_goes_on_leaves_numbers_as_they_are():
+    model, gate = make(One(RAMP, "one"), One(0.25, "fixed"))
+    gate.coefficients[1].assign(3.0)
+    schedule = kd.RegularizationSchedule()
+    schedule.start_from(6, 12)
+    losses, _ = fit(model, 3, schedule, initial_epoch=2)
+    np.testing.assert_allclose(losses, np.arange(6, 9) / 12 + 3, atol=1e-5)
+    losses, _ = fit(model, 1, schedule)  # what was told was told of one `fit`
+    np.testing.assert_allclose(losses, np.arange(3) / 3 + 0.25, atol=1e-5)
+
+
+def test_an_own_length_is_kept_where_another_is_told():
+    model, _ = make(One(RAMP, "one"))
+    schedule = kd.RegularizationSchedule(total_steps=4)
+    schedule.start_from(1, 12)
+    losses, _ = fit(model, 1, schedule)
+    np.testing.assert_allclose(losses, [0.25, 0.5, 0.75], atol=1e-6)
+    assert isinstance(schedule, kd.StepAwareCallback)
+    assert not isinstance(schedule, kd.StatefulCallback)
+
+
+def test_executions_of_several_steps():
+    """3 batches in executions of 2: the second one has only one step to do."""
+    model, _ = make(One(RAMP, "one"))
+    model.steps_per_execution = 2
+    schedule, found = kd.RegularizationSchedule(), []
+    keep = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: found.append(schedule.progress(batch))
+    )
+    fit(model, 2, schedule, callbacks=[keep])
+    np.testing.assert_allclose(found, np.array([0, 2, 3, 5]) / 6, rtol=1e-12)
+
+
 def test_a_second_training_starts_anew():
     model, _ = make(One(RAMP, "one"))
     schedule = kd.RegularizationSchedule()
@@ -204,13 +272,12 @@ def test_one_name_on_several_controllers_logs_the_mean():
 
 @pytest.mark.parametrize(
     "coefficient, expected",
-    [(0.5, 2), (RAMP, 6), (kd.LinearSchedule(1.0, 0.0, end=0.5), 4)],
+    [(0.5, 3), (RAMP, 6), (kd.LinearSchedule(1.0, 0.0, end=0.5), 4)],
 )
 def test_variables_are_assigned_once_an_epoch_and_when_a_value_changed(
     monkeypatch, coefficient, expected
 ):
     calls = []
-    before_assign = regularization_schedule.before_assign
 
     def counted(model):
         calls.append(model)
@@ -219,6 +286,7 @@ def test_variables_are_assigned_once_an_epoch_and_when_a_value_changed(
     monkeypatch.setattr(regularization_schedule, "before_assign", counted)
     model, _ = make(One(coefficient, "one"))
     fit(model, epochs=2)
+    # A number: once for all, then it is read for the logs of each epoch.
     assert calls == [model] * expected
 
 
@@ -227,6 +295,12 @@ def test_unknown_past_of_a_resumed_run_is_refused():
     schedule = kd.RegularizationSchedule(total_steps=12)
     with pytest.raises(ValueError, match="steps_per_epoch.*initial_epoch=1"):
         fit(model, 2, schedule, unknown_length(), initial_epoch=1)
+
+
+@pytest.mark.parametrize("step", [-1, 1.5, True, "1"])
+def test_initial_step_must_be_a_number_of_steps(step):
+    with pytest.raises(ValueError, match="`initial_step` must.*Received: initial_step"):
+        kd.RegularizationSchedule(total_steps=12, initial_step=step)
 
 
 @pytest.mark.parametrize("total", [0, -3, 1.5, True])

@@ -188,6 +188,52 @@ def test_coefficients_and_the_budget_go_on_as_well(tmp_path):
     assert_equal_states(other_end, end)
 
 
+class Counter(keras.callbacks.Callback):
+    """A callback of a user's own: it sums what it sees, and is told where it stands."""
+
+    def __init__(self):
+        super().__init__()
+        self.total, self.told = 0.0, []
+
+    def on_train_batch_end(self, batch, logs=None):
+        before_assign(self.model)
+        self.total += float(self.model.optimizer.iterations)
+
+    def get_state(self):
+        return {"total": self.total}
+
+    def set_state(self, state):
+        self.total = state["total"]
+
+    def start_from(self, step, total_steps):
+        self.told.append((step, total_steps))
+
+
+def test_a_callback_of_the_protocol_goes_on(tmp_path):
+    """Cut off after 10 steps, 8 of them saved: the steps 9, 10 are summed once."""
+    path, counters = tmp_path / "run.npz", (Counter(), Counter())
+    for seed, (counter, stop) in enumerate(zip(counters, (10, None), strict=True)):
+        callbacks = [counter, Watch(stop)]
+        session(path, make(seed), callbacks=callbacks, stateful=[counter])
+    assert counters[1].total == sum(range(1, STEPS * EPOCHS + 1))
+    assert counters[0].told == [(0, 18)]
+    assert counters[1].told == [(8, 18), (12, 18)]  # the rest of an epoch, then all
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # within `warns`
+def test_a_state_that_would_be_lost_is_said(tmp_path):
+    checkpoint, counter = kd.TrainingCheckpoint(tmp_path / "run.npz"), Counter()
+    with pytest.warns(UserWarning, match="A Counter begins anew .* `stateful`"):
+        checkpoint.fit(
+            make(),
+            stream,
+            steps_per_epoch=STEPS,
+            epochs=1,
+            callbacks=[counter],
+            verbose=0,
+        )
+
+
 def test_averaged_weights_and_runs_that_are_lengthened(tmp_path):
     """Keras writes the average over the weights whenever a `fit` ends; compiled on JAX,
     where a step takes its variables' memory."""
@@ -421,3 +467,36 @@ def test_every_must_be_positive(tmp_path, every):
 def test_a_folder_that_is_missing_is_refused_before_training(tmp_path):
     with pytest.raises(ValueError, match="`path` must be a file in an existing"):
         kd.TrainingCheckpoint(tmp_path / "nowhere" / "run.npz")
+
+
+@pytest.mark.parametrize(
+    "stateful",
+    [[keras.callbacks.EarlyStopping()], [Counter], 5, keras.callbacks.History()],
+)
+def test_callbacks_without_a_state_are_refused(tmp_path, stateful):
+    with pytest.raises(ValueError, match="`stateful` must be a list of .*Received: "):
+        kd.TrainingCheckpoint(tmp_path / "run.npz", stateful=stateful)
+
+
+def test_one_callback_is_a_list_of_one(tmp_path):
+    counter = Counter()
+    found = kd.TrainingCheckpoint(tmp_path / "run.npz", stateful=counter)
+    assert found.stateful == [counter]
+
+
+def test_a_state_that_is_not_for_json_is_refused_before_training(tmp_path):
+    counter = Counter()
+    counter.total = np.zeros(3)
+    with pytest.raises(ValueError, match="must give a dict for JSON.*of Counter"):
+        session(tmp_path / "run.npz", make(), callbacks=[counter], stateful=[counter])
+    assert files_in(tmp_path) == []
+
+
+def test_states_of_other_callbacks_are_refused(tmp_path, untrained):
+    path, counter = tmp_path / "run.npz", Counter()
+    session(path, make(), epochs=1, callbacks=[counter], stateful=[counter])
+    budget = kd.MacBudget(0.5, IMAGES)
+    for stateful, received in (([], r"\[\]"), ([budget], r"\['MacBudget'\]")):
+        message = rf"state of 1 callbacks: \['Counter'\]. Received: {received}"
+        with pytest.raises(ValueError, match=message):
+            session(path, untrained, stateful=stateful)

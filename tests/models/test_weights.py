@@ -4,190 +4,12 @@ import pytest
 from keras import ops
 
 import keras_dyngate as kd
-from keras_dyngate.models.weights import load_weights
-from tests import reference
 from tests.stubs import images, outputs, randomize
 
 pytestmark = pytest.mark.usefixtures("numpy_initializers")
 
 SMALL = {"input_shape": (8, 8, 3), "width": 0.25, "classifier_activation": None}
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 to_numpy = ops.convert_to_numpy
-
-
-def torch_arrays(blocks, widths, classes, large, bottleneck=False, head="fc", seed=0):
-    """A random net as PyTorch would save it: its names and layouts, built by hand."""
-    rng = np.random.default_rng(seed)
-    arrays = {}
-
-    def conv(name, out, channels, size):
-        scale = (out * size * size) ** -0.5
-        shape = (out, channels, size, size)
-        arrays[f"{name}.weight"] = rng.normal(0, scale, shape).astype("float32")
-
-    def norm(name, channels):
-        for part, low, high in (
-            ("weight", 0.5, 1.5),
-            ("bias", -0.3, 0.3),
-            ("running_mean", -0.3, 0.3),
-            ("running_var", 0.5, 1.5),
-        ):
-            value = rng.uniform(low, high, channels)
-            arrays[f"{name}.{part}"] = value.astype("float32")
-        arrays[f"{name}.num_batches_tracked"] = np.array(7)
-
-    conv("conv1", widths[0], 3, 7 if large else 3)
-    norm("bn1", widths[0])
-    channels = widths[0]
-    for stage, (count, width) in enumerate(zip(blocks, widths, strict=True), 1):
-        out = 4 * width if bottleneck else width
-        for index in range(count):
-            name = f"layer{stage}.{index}"
-            sizes = (1, 3, 1) if bottleneck else (3, 3)
-            here = channels
-            for i, size in enumerate(sizes, 1):
-                wide = out if i == len(sizes) else width
-                conv(f"{name}.conv{i}", wide, here, size)
-                norm(f"{name}.bn{i}", wide)
-                here = wide
-            if large and (channels != out or (stage > 1 and index == 0)):
-                conv(f"{name}.downsample.0", out, channels, 1)
-                norm(f"{name}.downsample.1", out)
-            channels = out
-    arrays[f"{head}.weight"] = rng.normal(0, 0.5, (classes, channels)).astype("float32")
-    arrays[f"{head}.bias"] = rng.normal(0, 0.5, classes).astype("float32")
-    return arrays
-
-
-CIFAR = {"blocks": (3, 3, 3), "widths": (4, 8, 16), "classes": 10, "large": False}
-
-
-@pytest.fixture
-def npz(tmp_path):
-    def write(arrays, name="net.npz"):
-        np.savez(tmp_path / name, **arrays)
-        return tmp_path / name
-
-    return write
-
-
-class TestNpz:
-    """The whole net, once more in NumPy from the same arrays, says what is right."""
-
-    @pytest.mark.parametrize("make", [kd.resnet20, kd.gated_resnet20])
-    @pytest.mark.parametrize("head", ["fc", "linear"])
-    def test_cifar(self, npz, make, head):
-        arrays = torch_arrays(**CIFAR, head=head)
-        model = make(weights=npz(arrays), **SMALL)
-        arrays = {name.replace("linear", "fc"): v for name, v in arrays.items()}
-        x = images(2, 8, 8, 3)
-        expected = reference.resnet(x, arrays, (3, 3, 3), MEAN, STD)
-        if make is kd.gated_resnet20:
-            with kd.force_open_rate(model, 1.0):
-                found = outputs(model, x)
-        else:
-            found = outputs(model, x)
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-
-    @pytest.mark.parametrize(
-        ("depth", "blocks", "bottleneck"),
-        [(18, (2, 2, 2, 2), False), (50, (3, 4, 6, 3), True)],
-    )
-    def test_torchvision(self, npz, depth, blocks, bottleneck):
-        arrays = torch_arrays(blocks, (4, 8, 16, 32), 7, True, bottleneck)
-        model = getattr(kd, f"resnet{depth}")(
-            weights=npz(arrays),
-            classes=7,
-            classifier_activation=None,
-            input_shape=(38, 44, 3),
-            width=1 / 16,
-        )
-        x = images(2, 38, 44, 3)
-        expected = reference.resnet(x, arrays, blocks, MEAN, STD)
-        scale = np.abs(expected).max()
-        found = outputs(model, x)
-        np.testing.assert_allclose(found / scale, expected / scale, rtol=0, atol=2e-5)
-
-    def test_without_the_top_the_classifier_is_left_out(self, npz):
-        path = npz(torch_arrays(**CIFAR))
-        model = kd.resnet20(weights=path, include_top=False, **SMALL)
-        whole = kd.resnet20(weights=path, **SMALL)
-        for a, b in zip(model.weights, whole.weights, strict=False):
-            np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
-
-    def test_gates_are_left_alone(self, npz):
-        model = kd.gated_resnet20(**SMALL)
-        gates = [b.channel_gate for b in model.layers if hasattr(b, "channel_gate")]
-        before = [to_numpy(w) for gate in gates for w in gate.weights]
-        load_weights(model, npz(torch_arrays(**CIFAR)))
-        after = [to_numpy(w) for gate in gates for w in gate.weights]
-        for a, b in zip(before, after, strict=True):
-            np.testing.assert_array_equal(a, b)
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            (
-                {"blocks": (2, 2, 2)},
-                r"'layer1.2.conv1.weight' .* Received: no such arr",
-            ),
-            ({"blocks": (4, 4, 4)}, "has no 'layer1.3.conv1.weight'. Received: 30 arr"),
-            (
-                {"widths": (4, 8, 32)},
-                r"'layer3.0.conv1.weight' must have shape \(3, 3, 8, 16\). "
-                r"Received: \(3, 3, 8, 32\)",
-            ),
-            ({"classes": 3}, r"'fc.weight' must have shape \(16, 10\). .*\(16, 3\)"),
-            ({"large": True}, r"'conv1.weight' must have shape \(3, 3, 3, 4\)"),
-        ],
-    )
-    def test_another_architecture(self, npz, change, message):
-        path = npz(torch_arrays(**{**CIFAR, **change}))
-        with pytest.raises(ValueError, match=f"net.npz is of another arch.*{message}"):
-            kd.resnet20(weights=path, **SMALL)
-
-    def test_a_refused_file_changes_nothing(self, npz):
-        model = kd.resnet20(**SMALL)
-        before = model.get_weights()
-        arrays = torch_arrays(**CIFAR)
-        del arrays["fc.bias"]
-        with pytest.raises(ValueError, match="'fc.bias'"):
-            load_weights(model, npz(arrays))
-        for a, b in zip(before, model.get_weights(), strict=True):
-            np.testing.assert_array_equal(a, b)
-
-    @pytest.mark.parametrize("keep", [0, 10, 5000])
-    def test_a_damaged_file(self, npz, keep):
-        path = npz(torch_arrays(**CIFAR))
-        path.write_bytes(path.read_bytes()[:keep])
-        with pytest.raises(ValueError, match="`weights` must be a readable .npz"):
-            kd.resnet20(weights=path, **SMALL)
-
-
-class TestFiles:
-    def test_keras_and_h5(self, tmp_path):
-        source = randomize(kd.gated_resnet20(gate_groups=2, **SMALL))
-        x = images(2, 8, 8, 3)
-        expected = outputs(source, x)
-        source.save(tmp_path / "net.keras")
-        source.save_weights(tmp_path / "net.weights.h5")
-        for name in ("net.keras", "net.weights.h5"):
-            model = kd.gated_resnet20(gate_groups=2, weights=tmp_path / name, **SMALL)
-            np.testing.assert_array_equal(outputs(model, x), expected)
-
-    def test_no_such_file(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="`weights` must be a file"):
-            kd.resnet20(weights=tmp_path / "none.npz", **SMALL)
-
-    def test_another_kind_of_file(self, tmp_path):
-        (tmp_path / "net.pth").touch()
-        with pytest.raises(ValueError, match="`weights` must be None or the path of"):
-            kd.resnet20(weights=tmp_path / "net.pth", **SMALL)
-
-    def test_h5_of_another_net(self, tmp_path):
-        kd.resnet20(**SMALL).save_weights(tmp_path / "net.weights.h5")
-        with pytest.raises(ValueError, match="net.weights.h5 does not fit 'resnet32'"):
-            kd.resnet32(weights=tmp_path / "net.weights.h5", **SMALL)
 
 
 def gates_of(model):
@@ -265,14 +87,29 @@ class TestTrunk:
         bias = to_numpy(theirs.expand.bias).reshape(2, 2, 2).mean(axis=-1).ravel()
         np.testing.assert_allclose(to_numpy(ours.expand.bias), bias, rtol=1e-5)
 
+    def test_numbers_that_are_none_are_refused(self):
+        source, target = (randomize(kd.gated_resnet20(**SMALL), i) for i in range(2))
+        before = target.get_weights()
+        for broken in (gates_of(source)[-1].expand.bias, source.layers[-1].bias):
+            values = to_numpy(broken).copy()
+            broken.assign(np.full(values.shape, np.inf))
+            with pytest.raises(ValueError, match="must hold finite"):
+                kd.load_trunk_weights(target, source)
+            broken.assign(values)
+        for a, b in zip(before, target.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
     def test_finer_gates_cannot_be_made(self):
         source = kd.gated_resnet20(gate_groups=2, **SMALL)
         target = kd.gated_resnet20(gate_groups=4, **SMALL)
         message = (
             "gate of 'stage1_block1' does not fit: 4 units wanted, .* Received: 2 units"
         )
+        before = target.get_weights()
         with pytest.raises(ValueError, match=message):
             kd.load_trunk_weights(target, source)
+        for a, b in zip(before, target.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
 
     def test_another_trunk(self):
         message = "'resnet32' is of another architecture: .* no 'layer1.3.conv1.weight'"

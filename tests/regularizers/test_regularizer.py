@@ -15,6 +15,7 @@ def test_coefficient_is_a_number_or_a_schedule():
     scheduled = GateSparsity(LinearSchedule(0.0, 2.0, 0.2, 0.6))
     found = [scheduled.coefficient_at(p) for p in (0.1, 0.4, 1)]
     assert found == pytest.approx([0, 1, 2])
+    assert scheduled.scheduled and not GateSparsity(0.3).scheduled
 
 
 @pytest.mark.parametrize("bad", [-0.1, float("nan"), "big", None])
