@@ -1,4 +1,4 @@
-"""What does it cost to stop and go on? Steps of an anytime net against one net in one go.
+r"""What does it cost to stop and go on? Steps of an anytime net against one net in one go.
 
     python tflite/benchmark_anytime.py --model sliced_resnet --blocks 1 --width 256 \
         --subnetworks 4 --json out.json
@@ -6,7 +6,9 @@
 builds a net with random weights and times, interleaved in LiteRT: every step of a sliced
 net (or every sub-network of an I-ResNeXt), the largest sub-network in one go from the same
 file, and the reference: the same largest net as a plain file, a sliced one with zeros in
-dense kernels. `sum / reference` is the price of being able to stop after each step.
+dense kernels. `time ratio` is a signature's time over the reference's, round by round, the
+median of the rounds; `share of F_K` its MACs over those of the largest sub-network; MMACs
+are millions of MACs. `sum / reference` is the price of being able to stop after each step.
 """
 
 import json
