@@ -24,7 +24,7 @@ image is timed in every round on every file, after a round to warm up. Printed a
 distribution of all calls, and times beside MACs per exit and per open rate. `time ratio`
 is a file's time over that of the first file: of all images in a round, the median over the
 rounds; below 1 it is faster. MMACs are millions of multiply-accumulates that were run on
-an image, on average (a file's own output `executed_macs` counts thousands, `--json` ones).
+an image, on average (a file's own output `executed_macs` counts thousands, `--json` units).
 
 `--signature` names what to time, in any file whose signature has one image input; what a
 step or stage takes from earlier ones is made beforehand. `--thresholds 1.5,1.2` sets those
@@ -69,7 +69,7 @@ flags.DEFINE_list("thresholds", [], "Of their early exits; default: the file's o
 flags.DEFINE_string("images", None, "A folder of pictures, or .npz with `images`.")
 flags.DEFINE_integer("samples", 32, "With --tflite_file: how many images.", 1)
 flags.DEFINE_string("plot", None, "Where to draw times and MACs of --tflite_file.")
-flags.DEFINE_string("json", None, "Where to write the figures; MACs in ones.")
+flags.DEFINE_string("json", None, "Where to write the figures; MACs, not thousands.")
 flags.DEFINE_string("keep", None, "A folder for the files that are made.")
 
 HELD_SETTINGS = (

@@ -41,7 +41,7 @@ flags.DEFINE_enum("quantization", "none", ["none", "dynamic", "int8"], "Of all f
 flags.DEFINE_integer("images", 12, "Random images.")
 flags.DEFINE_integer("rounds", 36, "Timed calls per candidate.")
 flags.DEFINE_integer("seed", 0, "Of random weights and images.")
-flags.DEFINE_string("json", None, "Where to write the figures.")
+flags.DEFINE_string("json", None, "Where to write the figures; MACs, not thousands.")
 
 
 def build() -> keras.Model:

@@ -129,8 +129,8 @@ def _labelled(folder: Path, classes: Sequence[str]) -> Found:
             )
         place = folder / name
         found = find_pictures(place) + find_pictures(place / IMAGES)
-        for other in set(folders(place)) - {IMAGES}:
-            if find_pictures(place / other, subfolders=True):
+        for other in folders(place):
+            if other != IMAGES and find_pictures(place / other, subfolders=True):
                 raise ValueError(
                     "Pictures of a class must lie in its folder or in its subfolder "
                     f"{IMAGES!r}. Received: {str(place / other)!r} with others"
