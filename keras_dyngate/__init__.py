@@ -100,7 +100,7 @@ _MODULES = {
     "taxonomy": ("HierarchicalTaxonomy",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
-_SUBMODULES = (*_MODULES, "datasets", "visualization")
+_SUBMODULES = (*_MODULES, "datasets", "pictures", "visualization")
 
 __all__ = sorted(_HOME)
 

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: beside their place first, then renamed."""
+"""Files written whole or not at all, beside their place first; and lists of names."""
 
 import os
 import tempfile
@@ -32,6 +32,30 @@ def writable_target(name: str, path: "str | os.PathLike[str]") -> Path:
             f"Received: {name}={str(path)!r}"
         )
     return target
+
+
+def read_lines(path: "str | os.PathLike[str]") -> list[str]:
+    """The lines of a text file, such as class names; empty ones at its end do not count.
+
+    It is read as UTF-8 on every machine, with or without a byte order mark. Lines end
+    with a newline, after a carriage return or not, and with nothing else: a name may hold
+    any other character.
+
+    Raises:
+        ValueError: If it is not UTF-8.
+        OSError: If it cannot be read.
+    """
+    content = Path(path).read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{os.fspath(path)!r} must be a text file in UTF-8. Received: {error}"
+        ) from error
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
 
 
 def write_whole(path: Path, content: bytes) -> None:

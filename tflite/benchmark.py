@@ -1,4 +1,4 @@
-"""Does skipping save time? Measured in LiteRT, against the plain net, in one run.
+r"""Does skipping save time? Measured in LiteRT, against the plain net, in one run.
 
 Three questions, three modes:
 
@@ -12,17 +12,24 @@ its plain twin and the plain ResNet-18. The time should follow the MACs. With
     python tflite/benchmark.py --keras_file trained.keras --images pictures.npz
 
 times a trained net on real pictures (a folder, or an .npz with `images` [N, height,
-width, 3], 0 to 255), its own gates deciding, beside the same net held wholly open.
+width, 3], 0 to 255), its own gates deciding, beside the same net held wholly open. In
+both modes `time ratio` and `cost ratio` are a row's time and MACs over those of the plain
+twin, or of the net held open; the time is compared round by round, and the median taken.
 
     python tflite/benchmark.py --tflite_file net.tflite,plain.tflite --images pictures/ \
         --threads 2 --plot out.png
 
 times files as they are, on a device too: neither Keras nor TensorFlow is imported. Every
 image is timed in every round on every file, after a round to warm up. Printed are the
-distribution of all calls, and times beside MACs per exit and per open rate. `--signature`
-names what to time, in any file whose signature has one image input; what a step or stage
-takes from earlier ones is made beforehand. `--thresholds 1.5,1.2` sets those of early
-exits (of `classify_at` unless a signature is named). Without `--images` they are random.
+distribution of all calls, and times beside MACs per exit and per open rate. `time ratio`
+is a file's time over that of the first file: of all images in a round, the median over the
+rounds; below 1 it is faster. MMACs are millions of multiply-accumulates that were run on
+an image, on average (a file's own output `executed_macs` counts thousands, `--json` units).
+
+`--signature` names what to time, in any file whose signature has one image input; what a
+step or stage takes from earlier ones is made beforehand. `--thresholds 1.5,1.2` sets those
+of early exits (of `classify_at` unless a signature is named). Without `--images` they are
+random.
 """
 
 import json
@@ -42,15 +49,18 @@ flags.DEFINE_string("mode", None, 'Of an LC-Net: "l" holds layers at the rates.'
 flags.DEFINE_integer("gate_groups", None, "Decisions per gated convolution.")
 flags.DEFINE_integer("gate_group_size", None, "Or: channels per decision.")
 flags.DEFINE_enum(
-    "quantization", "none", ["none", "float16", "dynamic", "int8"], "Of all files."
+    "quantization",
+    "none",
+    ["none", "float16", "dynamic", "int8"],
+    "Of the files that are made.",
 )
 flags.DEFINE_list("rates", ["1", "0.75", "0.5", "0.25", "0"], "Open rates to force.")
 flags.DEFINE_list("against", ["resnet18"], "Further plain nets to time beside it.")
 flags.DEFINE_float("width", 1.0, "Width multiplier of all nets.")
 flags.DEFINE_integer("image_size", None, "Side of the images; default: the net's own.")
 flags.DEFINE_string("stem", None, '"imagenet" or "cifar"; default: the net\'s own.')
-flags.DEFINE_integer("rounds", 30, "Timed calls per net.")
-flags.DEFINE_integer("threads", 1, "CPU threads.")
+flags.DEFINE_integer("rounds", 30, "Timed calls per net and image.", 1)
+flags.DEFINE_integer("threads", 1, "CPU threads.", 1)
 flags.DEFINE_integer("seed", 0, "Of random weights and images.")
 flags.DEFINE_string("keras_file", None, "A trained net, to be timed as it decides.")
 flags.DEFINE_list("tflite_file", [], "Files to be timed as they are, comma-separated.")
@@ -59,7 +69,7 @@ flags.DEFINE_list("thresholds", [], "Of their early exits; default: the file's o
 flags.DEFINE_string("images", None, "A folder of pictures, or .npz with `images`.")
 flags.DEFINE_integer("samples", 32, "With --tflite_file: how many images.", 1)
 flags.DEFINE_string("plot", None, "Where to draw times and MACs of --tflite_file.")
-flags.DEFINE_string("json", None, "Where to write the figures.")
+flags.DEFINE_string("json", None, "Where to write the figures; MACs, not thousands.")
 flags.DEFINE_string("keep", None, "A folder for the files that are made.")
 
 HELD_SETTINGS = (

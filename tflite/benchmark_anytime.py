@@ -1,4 +1,4 @@
-"""What does it cost to stop and go on? Steps of an anytime net against one net in one go.
+r"""What does it cost to stop and go on? Steps of an anytime net against one net in one go.
 
     python tflite/benchmark_anytime.py --model sliced_resnet --blocks 1 --width 256 \
         --subnetworks 4 --json out.json
@@ -6,7 +6,9 @@
 builds a net with random weights and times, interleaved in LiteRT: every step of a sliced
 net (or every sub-network of an I-ResNeXt), the largest sub-network in one go from the same
 file, and the reference: the same largest net as a plain file, a sliced one with zeros in
-dense kernels. `sum / reference` is the price of being able to stop after each step.
+dense kernels. `time ratio` is a signature's time over the reference's, round by round, the
+median of the rounds; `share of F_K` its MACs over those of the largest sub-network; MMACs
+are millions of MACs. `sum / reference` is the price of being able to stop after each step.
 """
 
 import json
@@ -32,21 +34,26 @@ from keras_dyngate.runtime.anytime_runner import ALONE, STEP, in_order
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "sliced_resnext", "Constructor of the net.")
-flags.DEFINE_integer("blocks", None, "Per stage; default: the constructor's own.")
+flags.DEFINE_integer(
+    "blocks", None, "Blocks per stage; default: the constructor's own."
+)
 flags.DEFINE_integer("width", None, "Channels of the first stage.")
 flags.DEFINE_integer("branch_width", None, "Channels per group of the first stage.")
-flags.DEFINE_integer("cardinality", None, "Groups.")
-flags.DEFINE_integer("subnetworks", None, "K.")
+flags.DEFINE_integer("cardinality", None, "Groups of a convolution, of ResNeXt.")
+flags.DEFINE_integer("subnetworks", None, "How many sub-networks: K.")
 flags.DEFINE_integer("input_size", None, "Side of the images; default: the net's own.")
 flags.DEFINE_list("alone", None, "Which k get a signature of their own, if not all.")
 flags.DEFINE_enum(
-    "weights", "smaller", ["smaller", "shared", "folded"], "Of I-ResNeXt."
+    "weights",
+    "smaller",
+    ["smaller", "shared", "folded"],
+    "Of an I-ResNeXt: stored once, folded for each sub-network, or what is smaller.",
 )
 flags.DEFINE_enum("quantization", "none", ["none", "dynamic", "int8"], "Of all files.")
 flags.DEFINE_integer("images", 8, "Random images.")
 flags.DEFINE_integer("rounds", 30, "Timed calls per candidate.")
 flags.DEFINE_integer("seed", 0, "Of random weights and images.")
-flags.DEFINE_string("json", None, "Where to write the figures.")
+flags.DEFINE_string("json", None, "Where to write the figures; MACs, not thousands.")
 
 SIZES = ("blocks", "width", "branch_width", "cardinality", "subnetworks")
 

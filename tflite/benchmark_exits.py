@@ -1,4 +1,4 @@
-"""Do early exits save time? Measured in LiteRT, against the plain net, in one run.
+r"""Do early exits save time? Measured in LiteRT, against the plain net, in one run.
 
     python tflite/benchmark_exits.py --model resnet101 --input_size 224 \
         --after stage1_block3,stage2_block4 --json out.json
@@ -6,7 +6,9 @@
 puts decision gates on a net with random weights, sets the thresholds so that as many
 images leave at each exit, and times, interleaved: the plain net, the file as it decides,
 and the path to each exit. `--model` is a constructor of this library or, with
-`--applications`, of keras.applications.
+`--applications`, of keras.applications. `time ratio` and `cost ratio` are a path's time and
+MACs over the plain net's; the time is compared round by round, and the median taken. MMACs
+are millions of MACs.
 """
 
 import json
@@ -39,7 +41,7 @@ flags.DEFINE_enum("quantization", "none", ["none", "dynamic", "int8"], "Of all f
 flags.DEFINE_integer("images", 12, "Random images.")
 flags.DEFINE_integer("rounds", 36, "Timed calls per candidate.")
 flags.DEFINE_integer("seed", 0, "Of random weights and images.")
-flags.DEFINE_string("json", None, "Where to write the figures.")
+flags.DEFINE_string("json", None, "Where to write the figures; MACs, not thousands.")
 
 
 def build() -> keras.Model:

@@ -1,4 +1,4 @@
-"""From a trained .keras file to a .tflite file in which skipped work is not done.
+r"""From a trained .keras file to a .tflite file in which skipped work is not done.
 
     python tflite/convert.py net.keras net.tflite --quantization dynamic
     python tflite/convert.py net.keras net.tflite --quantization int8 --images pictures/ \
@@ -7,17 +7,26 @@
 `--images` (to calibrate int8, and to pack channels on) and `--verify` (to compare the file
 with Keras) take a folder of pictures, with or without subfolders, or an .npz with an array
 `images` [N, height, width, 3] of 0 to 255. Pictures are resized and cropped to the net's
-size. `--pack 16` reorders the channels of per-channel gates first, so that those that open
+size.
+
+Files take what their net takes, and all tools and apps here give 0 to 255. For a net that
+was trained on other numbers, say which: `--input_scale 0.00392157` for 0 to 1, and
+`--input_scale 0.00784314 --input_offset -1` for -1 to 1, or three numbers each, for red,
+green and blue: 1 / deviation and -mean / deviation. The file then takes 0 to 255 and does
+the rest inside. A net that seems to need this gets a warning.
+
+`--pack 16` reorders the channels of per-channel gates first, so that those that open
 together run together; the net computes what it did. `--golden` keeps some inputs and what
-this machine answers, to test others against: see README.md. It ends with what was made:
-size, signatures, branches, MACs beside measured time, and, if verified, the agreement with
-Keras. Exit status: 1 for an error, 3 if the file agrees on fewer labels than
-`--min_agreement`.
+this machine answers, to test others against: see README.md.
+
+It ends with what was made: size, signatures, branches, MACs (multiply-accumulates, MMACs
+are millions; a file's own output `executed_macs` is in thousands) beside measured time,
+and, if verified, the agreement with Keras. Exit status: 1 for an error, 3 if the file
+agrees on fewer labels than `--min_agreement`.
 """
 
 import os
 import sys
-from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -25,9 +34,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from absl import app, flags
+from input_scale import invented, rescaled, seems_scaled
 from pictures import read_pictures
 
 import keras_dyngate as kd
+from keras_dyngate._files import read_lines
 from keras_dyngate.export import quiet
 from keras_dyngate.runtime import write_golden
 from keras_dyngate.runtime.golden import new_folder
@@ -37,35 +48,75 @@ flags.DEFINE_enum(
     "quantization",
     "none",
     ["none", "float16", "dynamic", "int8"],
-    "Of the weights; int8: of all.",
+    "Of the weights: float16 halves them, dynamic makes them 8 bits. int8: 8 bits for "
+    "weights and computing, which needs --images.",
 )
 flags.DEFINE_string(
-    "images", None, "Pictures to calibrate and pack on; not test images."
+    "images",
+    None,
+    "Pictures to calibrate int8 and to pack on: a folder or an .npz. Not test images.",
 )
 flags.DEFINE_integer("samples", 128, "How many of them, and of --verify, to use.", 1)
 flags.DEFINE_string("verify", None, "Pictures to compare the file with Keras on.")
 flags.DEFINE_float("min_agreement", 0.0, "Least share of equal labels, 0 to 1.", 0, 1)
 flags.DEFINE_enum("input_type", "float32", ["float32", "uint8"], "Of the image.")
-flags.DEFINE_integer("group_size", None, "Channels that run together.", 1)
-flags.DEFINE_integer("pack", None, "Reorder per-channel gates for such groups.", 1)
-flags.DEFINE_list("signatures", None, "Those to keep; default: all.")
-flags.DEFINE_list("subnetworks", None, "Of an anytime net: those with a signature.")
-flags.DEFINE_string("golden", None, "A new folder for cases of --verify.")
+flags.DEFINE_list(
+    "input_scale",
+    ["1"],
+    "The net was trained on scale * pixels + offset: the scale, or one per channel.",
+)
+flags.DEFINE_list("input_offset", ["0"], "The offset, see --input_scale.")
+flags.DEFINE_integer("group_size", None, "Channels that run or rest together.", 1)
+flags.DEFINE_integer(
+    "pack", None, "Reorder channels of per-channel gates, for groups of this size.", 1
+)
+flags.DEFINE_list("signatures", None, "Those to keep in the file; default: all.")
+flags.DEFINE_list(
+    "subnetworks", None, "Of an anytime net: which k get a signature of their own."
+)
+flags.DEFINE_string(
+    "golden", None, "A new folder for pictures of --verify and what the file answers."
+)
 flags.DEFINE_integer("cases", 8, "How many pictures --golden takes.", 1)
-flags.DEFINE_string("labels", None, "Text file with a class name per line.")
+flags.DEFINE_string("labels", None, "UTF-8 text file, a class name per line.")
+
+SCALED = (
+    "Warning: the net seems to take images of about 0 to 1, or -1 to 1, but pixels are 0 "
+    "to 255: it tells pictures apart that are scaled so, and answers otherwise than on the "
+    "pixels. If it was trained on 0 to 1, give --input_scale 0.00392157; if on -1 to 1, "
+    "--input_scale 0.00784314 --input_offset -1."
+)
+
+
+def numbers(flag: str) -> list[float]:
+    """What a flag lists."""
+    try:
+        return [float(number) for number in FLAGS[flag].value]
+    except ValueError as error:
+        given = ",".join(FLAGS[flag].value)
+        raise ValueError(f"--{flag} must be numbers. Received: {given}") from error
 
 
 def convert(source: str, target: str) -> kd.ExportReport:
     """Load, pack if asked to, export, write golden cases if asked to."""
     if FLAGS.golden:
         new_folder("--golden", FLAGS.golden)
+    scale, offset = numbers("input_scale"), numbers("input_offset")
+    labels = read_lines(FLAGS.labels) if FLAGS.labels else None
     model = keras.saving.load_model(source, compile=False)
+    if (scale, offset) != ([1], [0]):
+        model = rescaled(model, scale, offset)
     shape = model.input_shape[1:]
     images = verify = None
     if FLAGS.images:
         images = read_pictures(FLAGS.images, shape, FLAGS.samples)
     if FLAGS.verify:
         verify = read_pictures(FLAGS.verify, shape, FLAGS.samples)
+    shown = verify if images is None else images
+    if shown is None and len(shape) == 3 and None not in shape:
+        shown = invented(shape)
+    if shown is not None and seems_scaled(model, shown):
+        print(SCALED, file=sys.stderr)
     group_size = FLAGS.group_size
     if FLAGS.pack:
         if images is None:
@@ -83,7 +134,7 @@ def convert(source: str, target: str) -> kd.ExportReport:
         group_size=group_size,
         signatures=FLAGS.signatures,
         subnetworks=[int(k) for k in FLAGS.subnetworks] if FLAGS.subnetworks else None,
-        labels=Path(FLAGS.labels).read_text().splitlines() if FLAGS.labels else None,
+        labels=labels,
         parity_data=verify,
     )
     if FLAGS.golden:

@@ -29,6 +29,7 @@ class Bench:
         self.folder = folder
         self.rows: dict[str, dict[str, Any]] = {}
         self.models: dict[str, kd.LiteRTModel] = {}
+        self.base = ""
 
     def add(self, name: str, model: keras.Model, images: np.ndarray) -> None:
         """Export `model` as it is now (forced or not) and note its mean cost."""
@@ -52,6 +53,7 @@ class Bench:
 
     def measure(self, images: np.ndarray, base: str) -> list[dict[str, Any]]:
         """Time all files, interleaved; ratios are to `base`, medians over the rounds."""
+        self.base = base
         inputs = [{"image": image} for image in images]
         times = compare_latency(
             {name: (m, "classify", inputs) for name, m in self.models.items()},
@@ -123,8 +125,8 @@ def real_pictures(bench: Bench) -> list[dict[str, Any]]:
     return rows
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    """Print the table: time beside MACs."""
+def show(rows: list[dict[str, Any]], base: str) -> None:
+    """Print the table: time beside MACs, and what they are compared with."""
     table = Table(title=f"LiteRT, {FLAGS.quantization}, {FLAGS.threads} thread(s)")
     for column in ("net", "median ms", "time ratio", "MMACs", "cost ratio", "MB"):
         table.add_column(column, justify="left" if column == "net" else "right")
@@ -137,7 +139,13 @@ def show(rows: list[dict[str, Any]]) -> None:
             f"{row['cost_ratio']:.3f}",
             f"{row['bytes'] / 1e6:.2f}",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"time ratio, cost ratio: time and MACs over those of {base}; time round by round, "
+        "the median of the rounds. MMACs: millions of MACs, mean of the images",
+        markup=False,
+    )
 
 
 def run() -> list[dict[str, Any]]:
@@ -147,5 +155,5 @@ def run() -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(FLAGS.keep or folder))
         rows = real_pictures(bench) if FLAGS.keras_file else forced_rates(bench)
-    show(rows)
+    show(rows, bench.base)
     return rows

@@ -23,12 +23,16 @@ from keras_dyngate.runtime.lint import CODES, Finding, lint
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("json", None, "Where to write what was found.")
-flags.DEFINE_list("allow", [], "Findings to leave out, by their codes.")
+flags.DEFINE_list("allow", [], f"Findings to leave out, of {', '.join(CODES)}.")
 flags.DEFINE_bool("operators", False, "List every kind of operator.")
 
 
 def _ports(ports: tuple[Port, ...]) -> str:
-    return ", ".join(f"{port.name}: {port.dtype} {list(port.shape)}" for port in ports)
+    units = {"executed_macs": " (thousands of MACs)"}
+    return ", ".join(
+        f"{port.name}: {port.dtype} {list(port.shape)}{units.get(port.name, '')}"
+        for port in ports
+    )
 
 
 def show(report: FileReport) -> None:

@@ -7,8 +7,12 @@ from typing import Any
 import numpy as np
 
 from keras_dyngate._files import NOT_AN_NPZ
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+from keras_dyngate.pictures import (
+    check_pixels,
+    find_pictures,
+    need_pillow,
+    read_picture,
+)
 
 
 def read_pictures(
@@ -17,8 +21,9 @@ def read_pictures(
     """Images for a net, float32 `[N, height, width, channels]`, 0 to 255.
 
     Args:
-        path: A folder of pictures, with or without subfolders, which are resized and
-            cropped to the net's size; or an .npz with an array `images` of that size.
+        path: A folder of pictures, with or without subfolders, which are read as
+            `keras_dyngate.pictures` does, resized and cropped to the net's size; or an
+            .npz with an array `images` of that size, 0 to 255.
         shape: (height, width, channels) of the net's images; None where any will do.
         limit: How many at most: the first ones of an .npz, and of a folder some from
             everywhere in it. None: all.
@@ -30,7 +35,7 @@ def read_pictures(
     source = Path(path)
     if source.is_file():
         return _from_npz(source, shape, limit)
-    found = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES)
+    found = find_pictures(source, subfolders=True)
     if not found:
         raise FileNotFoundError(
             f"{path} must be an .npz file or a folder of pictures. Received: "
@@ -43,7 +48,7 @@ def read_pictures(
         )
     chosen = np.linspace(0, len(found) - 1, min(limit or len(found), len(found)))
     size = (shape[1], shape[0])
-    return np.stack([_picture(found[int(i)], size) for i in chosen])
+    return np.stack([_picture(Path(found[int(i)]), size) for i in chosen])
 
 
 def _from_npz(source: Path, shape: Sequence[int | None], limit: int | None) -> Any:
@@ -64,23 +69,15 @@ def _from_npz(source: Path, shape: Sequence[int | None], limit: int | None) -> A
             f"{['N', *shape]}, at least one. Received: {images.dtype} "
             f"{list(images.shape)}"
         )
+    check_pixels(f"`images` of {source}", images)
     return images[:limit].astype("float32")
 
 
 def _picture(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """One picture as it is meant to be seen, float32 `[height, width, 3]`."""
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError(
-            "Folders of pictures need Pillow. Install it with `pip install pillow`."
-        ) from error
-    try:
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file).convert("RGB")
-    except Exception as error:  # Pillow's decoders raise errors of many kinds
-        raise ValueError(
-            f"{path} must be a readable picture. Received: {error}"
-        ) from error
+    """The middle of a picture, as much of it as can be, float32 `[height, width, 3]`."""
+    Image = need_pillow()
+    from PIL import ImageOps
+
+    picture = Image.fromarray(read_picture(path))
     fitted = ImageOps.fit(picture, size, Image.Resampling.BILINEAR)
     return np.asarray(fitted, "float32")

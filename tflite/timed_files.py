@@ -133,7 +133,7 @@ def show(reports: dict[str, LatencyReport], rows: list[dict[str, Any]]) -> None:
         f"{count} {kind} x {rounds} rounds"
     )
     columns = ["file", "min ms", "median", "mean", "p90", "p99", "MMACs"]
-    several = ["ratio"] if len(rows) > 1 else []
+    several = ["time ratio"] if len(rows) > 1 else []
     times = table(title, *columns, "MB", *several)
     for name, row in zip(reports, rows, strict=True):
         times.add_row(
@@ -144,6 +144,13 @@ def show(reports: dict[str, LatencyReport], rows: list[dict[str, Any]]) -> None:
             *([f"{row['time_ratio']:.3f}"] if several else []),
         )
     console.print(times)
+    if several:
+        console.print(
+            f"time ratio: time of all images over that of {next(iter(reports))} in the "
+            "same round, median of the rounds",
+            markup=False,
+        )
+    console.print("MMACs: millions of MACs that were run on an image, on average")
     console.print("{cpu}, {cores} cores".format(**describe_machine()))
     if not FLAGS.images:
         console.print("Random images say little about decisions; give --images.")

@@ -13,11 +13,11 @@ import numpy as np
 from keras_dyngate.datasets.files import (
     existing_folder,
     missing,
-    pictures,
     split_of,
 )
 from keras_dyngate.datasets.label_maps import IGNORE, segmentation_views, side_pair
 from keras_dyngate.datasets.split import Augment, Data, Split
+from keras_dyngate.pictures import find_pictures
 
 CLASSES = tuple(
     "sky building pole road pavement tree sign fence car pedestrian bicyclist".split()
@@ -76,7 +76,7 @@ def camvid(
 def _scenes(path: Path, part: str) -> list[tuple[Path, Path]]:
     """Pictures and label maps, by name."""
     scenes = []
-    for image in map(Path, pictures(path / part)):
+    for image in map(Path, find_pictures(path / part)):
         labels = path / f"{part}annot" / f"{image.stem}.png"
         if not labels.is_file():
             raise FileNotFoundError(

@@ -14,6 +14,7 @@ import numpy as np
 from keras_dyngate._files import NOT_AN_NPZ
 from keras_dyngate.datasets.augmentation import shift_and_mirror
 from keras_dyngate.datasets.split import Data, Split
+from keras_dyngate.pictures import check_pixels
 
 CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -76,18 +77,17 @@ def _cifar(
             ) from error
     else:
         x, y, x_test, y_test, name = _read(module, name, Path(data_dir))
+    whole = Split.of_arrays(x, y, shift_and_mirror())
+    test = Split.of_arrays(x_test, y_test)
     for labels in (y, y_test):
         if labels.min() < 0 or labels.max() >= len(classes):
             raise ValueError(
                 f"Labels must be from 0 to {len(classes) - 1}. "
                 f"Received: {labels.min()} to {labels.max()}"
             )
-    whole = Split.of_arrays(x, y, shift_and_mirror())
     count = len(x) // 10 if validation is None else validation
     train, held = whole.hold_out(count, seed)
-    return Data(
-        name, classes, train, held, Split.of_arrays(x_test, y_test), (32, 32, 3)
-    )
+    return Data(name, classes, train, held, test, (32, 32, 3))
 
 
 def _read(module: str, name: str, path: Path) -> tuple[Any, ...]:
@@ -116,4 +116,6 @@ def _read(module: str, name: str, path: Path) -> tuple[Any, ...]:
                 "Images must be of shape [N, 32, 32, 3]. "
                 f"Received: {images.shape} in {path}"
             )
+        if len(images):
+            check_pixels(f"Images of {path}", images)
     return (*arrays, title)

@@ -13,17 +13,16 @@ import numpy as np
 
 from keras_dyngate._checks import one_of
 from keras_dyngate.datasets.files import (
-    Picture,
     Record,
     existing_folder,
     folders,
     missing,
-    pictures,
     split_of,
 )
 from keras_dyngate.datasets.label_maps import IGNORE, segmentation_views, side_pair
 from keras_dyngate.datasets.split import Augment, Data, Split
 from keras_dyngate.datasets.tfds_source import random_access, text
+from keras_dyngate.pictures import Source, find_pictures
 
 CLASSES = {  # name: its id in the official label maps
     "road": 7,
@@ -48,7 +47,7 @@ CLASSES = {  # name: its id in the official label maps
 }
 SITE = "https://www.cityscapes-dataset.com"
 ARCHIVES = f"leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip from {SITE}"
-Fetch = Callable[[int], tuple[Picture, Picture]]
+Fetch = Callable[[int], tuple[Source, Source]]
 EXPECTED = (
     "a folder that holds leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and "
     f"gtFine/{{train,val}}/<city>/*_gtFine_labelIds.png, as unpacked from {ARCHIVES}"
@@ -147,7 +146,7 @@ def _scenes(path: Path, part: str) -> list[tuple[Path, Path]]:
     """Pictures and label maps, by city and name."""
     scenes = []
     for city in folders(path / "leftImg8bit" / part):
-        for image in map(Path, pictures(path / "leftImg8bit" / part / city)):
+        for image in map(Path, find_pictures(path / "leftImg8bit" / part / city)):
             title = image.name.removesuffix("_leftImg8bit.png")
             labels = path / "gtFine" / part / city / f"{title}_gtFine_labelIds.png"
             if not labels.is_file():

@@ -10,20 +10,21 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from keras_dyngate.datasets.label_maps import IGNORE
 from keras_dyngate.datasets.split import Augment, Load, Prepare, Split, as_they_are
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
-
-
-class Picture(Protocol):
-    """A `pathlib.Path`, or what reads like one."""
-
-    def read_bytes(self) -> bytes: ...
+from keras_dyngate.pictures import (
+    Source,
+    Unreadable,
+    is_hidden,
+    need_pillow,
+    read_label_map,
+    read_picture,
+)
 
 
 class Record(NamedTuple):
@@ -39,17 +40,9 @@ class Record(NamedTuple):
         return self.name
 
 
-class Unreadable(ValueError):
-    """A picture that is missing, broken or of another format."""
-
-    def __init__(self, picture: Picture, reason: str) -> None:
-        super().__init__(f"unreadable image: {str(picture)!r} ({reason})")
-        self.name = str(picture)
-
-
 def split_of(
     size: int,
-    fetch: Callable[[int], tuple[Picture, Any]],
+    fetch: Callable[[int], tuple[Source, Any]],
     skip: bool = False,
     table: np.ndarray | None = None,
     prepare: Prepare = as_they_are,
@@ -60,18 +53,22 @@ def split_of(
     Args:
         size: How many.
         fetch: From an index to a picture and its class, or, with a `table`, to a
-            picture and that of its label map, in grey.
+            picture and its label map.
         skip: Whether a picture that cannot be read is passed over.
-        table: Label of each of the 256 values of a label map.
+        table: Label of each value of a label map; of values beyond it 255, no class.
         prepare, augment: See `Split`.
+
+    Raises:
+        ImportError: If Pillow is not installed.
     """
+    need_pillow()
     unreadable: list[str] = []
     load = _reader(fetch, unreadable, skip, table)
     return Split(size, load, prepare, augment, unreadable, gaps=skip)
 
 
 def _reader(
-    fetch: Callable[[int], tuple[Picture, Any]],
+    fetch: Callable[[int], tuple[Source, Any]],
     unreadable: list[str],
     skip: bool,
     table: np.ndarray | None,
@@ -81,13 +78,10 @@ def _reader(
     def read(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         image, label = fetch(int(index))
         try:
-            pixels = _decode(image, 3)
+            pixels = read_picture(image)
             if table is None:
                 return pixels, np.asarray(label, "int32")
-            values = _decode(label, 1)[..., 0]
-            if values.shape != pixels.shape[:2]:
-                raise Unreadable(label, f"{values.shape} for {pixels.shape[:2]} pixels")
-            return pixels, table[values].astype("int32")
+            return pixels, _labels(label, table, pixels.shape[:2])
         except Unreadable as error:
             with lock:
                 if error.name not in unreadable:
@@ -108,20 +102,18 @@ def _reader(
     return load
 
 
-def _decode(picture: Picture, channels: int) -> np.ndarray:
-    try:
-        content = picture.read_bytes()
-        # TensorFlow gives a BMP the channels of its file, or refuses it.
-        wanted = 0 if content.startswith(b"BM") else channels
-        with tf.device("CPU"):
-            pixels = tf.io.decode_image(
-                content, wanted, expand_animations=False
-            ).numpy()
-    except (OSError, tf.errors.InvalidArgumentError) as error:
-        raise Unreadable(picture, str(error)) from error
-    if pixels.shape[-1] < channels:
-        return np.repeat(pixels, channels, -1)
-    return pixels[..., :channels]
+def _labels(source: Source, table: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The classes of a label map, of which there must be one at least."""
+    values = read_label_map(source)
+    if values.shape != shape:
+        raise Unreadable(source, f"{values.shape} for {shape} pixels")
+    labels = np.append(table, IGNORE)[np.minimum(values, len(table))]
+    if (labels == IGNORE).all():
+        found = ", ".join(map(str, np.unique(values)[:8]))
+        raise Unreadable(
+            source, f"no pixel of the label map has a known class. Received: {found}"
+        )
+    return labels.astype("int32")
 
 
 def existing_folder(data_dir: Any, expected: str) -> Path:
@@ -155,16 +147,5 @@ def folders(folder: Path) -> list[str]:
         return sorted(
             entry.name
             for entry in entries
-            if entry.is_dir() and not entry.name.startswith(".")
+            if entry.is_dir() and not is_hidden(entry.name)
         )
-
-
-def pictures(folder: Path) -> list[str]:
-    """Paths of what is named like a picture in it, sorted; hidden ones do not count."""
-    if not folder.is_dir():
-        return []
-    return [
-        os.path.join(folder, name)
-        for name in sorted(os.listdir(folder))
-        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-    ]

@@ -15,16 +15,18 @@ from pathlib import Path
 import numpy as np
 
 from keras_dyngate._checks import one_of, positive_int
+from keras_dyngate._files import read_lines
 from keras_dyngate.datasets.augmentation import classification_views
 from keras_dyngate.datasets.files import (
     existing_folder,
     folders,
     missing,
-    pictures,
     split_of,
 )
 from keras_dyngate.datasets.split import Data, Split
+from keras_dyngate.pictures import find_pictures
 
+IMAGES = "images"  # where Tiny ImageNet keeps the pictures of a class
 ANNOTATIONS = "val_annotations.txt"
 EXPECTED = (
     "a folder that holds train/<class>/*.jpg and val/<class>/*.jpg (ImageNet, from "
@@ -44,6 +46,8 @@ def image_folder(
     name: str | None = None,
 ) -> Data:
     """Pictures of any size, JPEG, PNG, BMP or GIF (its first), as square ones.
+
+    They are read by `keras_dyngate.pictures`: upright, in colours, hidden files left out.
 
     `test` is the folder `val`, `validation` or `test`, whichever is there, and
     `validation` is held out from `train`; where `test` stands beside one of the others,
@@ -66,7 +70,9 @@ def image_folder(
 
     Raises:
         FileNotFoundError: If folders or pictures are missing.
-        ValueError: If a test picture has a class that no training picture has, or
+        ImportError: If Pillow is not installed.
+        ValueError: If a test picture has a class that no training picture has, pictures
+            lie deeper than their class's folder and its subfolder `images`, or
             `validation` leaves nothing to train on.
     """
     positive_int("image_size", image_size)
@@ -122,7 +128,13 @@ def _labelled(folder: Path, classes: Sequence[str]) -> Found:
                 f"pictures. Received: {name!r}"
             )
         place = folder / name
-        found = pictures(place / "images" if (place / "images").is_dir() else place)
+        found = find_pictures(place) + find_pictures(place / IMAGES)
+        for other in folders(place):
+            if other != IMAGES and find_pictures(place / other, subfolders=True):
+                raise ValueError(
+                    "Pictures of a class must lie in its folder or in its subfolder "
+                    f"{IMAGES!r}. Received: {str(place / other)!r} with others"
+                )
         if not found:
             raise FileNotFoundError(f"There is no picture of a class in {str(place)!r}")
         paths += found
@@ -132,9 +144,7 @@ def _labelled(folder: Path, classes: Sequence[str]) -> Found:
 
 def _annotated(folder: Path, classes: Sequence[str]) -> Found:
     """What Tiny ImageNet's list says: a picture's name and its class on each line."""
-    lines = [
-        line.split("\t") for line in (folder / ANNOTATIONS).read_text().splitlines()
-    ]
+    lines = [line.split("\t") for line in read_lines(folder / ANNOTATIONS)]
     known = {name: index for index, name in enumerate(classes)}
     unknown = [line for line in lines if len(line) < 2 or line[1] not in known]
     if unknown or not lines:
@@ -142,7 +152,7 @@ def _annotated(folder: Path, classes: Sequence[str]) -> Found:
             f"Lines of {str(folder / ANNOTATIONS)!r} must name a picture and a class of "
             f"the training pictures. Received: {unknown[:1]}"
         )
-    paths = [str(folder / "images" / line[0]) for line in lines]
+    paths = [str(folder / IMAGES / line[0]) for line in lines]
     return paths, [known[line[1]] for line in lines]
 
 
@@ -153,7 +163,7 @@ def _given(path: Path, classes: Sequence[str]) -> list[Found]:
     for folder in (path / validation, path / "test"):
         if (folder / ANNOTATIONS).is_file():
             found.append(_annotated(folder, classes))
-        elif set(folders(folder)) - {"images"}:  # Tiny ImageNet's test has no labels
+        elif set(folders(folder)) - {IMAGES}:  # Tiny ImageNet's test has no labels
             found.append(_labelled(folder, classes))
     return found
 

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyngate._checks import positive_int
+from keras_dyngate.pictures import check_pixels
 
 _ENDLESS = np.iinfo(np.int64).max
 
@@ -61,13 +62,26 @@ class Split:
         """A split of pictures in memory: `[N, height, width, 3]`, 0 to 255, and `[N]`.
 
         Raises:
-            ValueError: Unless there are as many labels as images, one at least.
+            ValueError: Unless there are as many labels as images, one at least; labels
+                are class indices, from 0 on; and images are of 0 to 255, not of 0 to 1.
         """
         if len(images) != len(labels) or not len(images):
             raise ValueError(
                 "`images` and `labels` must be equally many, one at least. "
                 f"Received: {len(images)} images, {len(labels)} labels"
             )
+        whole = labels.dtype.kind in "iuf" and (np.floor(labels) == labels).all()
+        if labels.size != len(labels) or not whole or not np.isfinite(labels).all():
+            raise ValueError(
+                "`labels` must be class indices, whole numbers [N] or [N, 1]. "
+                f"Received: {labels.dtype} {list(labels.shape)}, {labels.ravel()[0]} "
+                "first"
+            )
+        if labels.min() < 0:
+            raise ValueError(
+                f"`labels` must be class indices, from 0 on. Received: {labels.min()}"
+            )
+        check_pixels("`images`", images)
         with tf.device("CPU"):
             x = tf.constant(images)
             y = tf.constant(labels.reshape(len(labels)).astype("int32"))

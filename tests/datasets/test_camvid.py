@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("tensorflow")
+tf = pytest.importorskip("tensorflow")
+Image = pytest.importorskip("PIL.Image")
 
 import keras_dyngate as kd  # noqa: E402
 from tests.backend_utils import BACKEND  # noqa: E402
@@ -73,5 +74,32 @@ def test_missing_files(root):
 def test_a_broken_scene_is_left_out(root):
     broken = root / "test" / "0009.png"
     broken.write_bytes(broken.read_bytes()[:40])
+    data = camvid(root, image_size=(8, 12), skip_unreadable=True)
+    assert colours(data.test) == [8, 10] and data.test.unreadable == [str(broken)]
+
+
+@pytest.mark.parametrize("kind", ["palette", "16 bits"])
+def test_label_maps_however_they_are_coded(root, kind):
+    expected = np.arange(8 * 12).reshape(8, 12) % 12
+    for path in root.glob("*annot/*.png"):
+        picture = Image.fromarray(expected.astype("uint16"))
+        if kind == "palette":
+            picture = Image.fromarray(expected.astype("uint8"), "L")
+            picture.putpalette([(37 * i) % 256 for i in range(768)])
+        picture.save(path)
+    maps = camvid(root, image_size=(8, 12)).test.arrays()[1]
+    expected[expected == 11] = 255
+    np.testing.assert_array_equal(maps, np.broadcast_to(expected, maps.shape))
+
+
+def test_label_maps_without_a_class(root):
+    broken = root / "testannot" / "0009.png"
+    for picture, reason in (
+        (Image.new("L", (12, 8), 11), "no pixel of the label map has a known class"),
+        (Image.fromarray(np.eye(3, dtype="uint8")[None]), "colours, RGB"),
+    ):
+        picture.save(broken)
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"0009.png.*{reason}"):
+            camvid(root, image_size=(8, 12)).test.arrays()
     data = camvid(root, image_size=(8, 12), skip_unreadable=True)
     assert colours(data.test) == [8, 10] and data.test.unreadable == [str(broken)]

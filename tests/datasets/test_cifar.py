@@ -112,6 +112,10 @@ def test_arrays_that_do_not_fit(tmp_path):
         "Images must be of shape": {"x_test": np.zeros((5, 28, 28, 1))},
         "Labels must be from 0 to 9. Received: 0 to 10": {"y_test": np.arange(11)[6:]},
         "equally many": {"y_train": np.zeros(19, int)},
+        "cifar10.npz must be pixels from 0 to 255. Received: float64": {
+            "x_test": np.full((5, 32, 32, 3), 0.9)
+        },
+        "class indices, whole numbers": {"y_test": np.eye(5, 10)},
     }
     wrong["Labels must be from 0 to 9. Received: 0 to 10"]["y_test"][0] = 0
     for message, changed in wrong.items():

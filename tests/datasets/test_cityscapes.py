@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 tf = pytest.importorskip("tensorflow")
+Image = pytest.importorskip("PIL.Image")
 
 import keras_dyngate as kd  # noqa: E402
 from tests.backend_utils import BACKEND  # noqa: E402
@@ -26,6 +27,7 @@ TRAIN_IDS = (
     *(7, 8, 9, 10, 11, 12, 13, 14, 15, 255),
     *(255, 16, 17, 18),
 )
+KNOWN_IDS = [index for index, known in enumerate(TRAIN_IDS) if known < 255]
 CITIES = {"ulm": 3, "aachen": 4, "bochum": 3, "jena": 2}
 SIZE = (8, 16)
 
@@ -36,7 +38,7 @@ def write_scene(root, part, city, value, labels=None):
         root / "leftImg8bit" / part / city / f"{name}_leftImg8bit.png",
         plain(value, *SIZE),
     )
-    labels = np.full(SIZE, value % 34) if labels is None else labels
+    labels = np.full(SIZE, KNOWN_IDS[value]) if labels is None else labels
     path = root / "gtFine" / part / city / f"{name}_gtFine_labelIds.png"
     write_png(path, labels[..., None].astype("uint8"))
     return path
@@ -44,7 +46,7 @@ def write_scene(root, part, city, value, labels=None):
 
 @pytest.fixture(name="root")
 def _root(tmp_path):
-    """Scene i is of colour i and of one label, i modulo 34; to judge by, 12 and 13."""
+    """Scene i is of colour i and of class i; to judge by, 12 and 13."""
     value = 0
     for city, count in CITIES.items():
         for _ in range(count):
@@ -92,9 +94,7 @@ def test_whole_cities_are_held_out(root):
         assert all(CITIES[city] > left for city in set(CITIES) - set(whole))
         chosen.add(tuple(whole))
         for images, maps in parts:
-            np.testing.assert_array_equal(
-                maps[:, 0, 0], np.array(TRAIN_IDS)[images[:, 0, 0, 0].astype(int)]
-            )
+            np.testing.assert_array_equal(maps[:, 0, 0], images[:, 0, 0, 0])
     assert len(chosen) > 1
     assert data.train.augment and not (data.validation.augment or data.test.augment)
 
@@ -123,6 +123,22 @@ def test_unreadable_scenes(root):
     data = cityscapes(root, image_size=SIZE, validation=2, skip_unreadable=True)
     assert 1 not in colours(data.train) and len(data.train.arrays()[0]) == 9
     assert data.train.unreadable == [str(broken)]
+
+
+def test_label_maps_of_another_kind(root):
+    """Palettes hold ids as well; colours, or a map all void, are no label map."""
+    ids = np.resize(range(34), SIZE).astype("uint8")
+    path = write_scene(root, "val", "lindau", 12)
+    picture = Image.fromarray(ids, "L")
+    picture.putpalette([(91 * i) % 256 for i in range(768)])
+    picture.save(path)
+    data = cityscapes(root, image_size=SIZE, validation=3)
+    found = data.test.arrays()[1][0]
+    np.testing.assert_array_equal(found, np.array(TRAIN_IDS)[ids])
+    for other in (picture.convert("RGB"), Image.new("L", SIZE[::-1], 4)):
+        other.save(path)
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"image: '{path}'"):
+            data.test.arrays()
 
 
 def test_missing_files(root, tmp_path_factory):

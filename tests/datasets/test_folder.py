@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 tf = pytest.importorskip("tensorflow")
+Image = pytest.importorskip("PIL.Image")
 
 import keras_dyngate as kd  # noqa: E402
 from tests.backend_utils import BACKEND  # noqa: E402
@@ -129,6 +130,53 @@ def test_tiny_imagenet_layout(tmp_path):
     (tmp_path / "val/val_annotations.txt").write_text("val_0.JPEG\tn03\n")
     with pytest.raises(ValueError, match="val_annotations.txt.*n03"):
         image_folder(tmp_path, 8)
+
+
+def test_annotations_as_editors_write_them(tmp_path):
+    write_classes(tmp_path / "train", {"n01": 2, "n02": 2})
+    for index in range(2):
+        write_png(tmp_path / f"val/images/{index}.png", plain(100 + index))
+    lines = "\ufeff0.png\tn02\t0\r\n1.png\tn01\t0\r\n\r\n"
+    (tmp_path / "val/val_annotations.txt").write_bytes(lines.encode())
+    images, labels = image_folder(tmp_path, 8, validation=1).test.arrays()
+    assert labels.tolist() == [1, 0] and images[:, 0, 0, 0].tolist() == [100, 101]
+
+
+def test_pictures_beside_a_subfolder_of_them(folder):
+    """All are read, or it is said which are not."""
+    write_png(folder / "train/cat/images/extra.png", plain(99))
+    for hidden in ("train/.git/1.png", "train/__MACOSX/1.png", "train/cat/.old/1.png"):
+        write_png(folder / hidden, plain(98))
+    (folder / "train/cat/._000.png").write_bytes(b"AppleDouble")
+    (folder / "train/cat/notes").mkdir()
+    data = image_folder(folder, 8, validation=6)
+    assert data.classes == CLASSES
+    shown = colours(data.train) + colours(data.validation)
+    assert sorted(shown) == [*range(24), 99]
+    write_png(folder / "train/cat/more/deep/1.png", plain(97))
+    with pytest.raises(ValueError, match="its subfolder 'images'.*train/cat/more'"):
+        image_folder(folder, 8, validation=6)
+
+
+def test_photos_are_upright_and_in_their_colours(tmp_path):
+    """As phones store them, on their side; and a BMP with a palette."""
+    upright = np.zeros((32, 32, 3), "uint8")
+    upright[:16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    palette = Image.new("P", (32, 32), 0)
+    palette.putpalette([220, 30, 40])
+    for part in ("train", "val"):
+        for name in "ab":
+            (tmp_path / part / name).mkdir(parents=True)
+            for k in range(2):
+                path = tmp_path / part / name / f"{k}.jpg"
+                Image.fromarray(np.rot90(upright)).save(path, exif=exif, quality=100)
+        palette.save(tmp_path / part / "b" / "9.bmp")
+    images = image_folder(tmp_path, 32, validation=1).test.arrays()[0]
+    for image in images[:4]:
+        assert image[:15].min() > 250 and image[17:].max() < 5
+    np.testing.assert_array_equal(images[4], np.full((32, 32, 3), [220, 30, 40]))
 
 
 def test_augmentation(folder):

@@ -159,6 +159,21 @@ def test_errors():
         Split.of_arrays(np.zeros((3, 4, 4, 3)), np.zeros(2))
     with pytest.raises(ValueError, match="equally many.*0 images"):
         Split.of_arrays(np.zeros((0, 4, 4, 3)), np.zeros(0))
+    x = np.zeros((3, 4, 4, 3), "uint8")
+    for labels in (
+        np.array([0, 1, 0.5]),
+        np.eye(3),
+        np.array([0, np.nan, 1]),
+        np.array(list("abc")),
+    ):
+        with pytest.raises(ValueError, match="class indices, whole numbers.*Received"):
+            Split.of_arrays(x, labels)
+    with pytest.raises(ValueError, match="`labels` must be class.* from 0.*: -1"):
+        Split.of_arrays(x, np.array([0, -1, 1]))
+    for images in (np.linspace(0, 1, 3), np.linspace(-1, 1, 3), np.array([0, 1, 256])):
+        with pytest.raises(ValueError, match="`images` must be pixels from 0 to 255"):
+            Split.of_arrays(x + images[:, None, None, None], np.arange(3))
+    assert Split.of_arrays(x + 0.0, np.arange(3.0)).arrays()[1].tolist() == [0, 1, 2]
     for batch_size in (0, 2.0, True):
         with pytest.raises(ValueError, match="`batch_size` must be a positive"):
             split.batches(batch_size)

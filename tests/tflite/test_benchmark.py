@@ -79,7 +79,9 @@ def test_forced_rates_beside_the_plain_net(tmp_path):
         assert row["time_ratio"] > 0
     assert plain["time_ratio"] == plain["cost_ratio"] == 1
     assert found["cpu"] and found["settings"]["threads"] == 1
-    assert "MMACs" in printed and "median ms" in printed
+    said = " ".join(printed.split())
+    assert "MMACs" in said and "median ms" in said
+    assert "time and MACs over those of plain resnet20" in said
 
 
 def test_layers_at_fixed_rates(tmp_path):
@@ -137,6 +139,7 @@ def folder(tmp_path_factory):
     kd.export_tflite(randomize(sliced), folder / "anytime.tflite")
     np.savez(folder / "x.npz", images=x.astype("uint8"))
     np.savez(folder / "wrong.npz", images=x[:, 1:])
+    np.savez(folder / "scaled.npz", images=x / 255)
     return folder
 
 
@@ -166,7 +169,7 @@ def test_a_file_on_a_device(folder, tmp_path):
     assert found["settings"]["threads"] == 2 and found["cpu"]
     for words in ("per exit", "per open rate", "MMACs", "correlation", "x.npz"):
         assert words in printed
-    assert "andom" not in printed
+    assert "andom" not in printed and "ratio" not in printed  # of one file
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
@@ -182,7 +185,12 @@ def test_files_beside_each_other_on_random_images(folder, tmp_path):
     assert [g["exit"] for g in gated["per_exit"]] == [1]  # that nobody leaves before
     assert gated["time_ratio"] == 1 and anytime["time_ratio"] > 0
     assert anytime["per_exit"] == anytime["per_open_rate"] == []
-    assert "4 random images" in printed and "ratio" in printed
+    said = " ".join(printed.split())
+    assert "4 random images" in said and "time ratio" in said
+    assert (
+        "time ratio: time of all images over that of gated.tflite in the same" in said
+    )
+    assert "MMACs: millions of MACs" in said
 
 
 def test_a_step_of_an_anytime_net(folder, tmp_path):
@@ -207,6 +215,10 @@ def test_a_step_of_an_anytime_net(folder, tmp_path):
         ("a folder of pictures", ["{gated}", "--images={folder}/none"]),
         ("['N', 12, 12, 3]", ["{gated}", "--images={folder}/wrong.npz"]),
         ("`--plot` must be a file", ["{gated}", "--plot={folder}/none/a.png"]),
+        (
+            "scaled.npz must be pixels from 0 to",
+            ["{gated}", "--images={folder}/scaled.npz"],
+        ),
         ("`--json` must be a file", ["{gated}", "--json={folder}/none/a.json"]),
     ],
 )

@@ -47,7 +47,9 @@ def folder(tmp_path_factory):
         write_png(
             folder / "pictures" / str(index % 2) / f"{index}.png", tall.astype("uint8")
         )
-    (folder / "labels.txt").write_text("\n".join("abcdefg") + "\n")
+    # As a text editor on Windows leaves it.
+    lines = "\ufeff" + "\r\n".join("abcdefg") + "\r\n\r\n"
+    (folder / "labels.txt").write_bytes(lines.encode())
     return folder
 
 
@@ -68,6 +70,49 @@ def test_int8_from_pictures_and_verified(folder):
     litert = kd.LiteRTModel(target)
     assert litert.labels == list("abcdefg")
     assert litert.signatures["classify"].inputs["image"].dtype == np.uint8
+
+
+def scaled_net(path, scale, offset):
+    """Tells red pictures from green ones, trained on scale * pixels + offset."""
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(image)
+    model = keras.Model(image, keras.layers.Dense(2, activation="softmax")(x))
+    # Logits of the difference of both colours, whatever the scale; and of how bright it
+    # is: the border between the classes is not where red is green.
+    kernel = np.array([[1, -1], [-1, 1], [0, 0]]) / scale / 40
+    model.set_weights([kernel, np.array([0.75, -0.75])])
+    model.save(path)
+    return model
+
+
+def test_a_net_that_was_trained_on_another_scale(tmp_path):
+    """The file takes pixels and answers as the net did on what it was trained on."""
+    scale, offset = 1 / 127.5, -1.0
+    model = scaled_net(tmp_path / "net.keras", scale, offset)
+    x = np.zeros((32, 8, 8, 3), "uint8")
+    x[..., :2] = np.random.default_rng(0).integers(60, 190, (32, 1, 1, 2))
+    np.savez(tmp_path / "x.npz", images=x)
+    expected = model.predict(scale * x.astype("float32") + offset, verbose=0)
+    labels = expected.argmax(-1)
+    wrong = model.predict(x.astype("float32"), verbose=0).argmax(-1) != labels
+    assert 0.2 < labels.mean() < 0.8 and wrong.mean() > 0.1
+    files = {}
+    for name, flags in {
+        "as it is": [],
+        "scaled": [f"--input_scale={scale}", f"--input_offset={offset}"],
+    }.items():
+        target = tmp_path / f"{name}.tflite"
+        status, stdout, stderr = run(
+            *(tmp_path / "net.keras", target, "--quantization=int8", *flags),
+            *(f"--images={tmp_path}/x.npz", f"--verify={tmp_path}/x.npz"),
+        )
+        assert status == 0, stderr
+        warned = any("seems to take images of about 0 to 1" in line for line in stderr)
+        assert warned == (name == "as it is")
+        file = kd.LiteRTModel(target)
+        found = [int(file.run("classify", image=i)["label"][0]) for i in x]
+        files[name] = np.mean(np.array(found) == labels)
+    assert files["scaled"] > 0.95 and files["as it is"] < 0.9
 
 
 def test_golden_cases_of_the_signatures_that_are_kept(folder):
@@ -125,6 +170,10 @@ def test_packing(folder):
             ["{net}", "{folder}/a.tflite", "--verify={folder}/no"],
         ),
         ("--pack needs --images", ["{net}", "{folder}/a.tflite", "--pack=8"]),
+        (
+            "--input_scale must be numbers. Received: 1,a",
+            ["{net}", "{folder}/a.tflite", "--input_scale=1,a"],
+        ),
         ("`path` must be", ["{net}", "{folder}/none/a.tflite"]),
         (
             "`--golden` must be a new folder",

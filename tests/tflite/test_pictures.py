@@ -66,6 +66,43 @@ def test_grey_and_palette_pictures_become_rgb(tmp_path):
     np.testing.assert_array_equal(found[0], flat(7))
 
 
+def test_sixteen_bits_and_palettes(tmp_path):
+    ramp = np.linspace(0, 65535, 32).astype("uint16")[None].repeat(32, 0)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    picture = Image.new("P", (32, 32), 1)
+    picture.putpalette([0, 0, 0, 220, 30, 40])
+    picture.save(tmp_path / "red.bmp")
+    found = read_pictures(str(tmp_path), (32, 32, 3))
+    np.testing.assert_array_equal(found[0], (ramp // 256)[..., None].repeat(3, -1))
+    np.testing.assert_array_equal(found[1], np.full((32, 32, 3), [220, 30, 40]))
+
+
+def test_hidden_files_are_skipped(tmp_path):
+    """What macOS and file managers leave behind, wherever the folder itself lies."""
+    home = tmp_path / ".cache"
+    save(home / "1.jpg", flat(5))
+    for hidden in (".thumbnails/1.jpg", "__MACOSX/1.jpg", "a/.b/1.jpg"):
+        save(home / hidden, flat(200))
+    (home / "._1.jpg").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ")
+    found = read_pictures(str(home), (6, 6, 3))
+    assert len(found) == 1 and found.max() <= 7
+
+
+@pytest.mark.parametrize("sides", [(40, 60), (61, 33), (24, 24)])
+def test_the_middle_is_that_of_the_datasets(tmp_path, sides):
+    """Both resize the shorter side by averages and keep the centre."""
+    pytest.importorskip("tensorflow")
+    from keras_dyngate.datasets.augmentation import resize_and_crop
+
+    rows, columns = np.mgrid[: sides[0], : sides[1]]
+    pixels = np.stack((rows * 4, columns * 4, 128 + 60 * np.sin(columns / 7)), -1)
+    save(tmp_path / "a.png", pixels)
+    (found,) = read_pictures(str(tmp_path), (24, 24, 3))
+    expected, _ = resize_and_crop(24, 24)(pixels.astype("uint8"), 0)
+    np.testing.assert_allclose(found, expected, atol=4)
+    assert np.abs(found - expected).mean() < 1.5
+
+
 def test_some_from_everywhere(tmp_path):
     for value in range(10):
         save(tmp_path / f"{value}.png", flat(value))
@@ -85,6 +122,7 @@ def test_an_npz(tmp_path):
 def test_what_cannot_be_read(tmp_path):
     np.savez(tmp_path / "other.npz", pictures=np.zeros((1, 4, 4, 3)))
     np.savez(tmp_path / "small.npz", images=np.zeros((2, 4, 4, 3)))
+    np.savez(tmp_path / "scaled.npz", images=np.full((2, 6, 6, 3), 0.7))
     np.savez(tmp_path / "none.npz", images=np.zeros((0, 6, 6, 3)))
     np.savez(tmp_path / "text.npz", images=np.full((1, 6, 6, 3), "a"))
     (tmp_path / "cut.npz").write_bytes((tmp_path / "small.npz").read_bytes()[:80])
@@ -96,6 +134,7 @@ def test_what_cannot_be_read(tmp_path):
             r"\['N', 6, 6, 3\], at least one. Received: float64 \[2, 4, 4, 3\]",
         ),
         ("none.npz", "at least one"),
+        ("scaled.npz", "scaled.npz must be pixels from 0 to 255. Received: float64"),
         ("text.npz", "must hold numbers"),
         ("cut.npz", "with an array `images`"),
         ("array.npy", "with an array `images`"),
@@ -115,7 +154,7 @@ def test_a_broken_picture_is_named(tmp_path):
     broken.parent.mkdir()
     for damaged in (content[:60], b"no picture", b""):
         broken.write_bytes(damaged)
-        with pytest.raises(ValueError, match="cut.png must be a readable picture"):
+        with pytest.raises(ValueError, match="unreadable image: .*cut.png"):
             read_pictures(str(tmp_path), (6, 6, 3))
 
 
