@@ -1,7 +1,8 @@
 """Signatures called one after another, each fed with what earlier ones handed on.
 
 The steps of an anytime net and the stages of a net with early exits take, beside or
-instead of the image, tensors that earlier signatures put out under the same names.
+instead of the image, tensors that earlier signatures put out under the same names. All of
+that is handed from call to call, so threads may share a model.
 
     for name, inputs, outputs in chain(model, {"image": image}):             # all of them
         ...
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from keras_dyngate._checks import one_of
+from keras_dyngate._images import warn_unit_range
 from keras_dyngate.runtime.litert_model import LiteRTModel, TensorSpec
 
 IMAGE = "image"  # as `export_tflite` calls it
@@ -27,12 +29,13 @@ def chain(
 
     Args:
         model: A file.
-        given: The image, and what else signatures take, by name. `thresholds` are the
-            file's own if not given.
+        given: The image (or another net's inputs), and what else signatures take, by
+            name. `thresholds` are the file's own if not given.
         signature: The last one; only those that it depends on are run. None: run all.
 
     Yields:
-        A signature's name, its inputs and its outputs.
+        A signature's name, its inputs and its outputs (`executed_macs` in thousands of
+        MACs, as the file has it).
 
     Raises:
         ValueError: The file has no such signature, or an input is missing or does not
@@ -81,6 +84,41 @@ def image_input(
             f"with the inputs {sorted(inputs)}"
         )
     return names[0], inputs[names[0]]
+
+
+def feeds(
+    model: LiteRTModel, samples: Any, given: Mapping[str, Any], signature: str | None
+) -> list[dict[str, Any]]:
+    """What `chain` is to be given for each of some samples.
+
+    Args:
+        model: A file.
+        samples: Of a file with one input: `[N, ...]`. With several: a dict of such
+            arrays by name.
+        given: What else signatures take, the same for all samples.
+        signature: As for `chain`.
+
+    Raises:
+        ValueError: There are not equally many of each input, or `samples` is no dict
+            and there are several inputs.
+
+    Warns:
+        UserWarning: All images are from 0 to 1 where the file takes 0 to 255.
+    """
+    if isinstance(samples, Mapping):
+        counts = {name: len(values) for name, values in samples.items()}
+        if len(set(counts.values())) != 1:
+            raise ValueError(
+                f"The inputs must be equally many by name. Received: {counts}"
+            )
+        rows = zip(*samples.values(), strict=True)
+        return [{**dict(zip(samples, row, strict=True)), **given} for row in rows]
+    first = signature or _names(model, set(), None)[0]
+    name, spec = image_input(model, first, given)
+    found = [{name: sample, **given} for sample in samples]
+    if model.takes_255 and len(spec.shape) == 4:
+        warn_unit_range("images", (each[name] for each in found), stacklevel=3)
+    return found
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ class File:
     def __init__(self, times, incremental=True, others=()):
         self.now, self.ms, self.calls, self.next = 0.0, dict(times), [], {}
         self.incremental, self.arguments = incremental, None
+        self.lock = threading.RLock()
         self.signatures = {name: Signature({"image": IMAGE}, {}) for name in others}
         for k in sorted(times, key=str):  # as files are sorted: 10 before 2
             inputs = {"image": IMAGE}
