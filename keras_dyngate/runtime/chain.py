@@ -61,7 +61,7 @@ def chain(
 def image_input(
     model: LiteRTModel, signature: str, given: Collection[str] = ()
 ) -> tuple[str, TensorSpec]:
-    """Name and shape of the image that `chain` needs to run up to a signature.
+    """Name and shape of the image, or other input, that `chain` needs for a signature.
 
     Args:
         model: A file.
@@ -69,21 +69,24 @@ def image_input(
         given: Names of inputs that are no images.
 
     Raises:
-        ValueError: The file has no such signature, or it has several inputs of which
+        ValueError: The file has no such signature, or several inputs are needed of which
             none is called `image`.
     """
     one_of("signature", signature, tuple(sorted(model.signatures)))
-    inputs = model.signatures[signature].inputs
-    for specs in (inputs, *(entry.inputs for entry in model.signatures.values())):
-        if IMAGE in specs:
-            return IMAGE, specs[IMAGE]
-    names = [name for name in inputs if name not in given]
+    known, roots = {*given}, dict[str, TensorSpec]()
+    if "thresholds" in model.metadata:
+        known.add("thresholds")
+    for name in _names(model, known, signature):
+        entry = model.signatures[name]
+        roots |= {key: spec for key, spec in entry.inputs.items() if key not in known}
+        known |= set(entry.outputs)
+    names = [IMAGE] if IMAGE in roots else list(roots)
     if len(names) != 1:
         raise ValueError(
             f"`signature` must have one image input. Received: signature={signature!r} "
-            f"with the inputs {sorted(inputs)}"
+            f"with the inputs {sorted(roots)}"
         )
-    return names[0], inputs[names[0]]
+    return names[0], roots[names[0]]
 
 
 def feeds(

@@ -14,6 +14,7 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 from keras_dyngate.runtime import LiteRTModel, flatbuffer  # noqa: E402
+from tests.runtime.files import write_file  # noqa: E402
 
 WEIGHTS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], "float32")
 METADATA = {"labels": ["red", "grün", "blue"], "units": {"executed_macs": 1000}}
@@ -61,26 +62,9 @@ SIGNATURES = {
 }
 
 
-def write_file(folder, signatures):
-    """A file of TensorFlow functions, by name: the function, and its inputs."""
-    signatures = {
-        name: tf.function(function, autograph=False).get_concrete_function(**specs)
-        for name, (function, specs) in signatures.items()
-    }
-    tf.saved_model.save(tf.Module(), os.fspath(folder / "saved"), signatures=signatures)
-    converter = tf.lite.TFLiteConverter.from_saved_model(
-        os.fspath(folder / "saved"), signature_keys=list(signatures)
-    )
-    model = flatbuffer.read(converter.convert())
-    flatbuffer.set_metadata(model, "keras_dyngate", json.dumps(METADATA).encode())
-    path = folder / "model.tflite"
-    path.write_bytes(flatbuffer.write(model))
-    return path
-
-
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    return write_file(tmp_path_factory.mktemp("model"), SIGNATURES)
+    return write_file(tmp_path_factory.mktemp("model"), SIGNATURES, METADATA)
 
 
 @pytest.fixture(scope="module")
