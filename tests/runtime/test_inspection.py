@@ -109,7 +109,9 @@ def test_macs_of_three_axes(tmp_path):
     spec = tf.TensorSpec([1, 4, 4, 4, 3], tf.float32, name="scan")
 
     def run(scan):
-        y = tf.nn.conv3d(scan, np.ones((3, 1, 2, 3, 5), "f"), [1] * 5, "VALID")  # 2x4x3x5
+        y = tf.nn.conv3d(
+            scan, np.ones((3, 1, 2, 3, 5), "f"), [1] * 5, "VALID"
+        )  # 2x4x3x5
         return {
             "y": tf.nn.conv3d_transpose(
                 y, np.ones((2, 2, 2, 7, 5), "f"), [1, 4, 8, 6, 7], 2, "SAME"
