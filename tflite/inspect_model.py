@@ -27,14 +27,8 @@ flags.DEFINE_list("allow", [], "Findings to leave out, by their codes.")
 flags.DEFINE_bool("operators", False, "List every kind of operator.")
 
 
-UNITS = {"executed_macs": " (thousands of MACs)"}
-
-
 def _ports(ports: tuple[Port, ...]) -> str:
-    return ", ".join(
-        f"{port.name}: {port.dtype} {list(port.shape)}{UNITS.get(port.name, '')}"
-        for port in ports
-    )
+    return ", ".join(f"{port.name}: {port.dtype} {list(port.shape)}" for port in ports)
 
 
 def show(report: FileReport) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from keras_dyngate._checks import one_of
-from keras_dyngate._images import warn_unit_range
+from keras_dyngate._image_range import RangeWatch
 from keras_dyngate.runtime.litert_model import LiteRTModel, TensorSpec
 
 IMAGE = "image"  # as `export_tflite` calls it
@@ -120,7 +120,10 @@ def feeds(
     name, spec = image_input(model, first, given)
     found = [{name: sample, **given} for sample in samples]
     if model.takes_255 and len(spec.shape) == 4:
-        warn_unit_range("images", (each[name] for each in found), stacklevel=3)
+        watch = RangeWatch()
+        for each in found:
+            watch.look(np.asarray(each[name]))
+        watch.warn("images", stacklevel=3)
     return found
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from keras_dyngate._checks import positive_int
-from keras_dyngate._images import RangeWatch
+from keras_dyngate._image_range import RangeWatch
 from keras_dyngate.runtime.labels import LabelSpec, class_count
 from keras_dyngate.runtime.samples import labelled_samples
 from keras_dyngate.runtime.scores import ImageScores, PixelScores

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_dyngate._images import RangeWatch
+from keras_dyngate._image_range import RangeWatch
 from keras_dyngate.runtime.labels import LabelSpec
 from keras_dyngate.runtime.tensors import TensorSpec
 
