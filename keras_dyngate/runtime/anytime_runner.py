@@ -66,6 +66,9 @@ class AnytimeRunner:
     The first times are measured when the runner is made. A step that is left out again and
     again is tried anew some time: its longest times are forgotten one by one.
 
+    Threads may share a runner. They wait for each other, a `run` for a whole `run`; that
+    counts towards `elapsed_ms` and a deadline, not as a time of a step.
+
     Args:
         path: A file that `export_tflite` made of an anytime net.
         num_threads: Positive int, the CPU threads of the kernels.
@@ -120,11 +123,13 @@ class AnytimeRunner:
 
         Of its step alone in an incremental file.
         """
-        return float(np.quantile(self._times[self._known(k)], QUANTILE))
+        with self.model.lock:
+            return float(np.quantile(self._times[self._known(k)], QUANTILE))
 
     def median_ms(self) -> dict[int, float]:
         """Median time of the last calls by sub-network, ms; of the steps alone."""
-        return {k: float(np.median(times)) for k, times in self._times.items()}
+        with self.model.lock:
+            return {k: float(np.median(times)) for k, times in self._times.items()}
 
     def _known(self, k: int) -> int:
         if k not in self._names:
@@ -139,10 +144,13 @@ class AnytimeRunner:
         """Run the signature of k; `before` is the time already spent, ms."""
         name = self._names[k]
         inputs = {key: kept[key] for key in self.model.signatures[name].inputs}
-        begin = self._clock()
-        outputs = self.model.run(name, **inputs)
-        taken = 1e3 * (self._clock() - begin)
-        self._times[k].append(taken)
+        asked = self._clock()
+        with self.model.lock:
+            begin = self._clock()
+            outputs = self.model.run(name, **inputs)
+            end = self._clock()
+            self._times[k].append(1e3 * (end - begin))
+        taken = 1e3 * (end - asked)
         logits = outputs.pop("logits")[0]
         label = int(outputs.pop("label")[0])
         outputs.pop("executed_macs", None)
@@ -201,12 +209,18 @@ class AnytimeRunner:
             )
         limit = float("inf") if deadline_ms is None else float(deadline_ms)
         begin = self._clock()
-        if not self.incremental:
-            fitting = [k for k in self._names if self._fits(k, 0.0, limit)]
+        with self.model.lock:
+            if self.incremental:
+                return self._steps(image, begin, limit)
+            spent = 1e3 * (self._clock() - begin)
+            fitting = [k for k in self._names if self._fits(k, spent, limit)]
             k = max(fitting, default=min(self._names))
             return self._judged(
                 self._call(k, {"image": np.asarray(image)}, 0.0), begin, limit
             )
+
+    def _steps(self, image: Any, begin: float, limit: float) -> AnytimeAnswer:
+        """Step after step, as long as the next one is expected to be in time."""
         answer = self._judged(self.start(image), begin, limit)
         while answer.k < self.subnetworks and answer.in_time:
             spent = 1e3 * (self._clock() - begin)

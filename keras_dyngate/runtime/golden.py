@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dyngate.runtime.chain import IMAGE, chain
+from keras_dyngate.runtime.chain import chain, feeds
 from keras_dyngate.runtime.litert_model import LiteRTModel, Signature
 
 MODEL, CASES = "model.tflite", "cases.txt"
@@ -100,10 +100,10 @@ def write_golden(
     """Run every signature of a file on some images, and keep what goes in and out.
 
     Args:
-        path: A .tflite file. Its first inputs are called `image`, as `export_tflite` has
-            them; what steps and stages hand on is taken from their outputs.
+        path: A .tflite file; what steps and stages hand on is taken from their outputs.
         folder: A folder that does not exist yet; it is written whole or not at all.
-        images: `[N, height, width, channels]`, 0 to 255.
+        images: `[N, height, width, channels]`, 0 to 255, or what else the file's input
+            is; of a file with several inputs a dict of such arrays by name.
         **inputs: What else signatures take. `thresholds` are the file's own if not given.
 
     Returns:
@@ -114,16 +114,16 @@ def write_golden(
             missing or does not suit the file.
     """
     target = new_folder("folder", folder)
-    if not len(images):
-        raise ValueError("`images` must hold at least one. Received: none")
     model = LiteRTModel(path)
     _without_spaces(model.signatures)
+    given = feeds(model, images, inputs, None)
+    if not given:
+        raise ValueError("`images` must hold at least one. Received: none")
     lines: list[str] = []
     with tempfile.TemporaryDirectory(dir=target.absolute().parent) as beside:
         made = Path(beside) / "golden"
         made.mkdir()
         shutil.copyfile(path, made / MODEL)
-        given = ({IMAGE: image, **inputs} for image in images)
         calls = itertools.chain.from_iterable(chain(model, each) for each in given)
         for name, fed, outputs in calls:
             words = [name]

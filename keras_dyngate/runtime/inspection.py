@@ -197,6 +197,10 @@ def operator_macs(
         return _size(graph, outputs[0]) * math.prod(_shape(graph, inputs[1])[1:3])
     if kind == "TRANSPOSE_CONV":  # shape of the output, [out, height, width, in], x
         return _size(graph, inputs[2]) * math.prod(_shape(graph, inputs[1])[:3])
+    if kind == "CONV_3D":  # [depth, height, width, in, out]
+        return _size(graph, outputs[0]) * math.prod(_shape(graph, inputs[1])[:4])
+    if kind == "CONV_3D_TRANSPOSE":  # shape of the output, [..., out, in], x
+        return _size(graph, inputs[2]) * math.prod(_shape(graph, inputs[1])[:4])
     if kind == "BATCH_MATMUL":
         across = -2 if getattr(operator.builtinOptions, "adjX", False) else -1
         return _size(graph, outputs[0]) * _shape(graph, inputs[0])[across]

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from keras_dyngate._checks import positive_int
-from keras_dyngate.runtime.chain import chain, image_input
+from keras_dyngate.runtime.chain import chain, feeds
 from keras_dyngate.runtime.comparison import compare_latency
-from keras_dyngate.runtime.litert_model import MACS_UNIT, LiteRTModel
+from keras_dyngate.runtime.litert_model import LiteRTModel, macs_of
 
 # What explains the answer of a signature; its other outputs are decisions.
 EXPLAINED_BY = {
@@ -39,7 +39,7 @@ class ImageGroup:
         images: How many.
         share: Of all images, 0 to 1.
         median_ms, p90_ms: Of all timed calls on them.
-        executed_macs: Mean MACs per image, or None.
+        executed_macs: Mean MACs per image (not thousands), or None.
         open_rate: Mean share of open gates, 0 to 1, or None.
         exit: The exit that they left at, or None.
     """
@@ -61,7 +61,8 @@ class LatencyReport:
         signature: Its name.
         num_threads: CPU threads of the kernels.
         times_ms: Milliseconds of every call, `[rounds, images]`.
-        executed_macs: MACs per image, int64 `[images]`; None if the file does not say.
+        executed_macs: MACs (not thousands) per image, int64 `[images]`; None if the file
+            does not say.
         exits: Exit indices, int `[images]`; None without early exits.
         open_rates: Share of the gates that were open, `[images]`; units of a block that
             did not run count as shut. None if the file does not explain the signature,
@@ -160,7 +161,8 @@ def measure_latency(
 
     Args:
         candidates: (model, signature, images) by name; as many images for each, without
-            their batch axis, for signatures with one image input.
+            their batch axis, or what else the signature's input is. Of a signature with
+            several inputs a dict of arrays by name.
         rounds: Timed calls per image and candidate. Default 30.
         **inputs: What else signatures take. `thresholds` are the file's own if not given.
 
@@ -172,24 +174,27 @@ def measure_latency(
             `inputs`; or an input is missing or does not suit the file.
     """
     rounds = positive_int("rounds", rounds)
-    counts = {len(images) for _, _, images in candidates.values()}
+    given = {}
+    for name, (model, signature, images) in candidates.items():
+        given[name] = feeds(model, images, inputs, signature)
+    counts = {len(each) for each in given.values()}
     if len(counts) != 1 or 0 in counts:
         raise ValueError(
             "`candidates` must have equally many images, at least one. "
             f"Received: {sorted(counts)}"
         )
     (count,) = counts
-    reports, feeds = {}, {}
-    for name, (model, signature, images) in candidates.items():
-        feeds[name], reports[name] = _look(model, signature, images, inputs)
-    taken = {key for fed in feeds.values() for key in fed[0]}
+    reports, fed = {}, {}
+    for name, (model, signature, _) in candidates.items():
+        fed[name], reports[name] = _look(model, signature, given[name])
+    taken = {key for calls in fed.values() for key in calls[0]}
     if not set(inputs) <= taken:
         raise ValueError(
             f"`inputs` must be among what the signatures take, {sorted(taken)}. "
             f"Received: {sorted(inputs)}"
         )
     times = compare_latency(
-        {name: (*candidates[name][:2], feeds[name]) for name in candidates},
+        {name: (*candidates[name][:2], fed[name]) for name in candidates},
         rounds=rounds * count,
         warmup=count,
     )
@@ -200,16 +205,16 @@ def measure_latency(
 
 
 def _look(
-    model: LiteRTModel, signature: str, images: Any, inputs: Mapping[str, Any]
+    model: LiteRTModel, signature: str, samples: list[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], LatencyReport]:
-    """Inputs for each image, and a report that lacks nothing but times."""
-    image_name, _ = image_input(model, signature, inputs)
-    feeds, macs, exits, rates = [], [], [], []
-    for image in images:
-        *_, (_, fed, outputs) = chain(model, {image_name: image, **inputs}, signature)
-        feeds.append(fed)
-        if "executed_macs" in outputs:
-            macs.append(MACS_UNIT * int(np.ravel(outputs["executed_macs"])[0]))
+    """Inputs of the signature for each sample, and a report that lacks only times."""
+    calls, macs, exits, rates = [], [], [], []
+    for given in samples:
+        *_, (_, fed, outputs) = chain(model, given, signature)
+        calls.append(fed)
+        executed = macs_of(outputs)
+        if executed is not None:
+            macs.append(executed)
         if "exit" in outputs:
             exits.append(int(np.ravel(outputs["exit"])[0]))
         if (explain := EXPLAINED_BY.get(signature, "")) in model.signatures:
@@ -220,9 +225,9 @@ def _look(
     report = LatencyReport(
         signature=signature,
         num_threads=model.num_threads,
-        times_ms=np.empty((0, len(feeds))),
+        times_ms=np.empty((0, len(calls))),
         executed_macs=np.array(macs) if macs else None,
         exits=np.array(exits) if exits else None,
         open_rates=np.array(rates) if rates else None,
     )
-    return feeds, report
+    return calls, report

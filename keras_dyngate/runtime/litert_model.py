@@ -1,55 +1,43 @@
 """Run and time a .tflite file by signature, with ai-edge-litert and NumPy alone.
 
-An exported file has several entry points, each with named inputs and outputs, and one
-input of batch size 1. `LiteRTModel` checks what it is given against the file, so that a
-wrong image fails with a sentence instead of running on reinterpreted numbers:
+An exported file has several entry points, each with named inputs and outputs of batch
+size 1. `LiteRTModel` checks what it is given against the file, so that a wrong image fails
+with a sentence instead of running on reinterpreted numbers:
 
     model = LiteRTModel("resnet34.tflite")
     model.run("classify", image=image)["label"]
-    model.evaluate((images, labels))["accuracy"]
+    model.evaluate(images, labels)["accuracy"]
     model.benchmark("classify", {"image": image}).median_ms
+
+The output `executed_macs` of a file counts thousands of MACs (`macs_of` makes them MACs);
+everything else in Python is in MACs.
 """
 
 import dataclasses
 import json
 import os
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_dyngate._checks import positive_int
+from keras_dyngate._image_range import RangeWatch
+from keras_dyngate.runtime.labels import LabelSpec, class_count
+from keras_dyngate.runtime.samples import labelled_samples
 from keras_dyngate.runtime.scores import ImageScores, PixelScores
+from keras_dyngate.runtime.tensors import Signature, TensorSpec, fit
+
+__all__ = ["BenchmarkResult", "LiteRTModel", "Signature", "TensorSpec", "macs_of"]
 
 METADATA_NAME = "keras_dyngate"
 MACS_UNIT = 1000  # `executed_macs` counts thousands, so that it fits an int32
 UINT8_CLASSES = 256  # that the labels of pixels can tell apart
 
 _IDENTIFIER = b"TFL3"
-
-
-@dataclasses.dataclass(frozen=True)
-class TensorSpec:
-    """Shape and dtype of one input or output; -1 stands for a size left open."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    def accepts(self, shape: tuple[int, ...]) -> bool:
-        """Whether an array of this shape may be fed."""
-        return len(shape) == len(self.shape) and all(
-            mine in (-1, theirs) for mine, theirs in zip(self.shape, shape, strict=True)
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Signature:
-    """One entry point of a file: its inputs and outputs by name."""
-
-    inputs: dict[str, TensorSpec]
-    outputs: dict[str, TensorSpec]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +57,9 @@ class BenchmarkResult:
 class LiteRTModel:
     """A .tflite file, ready to run.
 
-    The file is read into memory once. An instance serves one caller at a time; use one
-    instance per thread.
+    The file is read into memory once. Threads may share an instance: they wait for each
+    other, so that each call is whole, from its inputs to copies of its outputs. For calls
+    at the same time, use one instance per thread.
 
     Args:
         path: The .tflite file.
@@ -81,6 +70,7 @@ class LiteRTModel:
             map names to `TensorSpec(shape, dtype)`.
         metadata: What the exporter wrote into the file (labels, units, ...); empty
             for a file from elsewhere.
+        lock: Held during each call. `with model.lock:` keeps several calls together.
 
     Raises:
         FileNotFoundError: There is no file at `path`.
@@ -91,6 +81,7 @@ class LiteRTModel:
 
     def __init__(self, path: str | os.PathLike[str], num_threads: int = 1) -> None:
         self.num_threads = positive_int("num_threads", num_threads)
+        self.lock = threading.RLock()
         self.path = Path(path)
         content = _read(self.path)
         try:
@@ -125,6 +116,11 @@ class LiteRTModel:
         """The class names stored in the file, or None."""
         return self.metadata.get("labels")
 
+    @property
+    def takes_255(self) -> bool:
+        """Whether the exporter noted that images are from 0 to 255."""
+        return "0 to 255" in str(self.metadata.get("input"))
+
     def run(self, signature: str, **inputs: Any) -> dict[str, np.ndarray]:
         """Run one signature once.
 
@@ -136,7 +132,8 @@ class LiteRTModel:
                 numbers for a float input.
 
         Returns:
-            Mapping from output name to an array that the caller owns.
+            Mapping from output name to an array that the caller owns. `executed_macs`
+            is as in the file, in thousands of MACs.
 
         Raises:
             ValueError: The signature, the input names, a shape or a value does not
@@ -148,68 +145,93 @@ class LiteRTModel:
     def evaluate(
         self,
         dataset: Any,
+        y: Any = None,
         signature: str | None = None,
         *,
+        sample_weight: Any = None,
         ignore_class: int | None = None,
         **inputs: Any,
     ) -> dict[str, Any]:
         """Classify labelled images, or all pixels of them, one image at a time.
 
+        Takes what Keras' `evaluate` takes: `evaluate(images, labels)`,
+        `evaluate((images, labels))` or `evaluate(dataset)`.
+
         Args:
-            dataset: A tuple `(images, labels)` of arrays, or an iterable of pairs
-                `(image, label)`, single or batched; NumPy arrays or tensors. Labels
-                are class indices, for a segmentation net maps of them, `[height,
-                width]` or `[height, width, 1]`.
+            dataset: Images, if `y` is given: an array `[N, height, width, channels]`
+                (or of the file's rank), or arrays by name for a file with several
+                inputs. Else a tuple `(images, labels)` or `(images, labels, weights)`
+                of arrays, or an iterable of such tuples, single or batched; NumPy
+                arrays or tensors.
+            y: Labels: class indices `[N]`, whole floats among them, or one-hot
+                `[N, classes]`; for a segmentation net maps of them, `[N, height,
+                width]`, with or without a last axis of 1. In place of `y`, the name of
+                a signature is taken for `signature`.
             signature: Name of a signature with an output `label`, `labels` or `logits`.
                 None: "segment" if the file has it, else "classify".
+            sample_weight: How much each sample (or pixel) counts, `[N]` or as the maps;
+                None: all the same.
             ignore_class: For a segmentation net: the label of pixels that do not count.
             **inputs: Its inputs other than the image, the same for every sample.
 
         Returns:
             A dict with `accuracy` (0 to 1), `samples`, `mean_ms` and `median_ms` per
-            image, and `mean_executed_macs` (MACs per image; None if the file does not
-            report them). Of images also `labels` (predicted class indices, [samples]),
-            and `exit` (exit indices, [samples]) if the signature has that output. Of
-            pixels, over the whole dataset, `mean_iou` of the classes that occur in
-            labels or answers, `class_iou` ([classes], NaN for a class that does not),
-            and `pixels`, the number that counted.
+            image, and `mean_executed_macs` (MACs per image, not thousands; None if the
+            file does not report them). Of images also `labels` (predicted class
+            indices, [samples]), and `exit` (exit indices, [samples]) if the signature
+            has that output. Of pixels, over the whole dataset, `mean_iou` of the
+            classes that occur in labels or answers, `class_iou` ([classes], NaN for a
+            class that does not), and `pixels`, the number that counted. Weights change
+            `accuracy` and the IoUs alone.
 
         Raises:
-            ValueError: The dataset is empty or does not suit the signature.
+            ValueError: The dataset is empty or does not suit the signature, or a label
+                is no class of the file.
+
+        Warns:
+            UserWarning: All images are from 0 to 1 where the file takes 0 to 255.
         """
+        if isinstance(y, str) and signature is None:
+            y, signature = None, y
         if signature is None:
             signature = "segment" if "segment" in self.signatures else "classify"
         spec = self.signatures[self._known(signature)]
-        image_names = [name for name in spec.inputs if name not in inputs]
-        scores = self._scores(signature, ignore_class)
-        if len(image_names) != 1:
+        varying = {k: v for k, v in spec.inputs.items() if k not in inputs}
+        if not varying or not set(inputs) <= set(spec.inputs):
             raise ValueError(
-                "Every input of the signature but the image must be given as a keyword "
+                "Every input of the signature but the image may be given as a keyword "
                 f"argument. Received: {sorted(inputs)} for the inputs "
                 f"{sorted(spec.inputs)} of signature={signature!r}"
             )
-        (image_name,) = image_names
-        rank = len(spec.inputs[image_name].shape)
-        macs, times = [], []
-        for image, label in _samples(dataset, rank, scores.label_shape):
-            feed = self._feed(signature, {image_name: image, **inputs})
+        scores = self._scores(signature, ignore_class)
+        macs, times, watch = [], [], RangeWatch()
+        for sample in labelled_samples(
+            dataset,
+            y,
+            sample_weight,
+            specs=varying,
+            labels=scores.labels,
+            watch=watch,
+        ):
+            feed = self._feed(signature, {**sample.inputs, **inputs})
             outputs, elapsed = self._timed(signature, feed)
-            scores.add(label, outputs)
+            scores.add(sample.label, outputs, sample.weight)
             times.append(elapsed)
-            if "executed_macs" in outputs:
-                macs.append(np.ravel(outputs["executed_macs"])[0])
+            executed = macs_of(outputs)
+            if executed is not None:
+                macs.append(executed)
         if not times:
             raise ValueError(
                 "`dataset` must hold at least one sample. Received: an empty dataset"
             )
+        if self.takes_255:
+            watch.warn("dataset", stacklevel=2)
         return {
             **scores.result(),
             "samples": len(times),
             "mean_ms": float(np.mean(times)),
             "median_ms": float(np.median(times)),
-            "mean_executed_macs": float(np.mean(macs, dtype=np.float64)) * MACS_UNIT
-            if macs
-            else None,
+            "mean_executed_macs": float(np.mean(macs)) if macs else None,
         }
 
     def _scores(
@@ -225,15 +247,29 @@ class LiteRTModel:
                 "`signature` must have an output 'label', 'labels' or 'logits'. "
                 f"Received: signature={signature!r} with outputs {sorted(outputs)}"
             )
+        classes = self._classes(signature)
         if decision == "labels":
-            classes = self.metadata.get("classes", UINT8_CLASSES)
-            return PixelScores(outputs["labels"].shape[1:], classes, ignore_class)
+            shape = outputs["labels"].shape[1:]
+            return PixelScores(LabelSpec(shape, classes or UINT8_CLASSES, ignore_class))
         if ignore_class is not None:
             raise ValueError(
                 "`ignore_class` is for signatures with an output 'labels'. Received: "
                 f"ignore_class={ignore_class} for signature={signature!r}"
             )
-        return ImageScores(decision)
+        return ImageScores(LabelSpec((), classes), decision)
+
+    def _classes(self, signature: str) -> int | None:
+        """How many classes a signature tells apart, as far as the file says."""
+        outputs, noted = (
+            self.signatures[signature].outputs,
+            self.metadata.get("classes"),
+        )
+        if isinstance(noted, int):
+            return class_count(noted)
+        scores = outputs["logits"].shape if "logits" in outputs else ()
+        if len(scores) > 1 and scores[-1] > 0:
+            return class_count(scores[-1])
+        return class_count(len(self.labels)) if self.labels else None
 
     def benchmark(
         self,
@@ -271,11 +307,12 @@ class LiteRTModel:
             )
         self._known(signature)
         feeds = [self._feed(signature, feed) for feed in given]
-        for i in range(warmup):
-            self._timed(signature, feeds[i % len(feeds)])
-        times = tuple(
-            self._timed(signature, feeds[i % len(feeds)])[1] for i in range(repeats)
-        )
+        with self.lock:  # no other thread's calls in between
+            for i in range(warmup):
+                self._timed(signature, feeds[i % len(feeds)])
+            times = tuple(
+                self._timed(signature, feeds[i % len(feeds)])[1] for i in range(repeats)
+            )
         return BenchmarkResult(
             signature=signature,
             num_threads=self.num_threads,
@@ -303,82 +340,32 @@ class LiteRTModel:
                 f"The inputs of signature {signature!r} must be {sorted(specs)}. "
                 f"Received: {sorted(inputs)}"
             )
-        return {name: _fit(name, inputs[name], spec) for name, spec in specs.items()}
+        return {name: fit(name, inputs[name], spec) for name, spec in specs.items()}
 
     def _timed(
         self, signature: str, feed: dict[str, np.ndarray]
     ) -> tuple[dict[str, np.ndarray], float]:
-        """Outputs and milliseconds of one call."""
+        """Outputs and milliseconds of one call, without waiting for other threads."""
         runner = self._runners[signature]
-        start = time.perf_counter()
-        outputs = runner(**feed)
-        return outputs, 1e3 * (time.perf_counter() - start)
+        with self.lock:  # all signatures share one interpreter
+            start = time.perf_counter()
+            outputs = runner(**feed)  # copies of what the interpreter holds
+            elapsed = time.perf_counter() - start
+        return outputs, 1e3 * elapsed
 
 
-def _fit(name: str, value: Any, spec: TensorSpec) -> np.ndarray:
-    """`value` with the shape and dtype of `spec`, or a `ValueError`."""
-    array = np.asarray(value)
-    if not spec.accepts(array.shape) and spec.accepts((1, *array.shape)):
-        array = array[np.newaxis]
-    if not spec.accepts(array.shape):
-        raise ValueError(
-            f"Input `{name}` must have the shape {spec.shape}, where the batch axis "
-            f"may be left out. Received: shape={array.shape}"
-        )
-    if array.dtype == spec.dtype:
-        return array
-    if spec.dtype.kind == "f" and array.dtype.kind in "biuf":
-        return array.astype(spec.dtype)
-    if spec.dtype.kind in "iu" and array.dtype.kind in "biuf":
-        limits = np.iinfo(spec.dtype)
-        if array.size == 0 or limits.min <= array.min() <= array.max() <= limits.max:
-            whole = array.astype(spec.dtype)
-            if np.array_equal(whole, array):
-                return whole
-        raise ValueError(
-            f"Input `{name}` must hold whole numbers from {limits.min} to {limits.max} "
-            f"({spec.dtype}). Received: {array.dtype} values from {array.min()} to "
-            f"{array.max()}"
-        )
-    raise ValueError(
-        f"Input `{name}` must be convertible to {spec.dtype}. "
-        f"Received: dtype={array.dtype}"
-    )
+def macs_of(outputs: Mapping[str, np.ndarray]) -> int | None:
+    """MACs that ran, from a signature's outputs: the file counts thousands.
 
+    Args:
+        outputs: Of `LiteRTModel.run`.
 
-def _samples(
-    dataset: Any, rank: int, label_shape: tuple[int, ...]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Single (image, label) pairs of a dataset; batched images have `rank` axes."""
-    arrays = isinstance(dataset, tuple) and all(hasattr(x, "shape") for x in dataset)
-    pairs: Iterable[Any] = [dataset] if arrays else dataset
-    for pair in pairs:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise ValueError(
-                "`dataset` must consist of pairs (image, label). "
-                f"Received: {type(pair).__name__}"
-                + (f" of length {len(pair)}" if hasattr(pair, "__len__") else "")
-            )
-        images, labels = np.asarray(pair[0]), np.asarray(pair[1])
-        given = labels.shape
-        if images.ndim < rank:
-            images, labels = images[np.newaxis], labels[np.newaxis]
-        wanted = (len(images), *label_shape)
-        fits = (
-            labels.shape in (wanted, (*wanted, 1))
-            if label_shape
-            else (labels.size == len(images))
-        )
-        if labels.dtype.kind not in "iu" or not fits:
-            per = (
-                f"map {label_shape} of class indices" if label_shape else "class index"
-            )
-            raise ValueError(
-                f"`dataset` must give one {per} per image. Received: labels of "
-                f"shape {given} and dtype {labels.dtype} for {len(images)} "
-                "image(s)"
-            )
-        yield from zip(images, labels.reshape(wanted), strict=True)
+    Returns:
+        MACs, exact to a thousand; None if the signature does not report them.
+    """
+    if "executed_macs" not in outputs:
+        return None
+    return MACS_UNIT * int(np.ravel(outputs["executed_macs"])[0])
 
 
 def _read(path: Path) -> bytes:

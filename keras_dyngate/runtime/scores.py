@@ -1,12 +1,14 @@
 """What an evaluation gathers, sample by sample: right images, or right pixels.
 
 Of a segmentation only counts are kept, however many images there are: the confusion
-matrix, whose entry (i, j) is the number of pixels of class i that were labelled j.
+matrix, whose entry (i, j) is the number (or weight) of pixels of class i labelled j.
 """
 
 from typing import Any
 
 import numpy as np
+
+from keras_dyngate.runtime.labels import LabelSpec, label_of
 
 Outputs = dict[str, np.ndarray]
 
@@ -15,74 +17,82 @@ class ImageScores:
     """Answers of a signature with an output `label` or `logits`.
 
     Args:
+        labels: Of the images.
         decision: Which of the two tells the class.
     """
 
-    label_shape: tuple[int, ...] = ()
-
-    def __init__(self, decision: str) -> None:
+    def __init__(self, labels: LabelSpec, decision: str) -> None:
+        self.labels = labels
         self.decision = decision
         self.true: list[int] = []
-        self.predicted: list[Any] = []
-        self.exits: list[Any] = []
+        self.predicted: list[int] = []
+        self.weights: list[float] = []
+        self.exits: list[int] = []
 
-    def add(self, label: np.ndarray, outputs: Outputs) -> None:
-        """Take in one image's label and what the file said."""
+    def add(self, label: Any, outputs: Outputs, weight: Any = 1.0) -> None:
+        """Take in one image's label, what the file said, and how much that counts."""
         found = outputs[self.decision]
+        found = label_of(found) if self.decision == "logits" else found
         self.true.append(int(label))
-        self.predicted.append(
-            np.argmax(found) if self.decision == "logits" else np.ravel(found)[0]
-        )
+        self.predicted.append(int(np.ravel(found)[0]))
+        self.weights.append(float(weight))
         if "exit" in outputs:
-            self.exits.append(np.ravel(outputs["exit"])[0])
+            self.exits.append(int(np.ravel(outputs["exit"])[0]))
 
     def result(self) -> dict[str, Any]:
-        """Accuracy, the predicted labels, and the exits if there are any."""
-        predicted = np.array(self.predicted)
+        """Accuracy, the predicted labels, and the exits if there are any.
+
+        Raises:
+            ValueError: If no sample counted.
+        """
+        predicted, weights = np.array(self.predicted), np.array(self.weights)
+        _some_weight(weights.sum())
         found = {
-            "accuracy": float(np.mean(predicted == np.array(self.true))),
+            "accuracy": float(weights[predicted == self.true].sum() / weights.sum()),
             "labels": predicted,
         }
         return {**found, "exit": np.array(self.exits)} if self.exits else found
+
+
+def _some_weight(total: float) -> None:
+    if not total:
+        raise ValueError("`sample_weight` must not be 0 everywhere. Received: all 0")
 
 
 class PixelScores:
     """Answers of a signature with an output `labels`, uint8 `[1, height, width]`.
 
     Args:
-        label_shape: (height, width) of a label map.
-        classes: How many there are.
-        ignore_class: Label of the pixels that do not count, or None.
+        labels: Of the images, maps of so many classes.
     """
 
-    def __init__(
-        self, label_shape: tuple[int, ...], classes: int, ignore_class: int | None
-    ) -> None:
-        self.label_shape = label_shape
-        self.ignore_class = ignore_class
-        self.confusion = np.zeros((classes, classes), np.int64)
+    def __init__(self, labels: LabelSpec) -> None:
+        assert labels.classes is not None
+        self.labels = labels
+        self.confusion = np.zeros((labels.classes, labels.classes))
+        self.pixels = 0
 
-    def add(self, label: np.ndarray, outputs: Outputs) -> None:
-        """Take in one image's label map and what the file said.
+    def add(self, label: np.ndarray, outputs: Outputs, weight: Any = 1.0) -> None:
+        """Take in one image's label map, what the file said, and how much that counts.
 
-        Raises:
-            ValueError: If a label that counts is no class of the file.
+        Args:
+            label: Classes `[height, width]`, or `ignore_class`.
+            outputs: Of the signature.
+            weight: A number, or one per pixel.
         """
         classes = len(self.confusion)
         true, predicted = label.ravel(), outputs["labels"].ravel()
-        if self.ignore_class is not None:
-            counts = true != self.ignore_class
-            true, predicted = true[counts], predicted[counts]
-        if true.size and not 0 <= true.min() <= true.max() < classes:
-            raise ValueError(
-                f"`dataset` must give label maps of classes from 0 to {classes - 1}, "
-                "or `ignore_class` for pixels without one. Received: labels from "
-                f"{true.min()} to {true.max()}, ignore_class={self.ignore_class}"
-            )
-        pairs = true.astype(np.int64) * classes + predicted
-        self.confusion += np.bincount(pairs, minlength=classes**2).reshape(
-            classes, classes
+        weights = np.broadcast_to(weight, label.shape).ravel()
+        counts = (
+            np.ones(true.shape, bool)
+            if self.labels.ignore_class is None
+            else true != self.labels.ignore_class
         )
+        pairs = true[counts].astype(np.int64) * classes + predicted[counts]
+        self.pixels += len(pairs)
+        self.confusion += np.bincount(
+            pairs, weights=weights[counts], minlength=classes**2
+        ).reshape(classes, classes)
 
     def result(self) -> dict[str, Any]:
         """Share of right pixels, and intersection over union.
@@ -90,18 +100,19 @@ class PixelScores:
         Raises:
             ValueError: If no pixel counted.
         """
-        right, pixels = np.diag(self.confusion), int(self.confusion.sum())
-        if not pixels:
+        right, all_in = np.diag(self.confusion), self.confusion.sum()
+        if not self.pixels:
             raise ValueError(
                 "`dataset` must have labelled pixels. Received: label maps of nothing "
-                f"but ignore_class={self.ignore_class}"
+                f"but ignore_class={self.labels.ignore_class}"
             )
+        _some_weight(all_in)
         union = self.confusion.sum(0) + self.confusion.sum(1) - right
         iou = np.full(len(right), np.nan)
         np.divide(right, union, out=iou, where=union > 0)
         return {
-            "accuracy": float(right.sum() / pixels),
+            "accuracy": float(right.sum() / all_in),
             "mean_iou": float(np.nanmean(iou)),
             "class_iou": iou,
-            "pixels": pixels,
+            "pixels": self.pixels,
         }

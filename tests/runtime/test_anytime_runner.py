@@ -1,9 +1,12 @@
 """The runner keeps deadlines by a clock of ours, on files that take a known time."""
 
+import concurrent.futures
 import dataclasses
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -27,6 +30,7 @@ class File:
     def __init__(self, times, incremental=True, others=()):
         self.now, self.ms, self.calls, self.next = 0.0, dict(times), [], {}
         self.incremental, self.arguments = incremental, None
+        self.lock = threading.RLock()
         self.signatures = {name: Signature({"image": IMAGE}, {}) for name in others}
         for k in sorted(times, key=str):  # as files are sorted: 10 before 2
             inputs = {"image": IMAGE}
@@ -590,3 +594,52 @@ class TestExported:
                 scores = expected[k][index]
                 limit = 1e-5 * np.abs(expected[k]).max()
                 np.testing.assert_allclose(answer.logits, scores, rtol=0, atol=limit)
+
+
+class TestThreads:
+    IMAGES = np.random.default_rng(1).uniform(0, 255, (12, 4, 6, 3)).astype("float32")
+
+    def test_a_run_is_whole(self, path):
+        """Every answer is of its own image, steps go on from its own."""
+        runner = AnytimeRunner(path, warmup=1)
+        alone = [runner.run(image).logits for image in self.IMAGES]
+
+        def work(shift):
+            found = []
+            for turn in range(60):
+                index = (turn + 3 * shift) % len(alone)
+                if turn % 2:
+                    answer = runner.run(self.IMAGES[index], 0 if turn % 3 else None)
+                else:
+                    answer = runner.start(self.IMAGES[index])
+                while answer.k < 3:
+                    answer = runner.refine(answer)
+                    assert runner.expected_ms(answer.k) > 0
+                found.append((index, answer.logits))
+            assert set(runner.median_ms()) == {1, 2, 3}
+            return found
+
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            for found in pool.map(work, range(4)):
+                for index, logits in found:
+                    np.testing.assert_array_equal(logits, alone[index])
+
+    def test_waiting_counts_to_the_deadline_but_is_no_time_of_a_step(self, path):
+        runner = AnytimeRunner(path, warmup=1)
+        waiting, answers = threading.Event(), []
+
+        def work():
+            waiting.set()
+            answers.append(runner.run(self.IMAGES[0], deadline_ms=100))
+            answers.append(runner.start(self.IMAGES[0]))
+
+        thread = threading.Thread(target=work)
+        with runner.model.lock:
+            thread.start()
+            waiting.wait()
+            time.sleep(0.2)
+        thread.join()
+        late, soon = answers
+        assert (late.k, late.in_time) == (1, False) and late.elapsed_ms > 150
+        assert soon.elapsed_ms < 150 and max(runner.median_ms().values()) < 150
+        assert runner.expected_ms(1) < 150

@@ -105,6 +105,47 @@ def test_macs_of_each_kind(tmp_path):
     assert signature.conditional_macs == 0 and report.branches == ()
 
 
+def test_macs_of_three_axes(tmp_path):
+    spec = tf.TensorSpec([1, 4, 4, 4, 3], tf.float32, name="scan")
+
+    def run(scan):
+        y = tf.nn.conv3d(
+            scan, np.ones((3, 1, 2, 3, 5), "f"), [1] * 5, "VALID"
+        )  # 2x4x3x5
+        return {
+            "y": tf.nn.conv3d_transpose(
+                y, np.ones((2, 2, 2, 7, 5), "f"), [1, 4, 8, 6, 7], 2, "SAME"
+            )
+        }
+
+    report = convert(tmp_path / "a.tflite", run, spec)
+    assert {"CONV_3D", "CONV_3D_TRANSPOSE"} <= set(report.operators)
+    (signature,) = report.signatures.values()
+    assert signature.always_macs == 24 * 5 * 18 + 24 * 5 * 8 * 7
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_lint_of_a_transposed_convolution_looks_at_its_third_operand(tmp_path):
+    """Its first is the shape of the output, int32 in any file."""
+
+    def run(image):
+        y = tf.nn.relu(tf.nn.conv2d(image, WEIGHTS, 1, "SAME"))
+        kernel = np.ones((2, 2, 3, 8), "f")
+        return {"y": tf.nn.conv2d_transpose(y, kernel, [1, 10, 10, 3], 2)}
+
+    data = [*pictures([1] * 4)]
+    report = convert(tmp_path / "a.tflite", run, IMAGE, data=data, int8=True)
+    assert "TRANSPOSE_CONV" in report.operators and codes(report) == set()
+    (index,) = (
+        index
+        for index, (_, _, operator) in enumerate(flatbuffer.walk(report.model))
+        if flatbuffer.op_name(report.model, operator) == "TRANSPOSE_CONV"
+    )
+    _, graph, operator = list(flatbuffer.walk(report.model))[index]
+    graph.tensors[operator.inputs[2]].type = flatbuffer.schema.TensorType.FLOAT32
+    assert "float-convolution" in codes(report)
+
+
 def test_lint_borders(tmp_path):
     spec = tf.TensorSpec([None, 3], tf.float32, name="x")
     report = convert(

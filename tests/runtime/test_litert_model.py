@@ -1,10 +1,12 @@
 """The runtime is judged by NumPy, on a file small enough to compute by hand."""
 
+import concurrent.futures
 import dataclasses
 import json
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 from keras_dyngate.runtime import LiteRTModel, flatbuffer  # noqa: E402
+from tests.runtime.files import write_file  # noqa: E402
 
 WEIGHTS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], "float32")
 METADATA = {"labels": ["red", "grün", "blue"], "units": {"executed_macs": 1000}}
@@ -61,20 +64,7 @@ SIGNATURES = {
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    signatures = {
-        name: tf.function(function, autograph=False).get_concrete_function(**specs)
-        for name, (function, specs) in SIGNATURES.items()
-    }
-    tf.saved_model.save(tf.Module(), os.fspath(folder / "saved"), signatures=signatures)
-    converter = tf.lite.TFLiteConverter.from_saved_model(
-        os.fspath(folder / "saved"), signature_keys=list(signatures)
-    )
-    model = flatbuffer.read(converter.convert())
-    flatbuffer.set_metadata(model, "keras_dyngate", json.dumps(METADATA).encode())
-    path = folder / "model.tflite"
-    path.write_bytes(flatbuffer.write(model))
-    return path
+    return write_file(tmp_path_factory.mktemp("model"), SIGNATURES, METADATA)
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +217,13 @@ def forms_of(images, labels):
         "batches": [(images[b], labels[b]) for b in batches],
         "generator": ((images[b], labels[b]) for b in batches),
         "tensors": (tf.constant(images), tf.constant(labels)),
+        "float labels": (images, labels.astype("float32")),
+        "one-hot": (images, np.eye(3)[labels]),
+        "one-hot, soft": (images, 0.9 * np.eye(3)[labels] + 0.1 / 3),
+        "one-hot, single": [(x, np.eye(3)[y]) for x, y in zip(images, labels)],  # noqa: B905
+        "by name": ({"image": images}, labels),
+        "lists of labels": (images, labels.tolist()),
+        "weights of 1": (images, labels, np.ones(20)),
         "tf.data": tf.data.Dataset.from_tensor_slices((images, labels)),
         "tf.data batches": tf.data.Dataset.from_tensor_slices((images, labels)).batch(
             8
@@ -249,9 +246,168 @@ def test_evaluate_every_form_of_a_dataset(model, data):
 
 def test_evaluate_another_signature_with_a_fixed_input(model, data):
     images, labels, colours, _ = data
-    result = model.evaluate((images, labels), "logits_at", threshold=3.0)
-    np.testing.assert_array_equal(result["labels"], colours)
-    assert result["mean_executed_macs"] is None and "exit" not in result
+    for result in (
+        model.evaluate((images, labels), "logits_at", threshold=3.0),
+        model.evaluate(images, labels, "logits_at", threshold=3.0),
+        model.evaluate(images, labels, signature="logits_at", threshold=3.0),
+    ):
+        np.testing.assert_array_equal(result["labels"], colours)
+        assert result["mean_executed_macs"] is None and "exit" not in result
+
+
+def test_evaluate_with_inputs_that_vary_by_name(model, data):
+    """A threshold per image is as good as a fixed one; all come in batches or singly."""
+    images, labels, colours, _ = data
+    inputs = {"image": images, "threshold": np.linspace(-5, 5, 20)}
+    singles = [
+        ({"image": x, "threshold": t}, y)
+        for x, t, y in zip(images, inputs["threshold"], labels, strict=True)
+    ]
+    for given in ((inputs, labels), (singles,), ((inputs, labels),)):
+        result = model.evaluate(*given, signature="logits_at")
+        np.testing.assert_array_equal(result["labels"], colours)
+    with pytest.raises(
+        ValueError, match=r"equally many .*'image': 20, 'threshold': 19"
+    ):
+        model.evaluate(
+            {**inputs, "threshold": np.zeros(19)}, labels, signature="logits_at"
+        )
+    with pytest.raises(ValueError, match=r"must give the inputs .* \['image'\]"):
+        model.evaluate({"image": images}, labels, signature="logits_at")
+
+
+def test_evaluate_weighs_samples(model, data):
+    images, labels, colours, _ = data
+    weights = np.random.default_rng(1).uniform(0, 3, 20)
+    expected = np.average(colours == labels, weights=weights)
+    for result in (
+        model.evaluate(images, labels, sample_weight=weights),
+        model.evaluate((images, labels, weights)),
+        model.evaluate(list(zip(images, labels, weights, strict=True))),
+    ):
+        assert result["accuracy"] == pytest.approx(expected, rel=1e-12)
+        assert result["samples"] == 20
+    for bad in (np.ones(19), np.full(20, np.nan), np.full(20, -1.0)):
+        with pytest.raises(
+            ValueError, match="`sample_weight` must be one number from 0"
+        ):
+            model.evaluate(images, labels, sample_weight=bad)
+    with pytest.raises(ValueError, match="must not be 0 everywhere"):
+        model.evaluate(images, labels, sample_weight=np.zeros(20))
+
+
+def test_nothing_is_run_before_all_labels_of_a_batch_are_checked(path, data):
+    model = LiteRTModel(path)
+    model._timed = lambda *_: pytest.fail("it was run")
+    labels = np.append(np.zeros(19, int), 3)
+    with pytest.raises(ValueError, match="class indices from 0 to 2"):
+        model.evaluate(data[0], labels)
+
+
+@pytest.mark.parametrize(
+    ("images", "warns"),
+    [
+        (np.linspace(0, 1, 144).reshape(2, 4, 6, 3), True),
+        (np.linspace(-1, 1, 144, dtype="float32").reshape(2, 4, 6, 3), True),
+        (np.linspace(0, 1.5, 144).reshape(2, 4, 6, 3), False),
+        (np.zeros((2, 4, 6, 3)), False),
+        (np.ones((2, 4, 6, 3)), False),  # a mask, or very dark
+        (np.linspace(0, 1, 144).reshape(2, 4, 6, 3).astype("uint8"), False),
+    ],
+)
+def test_images_from_0_to_1_are_noticed(path, tmp_path, images, warns):
+    content = flatbuffer.read(path.read_bytes())
+    noted = {"input": "RGB, 0 to 255, [1, height, width, channels]"}
+    flatbuffer.set_metadata(content, "keras_dyngate", json.dumps(noted).encode())
+    (tmp_path / "m.tflite").write_bytes(flatbuffer.write(content))
+    labels = np.zeros(2, int)
+    evaluate = LiteRTModel(tmp_path / "m.tflite").evaluate
+    if warns:
+        with pytest.warns(UserWarning, match="images from 0 to 255") as found:
+            evaluate(images, labels)
+        assert found[0].filename == __file__
+        # One by one they are judged together, and a file from elsewhere takes anything.
+        with pytest.warns(UserWarning, match="`dataset` should hold .* 0 to 255"):
+            evaluate([(images[0], 0), (images[1], 0)])
+        LiteRTModel(path).evaluate(images, labels)
+    else:
+        evaluate(images, labels)  # warnings are errors
+
+
+def test_one_logit_means_class_1_above_0(tmp_path):
+    """Of a file without `label`, the runtime decides; in Keras that is above .5."""
+
+    def classify(x):
+        return {"logits": tf.reduce_sum(x, -1, keepdims=True)}
+
+    path = write_file(tmp_path, {"classify": (classify, {"x": tf.TensorSpec([1, 2])})})
+    x = np.array([[1.0, 1.0], [1.0, -2.0], [0.5, -0.5], [-3.0, 3.5]], "float32")
+    expected = (1 / (1 + np.exp(-x.sum(-1))) > 0.5).astype(int)
+    assert expected.tolist() == [1, 0, 0, 1]
+    found = LiteRTModel(path).evaluate(x, [1, 0, 1, 0])
+    assert found["labels"].tolist() == expected.tolist() and found["accuracy"] == 0.5
+    assert LiteRTModel(path).evaluate(x, np.eye(2)[expected])["accuracy"] == 1
+    with pytest.raises(ValueError, match="class indices from 0 to 1"):
+        LiteRTModel(path).evaluate(x, [1, 0, 1, 2])
+
+
+def test_threads_may_share_a_model(model, data):
+    """Every call is whole: its outputs are those of its own inputs and signature."""
+    images = data[0]
+    alone = [
+        (model.run("classify", image=x), model.run("logits_at", image=x, threshold=i))
+        for i, x in enumerate(images)
+    ]
+    start, wrong = threading.Barrier(4), []
+
+    def work(shift):
+        start.wait()
+        for turn in range(100):
+            index = (turn + 5 * shift) % len(images)
+            both = (
+                model.run("classify", image=images[index]),
+                model.run("logits_at", image=images[index], threshold=index),
+            )
+            for found, expected in zip(both, alone[index], strict=True):
+                equal = [np.array_equal(found[k], expected[k]) for k in expected]
+                wrong.extend([index] * (not all(equal)))
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert not wrong
+
+
+def test_evaluations_and_benchmarks_in_threads(model, data):
+    images, labels, colours, exits = data
+
+    def work(index):
+        if index % 2:
+            return model.benchmark("classify", {"image": images[0]}, repeats=20)
+        return model.evaluate(images, labels)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(work, range(8)))
+    for result in found[::2]:
+        np.testing.assert_array_equal(result["labels"], colours)
+        np.testing.assert_array_equal(result["exit"], exits)
+    assert all(result.repeats == 20 for result in found[1::2])
+
+
+def test_several_calls_may_be_kept_together(model, data):
+    """Another thread waits until the lock is free."""
+    image, done = data[0][0], threading.Event()
+
+    def other():
+        model.run("classify", image=image)
+        done.set()
+
+    with model.lock:
+        thread = threading.Thread(target=other)
+        thread.start()
+        model.run("classify", image=image)
+        assert not done.wait(0.1)
+    thread.join()
+    assert done.is_set()
 
 
 @pytest.mark.parametrize(
@@ -259,16 +415,43 @@ def test_evaluate_another_signature_with_a_fixed_input(model, data):
     [
         ([], {}, "`dataset` must hold at least one sample"),
         ([np.zeros((4, 6, 3))], {}, "pairs .* Received: ndarray of length 4"),
-        ([(np.zeros((4, 6, 3)), 0, 1.0)], {}, "Received: tuple of length 3"),
+        ([(np.zeros((4, 6, 3)), 0, 1, 2)], {}, "Received: tuple of length 4"),
         ((np.zeros((2, 4, 6, 3)), np.zeros(3, int)), {}, r"shape \(3,\)"),
-        ((np.zeros((2, 4, 6, 3)), np.eye(2, 3)), {}, r"one class index per image"),
-        ((np.zeros((1, 4, 6, 3)), np.zeros(1)), {}, "dtype float64"),
+        ((np.zeros((2, 4, 6, 3)), np.eye(2, 4)), {}, r"one class index per image"),
+        ((np.zeros((1, 4, 6, 3)), np.full(1, 0.5)), {}, "float64 values from 0.5 to"),
+        ((np.zeros((2, 4, 6, 3)), np.array([0, 3])), {}, "from 0 to 2.* 0 to 3"),
+        ((np.zeros((2, 4, 6, 3)), np.array([-1, 2])), {}, "from 0 to 2.* -1 to 2"),
+        (
+            (np.zeros((2, 4, 6)), np.zeros(2, int)),
+            {},
+            r"\(4, 6, 3\), one by one or in batches; grey pictures need 3 equal "
+            r"channels. Received: shape=\(2, 4, 6\)",
+        ),
+        (
+            (np.full((2, 4, 6, 3), "a"), np.zeros(2, int)),
+            {},
+            "convertible to float32. Received: dtype=<U1",
+        ),
+        ((np.zeros((2, 6, 4, 3)), np.zeros(2, int)), {}, r"batches. .*\(2, 6, 4, 3\)"),
+        (np.zeros((2, 4, 6, 3)), {}, "pairs .*ndarray of length 4"),
+        ("images", {}, "or an iterable .* Received: str without `y`"),
+        ({"image": np.zeros((2, 4, 6, 3))}, {}, "Received: dict without `y`"),
+        ([], {"sample_weight": [1.0]}, "`sample_weight` needs `y`"),
         (
             [],
             {"signature": "widen"},
             "'label', 'labels' or 'logits'. Received: .*'sum'",
         ),
-        ([], {"signature": "logits_at"}, r"keyword argument. Received: \[\]"),
+        (
+            (np.zeros((2, 4, 6, 3)), np.zeros(2, int)),
+            {"signature": "logits_at"},
+            r"\['image', 'threshold'\] by name, in a dict, or all but one .* keyword",
+        ),
+        (
+            (np.zeros((2, 4, 6, 3)), np.zeros(2, int)),
+            {"thresold": 1.0},
+            r"Received: \['thresold'\] for the inputs \['image'\]",
+        ),
         ([], {"signature": "nothing"}, "Received: signature='nothing'"),
     ],
 )

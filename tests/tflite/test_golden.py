@@ -16,7 +16,9 @@ from keras_dyngate.runtime.golden import (  # noqa: E402
     read_cases,
     runner_arguments,
 )
+from keras_dyngate.runtime.labels import label_of  # noqa: E402
 from tests.export.nets import images  # noqa: E402
+from tests.runtime.files import write_file  # noqa: E402
 from tests.tflite import golden_files  # noqa: E402
 from tests.tflite.targets import TARGETS  # noqa: E402
 
@@ -91,6 +93,39 @@ def test_the_cases_are_worth_comparing(golden):
                 labels.add(read["label"])
         assert len(labels) > 1
         assert method == "anytime" or len(costs) > 1, method
+
+
+@pytest.fixture(scope="module")
+def one_logit(tmp_path_factory):
+    """Cases of a net with one output, on bright and dark images."""
+    tf = pytest.importorskip("tensorflow")
+    folder = tmp_path_factory.mktemp("one_logit")
+
+    def classify(image):
+        logits = tf.reduce_mean(image, [1, 2, 3])[None] - 127.0
+        label = tf.cast(logits[:, 0] > 0, tf.int32)
+        return {"logits": logits, "label": label, "executed_macs": label + 3}
+
+    image = {"image": tf.TensorSpec([1, 4, 4, 3], tf.float32)}
+    path = write_file(folder, {"classify": (classify, image)})
+    x = np.full((4, 4, 4, 3), [[[[0]]], [[[127]]], [[[128]]], [[[255]]]], "float32")
+    write_golden(path, folder / "golden", x)
+    return folder / "golden"
+
+
+@pytest.mark.parametrize(
+    "target", ["interpreter", "compiled-model", "c-xnnpack", "java", "node"]
+)
+def test_one_logit_means_class_1_above_0(one_logit, tmp_path, target):
+    TARGETS[target](one_logit, tmp_path)
+    labels = {
+        int(np.fromfile(tmp_path / case.outputs["label"], "<i4")[0]): label_of(
+            np.fromfile(tmp_path / case.outputs["logits"], "<f4")
+        )
+        for case in read_cases(one_logit)
+    }
+    assert labels == {0: 0, 1: 1}
+    assert all(difference.equal for difference in compare_golden(one_logit, tmp_path))
 
 
 def test_a_difference_is_seen(golden, tmp_path):

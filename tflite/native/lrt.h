@@ -12,8 +12,9 @@
  *
  * The library is opened at run time: the one in the Python package ai-edge-litert, the one
  * in Android's LiteRT, or any other that exports the same functions. One model serves one
- * thread at a time. Functions that return int give 0 or an index, and -1 on failure; then
- * lrt_error says what went wrong. */
+ * thread at a time: open one per thread, or lock write, run and read together. The output
+ * `executed_macs` of a file counts thousands of MACs. Functions that return int give 0 or an
+ * index, and -1 on failure; then lrt_error says what went wrong. */
 #ifndef LRT_H
 #define LRT_H
 

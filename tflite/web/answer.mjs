@@ -1,6 +1,6 @@
 // From the tensors a signature gives to what one wants to know.
 
-const MACS_UNIT = 1000; // `executed_macs` counts thousands
+const MACS_UNIT = 1000; // the file's `executed_macs` counts thousands of MACs
 const ANSWER = ['label', 'logits', 'score', 'exit', 'executed_macs'];
 export const SURE = 1e30; // a threshold that no score reaches; with a minus, that every one does
 
@@ -9,8 +9,15 @@ export function decisionNames(outputs) {
   return Object.keys(outputs).filter((name) => !ANSWER.includes(name));
 }
 
+/** The likeliest class. One logit tells two: class 1 if it is above 0. */
+export function labelOf(logits) {
+  if (logits.length === 1) return Number(logits[0] > 0);
+  return logits.indexOf(Math.max(...logits));
+}
+
 /** The probability of the likeliest class. */
 export function topProbability(logits) {
+  if (logits.length === 1) return 1 / (1 + Math.exp(-Math.abs(logits[0])));
   const top = logits.reduce((a, b) => Math.max(a, b), -Infinity);
   return 1 / logits.reduce((sum, logit) => sum + Math.exp(logit - top), 0);
 }
@@ -19,11 +26,12 @@ export function topProbability(logits) {
  * What a signature's outputs say.
  *
  * `probability` is null at an early exit: scores of a gate are no logarithms of
- * probabilities. `share` is of the plain net's MACs, controllers included, so that a net
- * that computes everything may have a little over 1.
+ * probabilities. `executedMacs` and `macs` are MACs, not thousands. `share` is of the plain
+ * net's MACs, controllers included, so that a net that computes everything may have a little
+ * over 1.
  */
 export function readAnswer(outputs, metadata, exits = 0) {
-  const label = outputs.label?.[0] ?? outputs.logits.indexOf(Math.max(...outputs.logits));
+  const label = outputs.label?.[0] ?? labelOf(outputs.logits);
   const exit = outputs.exit?.[0] ?? null;
   const early = exit !== null && exit < exits - 1;
   const executedMacs = outputs.executed_macs

@@ -51,15 +51,16 @@ export class DynamicModel {
       ? ['start', ...numbered(signatures, 'step_')] : numbered(signatures, 'classify_k');
     this.incremental = incremental;
     const [first] = this.steps.length ? this.steps : ['classify'];
-    const shape = signatures[first]?.inputs.image?.shape;
-    if (shape?.length !== 4 || shape[0] !== 1 || shape[3] !== 3 || Math.min(...shape) < 1) {
+    const {image, ...others} = signatures[first]?.inputs ?? {};
+    const shape = image?.shape;
+    if (shape?.length !== 4 || shape[0] !== 1 || shape[3] !== 3 || Math.min(...shape) < 1 ||
+        Object.keys(others).length) {
       throw new Error(
         'The file must classify pictures: a signature `classify`, `start` or ' +
-          '`classify_k1` with an input `image` of [1, height, width, 3]. Received: ' +
+          '`classify_k1` with the only input `image` of [1, height, width, 3]. Received: ' +
           `${describe(signatures)}.`);
     }
-    const {dtype} = signatures[first].inputs.image;
-    this.input = {height: shape[1], width: shape[2], dtype};
+    this.input = {height: shape[1], width: shape[2], dtype: image.dtype};
     this.times = new StepTimes(this.steps.length);
     const gates = signatures.classify_at?.inputs.thresholds?.shape[0] ?? 0;
     this.adjustable = gates > 0 && metadata.thresholds?.length === gates;
@@ -78,7 +79,7 @@ export class DynamicModel {
     return prepareImage(pixels, this.input);
   }
 
-  /** Runs any signature once: typed arrays by name. */
+  /** Runs any signature once: typed arrays by name; `executed_macs` is thousands of MACs. */
   run(signature, inputs) {
     return this.runner.run(signature, inputs);
   }
@@ -135,7 +136,7 @@ export class DynamicModel {
     const known = {...before?.known, image};
     const outputs = await this.run(this.steps[step], known);
     const {label, logits, executed_macs: macs, ...carried} = outputs;
-    const spent = (before?.spent ?? 0) + (macs?.[0] ?? 0);
+    const spent = (before?.spent ?? 0) + (macs?.[0] ?? 0); // thousands of MACs
     return {label, logits, spent, known: {...known, ...carried}};
   }
 

@@ -10,8 +10,13 @@ import java.nio.file.DirectoryStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.Paths;
+import java.util.ArrayList;
 import java.util.HashMap;
+import java.util.List;
 import java.util.Map;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
 
 /**
  * Checks DynamicModel, and what it stands on, on the files of golden folders:
@@ -25,7 +30,7 @@ final class ModelCheck {
         double now, tick = 5;
 
         @Override
-        public double ms() {
+        public synchronized double ms() {
             return now += tick;
         }
     }
@@ -55,24 +60,28 @@ final class ModelCheck {
     }
 
     private static void checkAll(
-            Path folder, SignatureModel raw, DynamicModel model, Ticks clock) throws IOException {
+            Path folder, SignatureModel raw, DynamicModel model, Ticks clock) throws Exception {
         String name = folder.getFileName() + ": ";
         check(model.wholeMacs > 0 && model.width > 0 && model.height > 0, name + "what is noted");
         refused(ARGUMENT, "`argb`", () -> model.image(null));
         refused(ARGUMENT, "`argb`", () -> model.image(new int[3]));
         refused(ARGUMENT, "`mode`", () -> model.run(null, null, 0));
         refused(ARGUMENT, "direct", () -> model.run(Mode.CLASSIFY, null, 0));
+        List<Map<String, ByteBuffer>> cases = new ArrayList<>();
         for (String line : Files.readAllLines(folder.resolve("cases.txt"))) {
             Map<String, ByteBuffer> golden = new HashMap<>();
             for (String word : line.split(" "))
                 if (word.contains("="))
                     golden.put(word.substring(0, word.indexOf('=')),
                             read(folder.resolve(word.substring(word.indexOf('=') + 1).replace(">", ""))));
-            if (line.startsWith("classify ")) one(name, model, golden);
+            if (!line.startsWith("classify ")) continue;
+            one(name, model, golden);
+            cases.add(golden);
         }
         if (model.kind == DynamicModel.Kind.ANYTIME)
             deadlines(name, raw, model, clock);
         else refused(IllegalStateException.class, "anytime", () -> model.deadlineAt(0.5));
+        threads(name, model, cases);
     }
 
     /** One image, in all ways that must agree with its golden `classify`. */
@@ -112,6 +121,30 @@ final class ModelCheck {
             check(last.label == label && Math.abs(last.executedMacs - macs) <= 1000 * last.step,
                     name + "all steps are the whole net");
         }
+    }
+
+    /** Threads that share a model get the answers of their own images, in every way of running. */
+    private static void threads(
+            String name, DynamicModel model, List<Map<String, ByteBuffer>> cases)
+            throws Exception {
+        ExecutorService pool = Executors.newFixedThreadPool(4);
+        List<Future<Boolean>> found = new ArrayList<>();
+        for (int turn = 0; turn < 60; turn++) {
+            Map<String, ByteBuffer> golden = cases.get(turn % cases.size());
+            found.add(pool.submit(() -> {
+                int label = golden.get("label").getInt(0);
+                boolean equal = true;
+                for (Mode mode : model.modes()) {
+                    double position = mode == Mode.STEPS ? 1 : 0.5;
+                    equal &= model.run(mode, golden.get("image"), position).label == label;
+                }
+                return equal;
+            }));
+        }
+        pool.shutdown(); // what is submitted is still done
+        boolean all = true;
+        for (Future<Boolean> each : found) all &= each.get();
+        check(all, name + "four threads at once");
     }
 
     private static void exits(String name, DynamicModel model, ByteBuffer image, Result said) {

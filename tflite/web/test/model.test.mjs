@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import {test} from 'node:test';
 
-import {openRates, thresholdsAt, topProbability} from '../answer.mjs';
+import {labelOf, openRates, readAnswer, thresholdsAt, topProbability} from '../answer.mjs';
 import {DynamicModel} from '../model.mjs';
 import {setUpNode} from '../node.mjs';
 import {smallFile} from './files.mjs';
@@ -137,12 +137,34 @@ test('refuses nets that do not classify pictures', () => {
   assert.throws(() => fake(segment, {}), /signature `classify`.*Received: segment\(image/s);
   const sound = {classify: {inputs: {image: {dtype: 'float32', shape: [1, 9]}}, outputs: {}}};
   assert.throws(() => fake(sound, {}), /\[1, height, width, 3\].*Received: classify/s);
+  const two = {classify: {
+    inputs: {image: IMAGE, age: {dtype: 'float32', shape: [1, 1]}}, outputs: ANSWER}};
+  assert.throws(() => fake(two, {}), /only input `image`.*age: float32 \[1, 1\]/s);
   assert.throws(() => fake({}, {}), /Received: no signatures/);
 });
 
 test('a probability stays one for any logits', () => {
   assert.equal(topProbability([1000, -1000]), 1);
   assert.equal(topProbability([-5, -5, -5, -5]), 0.25);
+});
+
+test('one logit tells two classes', async () => {
+  const labels = ['no', 'yes'];
+  for (const [logit, label, probability] of [
+    [Math.log(3), 1, 0.75], [-Math.log(4), 0, 0.8], [0, 0, 0.5], [1000, 1, 1], [-1000, 0, 1],
+  ]) {
+    const logits = Float32Array.of(logit);
+    assert.equal(labelOf(logits), label);
+    const answer = readAnswer({logits}, {labels}); // a file without `label`
+    assert.deepEqual([answer.label, answer.labelName], [label, labels[label]]);
+    assert.ok(Math.abs(answer.probability - probability) < 1e-6);
+  }
+  assert.deepEqual([labelOf([2, 5, 5]), labelOf([NaN])], [1, 0]);
+  const binary = fake({classify: {inputs: {image: IMAGE}, outputs: ANSWER}},
+    {classify: () => ({label: [1], logits: [Math.log(3)], executed_macs: [2]})}, {labels});
+  const {labelName, probability, executedMacs} = await binary.classify(BLANK);
+  assert.deepEqual([labelName, executedMacs], ['yes', 2000]);
+  assert.ok(Math.abs(probability - 0.75) < 1e-6);
 });
 
 test('LiteRT.js loads in Node, and refuses a file without a graph', async () => {

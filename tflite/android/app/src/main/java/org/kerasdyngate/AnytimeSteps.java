@@ -16,7 +16,8 @@ import java.util.TreeMap;
  * A file with "start" and "step_k" goes on from step to step: the next one starts only if its
  * expected time fits. One with "classify_k1", ... alone runs the largest sub-network that fits.
  * A step is expected to take what nine of ten of its last calls kept; one that is left out again
- * and again forgets its longest times, one by one.
+ * and again forgets its longest times, one by one. Threads wait for each other, a run for a whole
+ * run.
  */
 final class AnytimeSteps {
     interface Clock {
@@ -28,7 +29,7 @@ final class AnytimeSteps {
         final Map<String, ByteBuffer> outputs;
         final double ms;
         boolean late;
-        long thousandMacs;
+        long thousandMacs; // as in the file
 
         Answer(int step, Map<String, ByteBuffer> outputs, double ms) {
             this.step = step;
@@ -76,7 +77,7 @@ final class AnytimeSteps {
     }
 
     /** Expected time of the last answer. */
-    double fullMs() {
+    synchronized double fullMs() {
         if (!continuing) return expectedMs(names.lastKey());
         double sum = 0;
         for (int step : names.keySet()) sum += expectedMs(step);
@@ -90,10 +91,15 @@ final class AnytimeSteps {
     }
 
     Answer run(ByteBuffer image, double deadlineMs) {
-        double begin = clock.ms();
+        return run(image, deadlineMs, clock.ms());
+    }
+
+    /** @param begin When it was asked for: waiting counts to the deadline. */
+    private synchronized Answer run(ByteBuffer image, double deadlineMs, double begin) {
         Map<String, ByteBuffer> known = new HashMap<>();
         known.put("image", image);
-        Integer step = continuing ? names.firstKey() : largestFitting(deadlineMs);
+        Integer step = continuing
+                ? names.firstKey() : largestFitting(clock.ms() - begin, deadlineMs);
         Answer best = null;
         long thousands = 0;
         boolean late = false;
@@ -112,10 +118,10 @@ final class AnytimeSteps {
         return best;
     }
 
-    private int largestFitting(double deadlineMs) {
+    private int largestFitting(double spent, double deadlineMs) {
         int best = names.firstKey();
         for (int step : names.keySet())
-            if (step == best || fits(step, 0, deadlineMs)) best = step;
+            if (step == best || fits(step, spent, deadlineMs)) best = step;
         return best;
     }
 

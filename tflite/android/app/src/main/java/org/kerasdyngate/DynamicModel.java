@@ -19,7 +19,7 @@ import java.util.Set;
  * Result result = model.steps(image, 30);
  * </pre>
  *
- * One thread at a time.
+ * Threads may share a model; they wait for each other.
  */
 public final class DynamicModel implements AutoCloseable {
     public enum Kind { PLAIN, GATED, EXITS, ANYTIME }
@@ -90,9 +90,10 @@ public final class DynamicModel implements AutoCloseable {
         SignatureModel.Tensor label = model.outputs("classify").get("label");
         int[] shape = image == null ? new int[0] : image.shape();
         if (shape.length != 4 || shape[0] != 1 || shape[3] != 3 || label == null || label.bytes != 4
-                || image.type == SignatureModel.INT32)
+                || image.type == SignatureModel.INT32 || model.inputs("classify").size() != 1)
             throw new IllegalArgumentException("The file must label one image [1, height, width, 3]"
-                    + " at a time. Received: an image of " + Arrays.toString(shape));
+                    + " at a time. Received: inputs " + model.inputs("classify").keySet()
+                    + ", an image of " + Arrays.toString(shape));
         return image;
     }
 

@@ -15,7 +15,7 @@ public final class Result {
     public final boolean late;
     /** Share of the gates that were open; NaN if they were not asked for. */
     public final double openRate;
-    /** What ran, to the thousand, and the whole net (0 if the file does not say). */
+    /** MACs that ran, exact to a thousand, and of the whole net (0 if the file does not say). */
     public final long executedMacs, wholeMacs;
 
     Result(int label, String name, double ms, int exit, int step, boolean late, double openRate,

@@ -122,7 +122,8 @@ public final class SignatureModel implements AutoCloseable {
      * Runs a signature.
      *
      * @param inputs All its inputs, by name, in direct buffers: from position to limit.
-     * @return All its outputs, by name, in new direct buffers that can be inputs again.
+     * @return All its outputs, by name, in new direct buffers that can be inputs again; as in the
+     *     file, so that "executed_macs" are thousands of MACs.
      */
     public synchronized Map<String, ByteBuffer> run(
             String signature, Map<String, ByteBuffer> inputs) {
