@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_dyngate._graph import FlatGraph, flat_graph
-from keras_dyngate._images import take_images, warn_unit_range
+from keras_dyngate._images import take_images
 from keras_dyngate.models.anytime_model import AnytimeModel
 from keras_dyngate.models.early_exit import EarlyExitModel
 
@@ -119,9 +119,7 @@ def calibration_images(data: Any, shape: Shape, limit: int) -> np.ndarray:
             "`quantization='int8'` needs `representative_data`: some hundred images, "
             "0 to 255. Received: representative_data=None"
         )
-    images = take_images("representative_data", data, shape, limit)
-    warn_unit_range("representative_data", images)
-    return images
+    return take_images("representative_data", data, shape, limit)
 
 
 def parity_images(

@@ -140,7 +140,9 @@ class _Tracer:
         Both are as `carried`.
         """
         if not self.int8:
-            return tf.reshape(tf.logical_not(score >= threshold), [])
+            # The converter would make `score < threshold` of it, and lose the NaN.
+            is_nan = tf.not_equal(score, score)
+            return tf.reshape(tf.logical_or(score < threshold, is_nan), [])
         key = _order_key(score)
         reached = tf.logical_and(key >= _order_key(threshold), key <= INFINITY)
         leaves = tf.where(route > 0, route > 1, reached)
