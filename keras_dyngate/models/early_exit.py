@@ -28,7 +28,8 @@ from keras_dyngate.calibration.exit_table import ExitOutcome, ExitTable
 from keras_dyngate.cost import MacProfile
 from keras_dyngate.layers import DecisionGate
 from keras_dyngate.models import exit_fitting
-from keras_dyngate.models.cut_points import check_trunk, resolve_cuts, split
+from keras_dyngate.models.cut_points import check_trunk
+from keras_dyngate.models.cutting import resolve_cuts, split
 from keras_dyngate.models.exit_stages import Stage, run_stages
 from keras_dyngate.models.exit_training import HEAD, JointTraining
 
