@@ -15,6 +15,7 @@ from typing import Any
 import keras
 
 from keras_dyngate._graph import FlatGraph, flat_graph
+from keras_dyngate._logits import is_softmax, squashing_call
 from keras_dyngate.cost.counter import call_macs
 
 
@@ -76,22 +77,34 @@ def checked_graph(model: Any) -> FlatGraph:
     return graph
 
 
-def check_trunk(model: Any) -> None:
+def check_trunk(model: Any) -> int:
     """Refuse what cannot carry early exits.
 
     Args:
         model: Anything.
 
+    Returns:
+        The number of classes; 1: one score, for yes or no.
+
     Raises:
         ValueError: Unless it is a built functional or Sequential model from one input
-            to one output of shape `[batch, classes]`.
+            to one output of shape `[batch, classes]`, or if its one output goes through
+            a softmax.
     """
-    shape = tuple(checked_graph(model).outputs[0].shape)
+    graph = checked_graph(model)
+    shape = tuple(graph.outputs[0].shape)
     if len(shape) != 2 or shape[1] is None:
         raise ValueError(
             "`model` must be a classifier, its output of shape [batch, classes]. "
             f"Received: model={model.name!r} with an output of shape {shape}"
         )
+    last = squashing_call(graph)
+    if shape[1] == 1 and last is not None and is_softmax(last.operation):
+        raise ValueError(
+            "`model` must end in a sigmoid or a raw score to answer yes or no: the "
+            f"softmax of one output is always 1. Received: model={model.name!r}"
+        )
+    return int(shape[1])
 
 
 def places(graph: FlatGraph) -> dict[str, Place]:
