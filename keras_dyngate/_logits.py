@@ -59,6 +59,12 @@ def squashing_call(graph: FlatGraph) -> Call | None:
     return None
 
 
+def is_softmax(operation: Any) -> bool:
+    """Whether what `squashing_call` found makes its outputs sum to 1."""
+    names = type(operation).__name__, getattr(_activation(operation), "__name__", "")
+    return "softmax" in (name.lower() for name in names)
+
+
 def without_activation(operation: Any) -> Any:
     """The same layer, its variables shared, without its activation."""
     if _squashes(operation):
