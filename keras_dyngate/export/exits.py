@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyngate import _hooks
-from keras_dyngate._graph import FlatGraph
+from keras_dyngate._graph import flat_graph
 from keras_dyngate.cost import count_macs
 from keras_dyngate.export.exact_norms import exact_norms
 from keras_dyngate.export.graph import (
@@ -57,9 +57,10 @@ def _order_key(bits: Any) -> Any:
 
 def prepared_stages(model: EarlyExitModel) -> Prepared:
     """The calls of all stages, ready to be run one stage after the other."""
-    stretches = [stage.part.stretch for stage in model.stages]
-    calls = tuple(call for stretch in stretches for call in stretch.calls)
-    return Prepared(FlatGraph(stretches[0].inputs, calls, (stretches[-1].output,), {}))
+    parts = [stage.part for stage in model.stages]
+    last = flat_graph(parts[-1])
+    assert last is not None
+    return Prepared([call for part in parts for call in part.stretch.calls], last)
 
 
 class _Tracer:

@@ -84,7 +84,7 @@ class _Model:
     def __init__(self, model: keras.Model) -> None:
         graph = flat_graph(model)
         assert graph is not None
-        self.prepared = Prepared(graph)
+        self.prepared = Prepared(graph.calls, graph)
         self.whole = Stretch(graph.inputs, graph.calls, graph.outputs[0])
 
     def __call__(self, images: np.ndarray) -> _Witness:

@@ -118,17 +118,18 @@ class Prepared:
     """What to run in place of the operations of some calls: `prepared(call)`.
 
     Args:
-        graph: Of the calls; its last softmax or sigmoid is taken off, and so it ends
-            in raw scores.
+        calls: Of a flat graph.
+        graph: What they end in; its last softmax or sigmoid is taken off, and so the
+            net ends in raw scores.
 
     Attributes:
         layers: All that is run, each once; their weights are what a file holds.
     """
 
-    def __init__(self, graph: FlatGraph) -> None:
+    def __init__(self, calls: Iterable[Call], graph: FlatGraph) -> None:
         self._forms: dict[int, Any] = {}
         self._takes_training: dict[int, bool] = {}
-        for call in graph.calls:
+        for call in calls:
             key = id(call.operation)
             if key not in self._forms:
                 self._forms[key] = self._form(call.operation)

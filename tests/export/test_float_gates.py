@@ -54,8 +54,9 @@ def test_the_kernel_is_the_gates_to_the_last_bit(exported):
     model, path, _ = exported
     kernel = keras.ops.convert_to_numpy(model.gates[0].dense.kernel)
     assert kernel.size > 1024, "the converter would quantize it"
-    equal = [np.array_equal(kernel, found) for found in weights_of(path)]
-    assert sum(equal) == 2  # in `explain_at` and in `stage_1`
+    found = [w for w in weights_of(path) if w.shape == kernel.shape]
+    assert len(found) >= 2  # in `explain_at` and in `stage_1`
+    assert all(np.array_equal(kernel, other) for other in found)
     counts = flatbuffer.op_counts(path.read_bytes())
     assert counts["CONV_2D"] >= 2 and path.stat().st_size < 4 * 74_000 * 0.5
 
