@@ -46,12 +46,12 @@ def take_images(
     if isinstance(data, tuple) and len(data) == 2 and all(map(_is_array, data)):
         data = data[0] if len(data[0].shape) == rank else data
     if _is_array(data):
-        images = np.asarray(data[:limit])
-        if images.ndim == len(shape):
+        if len(data.shape) == len(shape):
             raise ValueError(
                 f"`{name}` must hold several images, [N, ...]: of one alone make "
-                f"`image[None]`. Received: an array of shape {images.shape}"
+                f"`image[None]`. Received: an array of shape {tuple(data.shape)}"
             )
+        images = np.asarray(data[:limit])
     else:
         if not isinstance(data, (Iterable, Iterator)) or isinstance(data, (str, bytes)):
             raise ValueError(
