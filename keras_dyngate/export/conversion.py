@@ -75,8 +75,7 @@ def float_kernels(content: bytes) -> Counter[str]:
         name
         for _, subgraph, operator in flatbuffer.walk(model)
         if (name := flatbuffer.op_name(model, operator)) in data
-        and subgraph.tensors[operator.inputs[data[name]]].type
-        != schema.TensorType.INT8
+        and subgraph.tensors[operator.inputs[data[name]]].type != schema.TensorType.INT8
     )
 
 

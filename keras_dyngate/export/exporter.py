@@ -48,8 +48,8 @@ from keras_dyngate.export.carried_bytes import carry_bytes
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert
 from keras_dyngate.export.exits import limits_to, plan_exits
 from keras_dyngate.export.filled_constants import fill_constants
-from keras_dyngate.export.graph import Plan, plan_classifier
 from keras_dyngate.export.float_gates import float_gates
+from keras_dyngate.export.graph import Plan, plan_classifier
 from keras_dyngate.export.parity import Parity, check_parity, warn_of
 from keras_dyngate.export.report import ExportReport
 from keras_dyngate.export.subnetwork_costs import subnetwork_costs

@@ -166,7 +166,11 @@ def plan_classifier(
         with_force: For a fully quantized file: add the int32 input `force`, `[blocks]`,
             where 1 opens a block wholly.
     """
-    profile, int8, prepared = count_macs(model), with_force, Prepared(graph.calls, graph)
+    profile, int8, prepared = (
+        count_macs(model),
+        with_force,
+        Prepared(graph.calls, graph),
+    )
     whole = Stretch(graph.inputs, graph.calls, graph.outputs[0])
     pixels = len(whole.output.shape) == 4
     blocks = len(prepared.dynamic_layers(graph.calls))

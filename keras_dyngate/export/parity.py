@@ -279,7 +279,9 @@ def check_parity(
     if sums.exits:
         pairs = np.stack(sums.exits)
         same = pairs[:, 0] == pairs[:, 1]
-        confidences = [w.confidences for w in sums.witnesses if w.confidences is not None]
+        confidences = [
+            w.confidences for w in sums.witnesses if w.confidences is not None
+        ]
         exits["exit_agreement"] = float(same.mean())
         exits["clear_exit_agreement"] = _clear_exits(
             pairs, np.concatenate(confidences), model.thresholds

@@ -85,7 +85,9 @@ def test_logits_are_raw_scores(tmp_path, kind, exits):
 def test_one_channel_tells_two_kinds_of_pixels(tmp_path, quantization):
     keras.utils.set_random_seed(0)
     image = x = keras.Input(SHAPE)
-    x = layers.Conv2D(8, 3, padding="same", activation="relu")(layers.Rescaling(0.01)(x))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu")(
+        layers.Rescaling(0.01)(x)
+    )
     x = layers.Conv2DTranspose(8, 2, strides=2)(x)  # its data input is its third
     head = layers.Conv2D(1, 1)
     x = head(layers.AveragePooling2D(2)(x))

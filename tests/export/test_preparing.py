@@ -71,14 +71,17 @@ def test_any_precision_is_exported_in_float32(tmp_path, dtype_policy, policy):
     assert snapshot(model) == before
     content = (tmp_path / "a.tflite").read_bytes()
     kinds = flatbuffer.schema.TensorType
-    used = {t.type for graph in flatbuffer.read(content).subgraphs for t in graph.tensors}
+    used = {
+        t.type for graph in flatbuffer.read(content).subgraphs for t in graph.tensors
+    }
     assert not used & {kinds.FLOAT16, kinds.BFLOAT16, kinds.FLOAT64}
     ours, theirs = (
         kd.LiteRTModel(tmp_path / f"{name}.tflite") for name in ("a", "clean")
     )
     for image in X[:4]:
-        found, expected = ours.run("explain", image=image), theirs.run(
-            "explain", image=image
+        found, expected = (
+            ours.run("explain", image=image),
+            theirs.run("explain", image=image),
         )
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5)
@@ -185,7 +188,9 @@ class Stubborn(layers.Layer):
 def test_a_layer_that_cannot_be_made_anew(tmp_path, dtype_policy):
     def model():
         image = keras.Input((4, 4, 3))
-        return keras.Model(image, layers.Dense(2)(layers.Flatten()(Stubborn(2.0)(image))))
+        return keras.Model(
+            image, layers.Dense(2)(layers.Flatten()(Stubborn(2.0)(image)))
+        )
 
     kd.export_tflite(model(), tmp_path / "a.tflite")  # used as it is
     dtype_policy("mixed_float16")
