@@ -192,13 +192,14 @@ class TestEvaluate:
         expected = self.expected(model)
         model.compile("sgd", metrics=["accuracy"])
         head = outputs(model.trunk, X)
+        loss = -np.log(softmax(head, 1)[np.arange(N), Y]).mean()
+        found = model.evaluate(X, Y, verbose=0, return_dict=True)
+        assert found["head_loss"] == pytest.approx(loss, rel=1e-3)
         for data in ((X, Y), *((form,) for form in forms())):
             found = model.evaluate(*data, verbose=0, return_dict=True)
             assert list(found)[-3:] == ["accuracy", "macs", "exit_shares"]
             judged = {name: found[name] for name in expected}
             assert judged == expected
-            loss = -np.log(head[np.arange(N), Y]).mean()
-            assert found["head_loss"] == pytest.approx(loss, rel=1e-3)
             assert found["head_accuracy"] == pytest.approx((head.argmax(1) == Y).mean())
         history = model.fit(X, Y, validation_data=(X, Y), epochs=2, verbose=0).history
         assert "val_gate_1_loss" in history and "val_macs" not in history
@@ -244,13 +245,22 @@ class TestPredictArguments:
             calibrated.predict(X[..., 0])
 
 
-def test_an_image_that_is_no_number_goes_to_the_head(calibrated):
+@pytest.mark.parametrize("confidence", ["score", "distance", "margin", "entropy"])
+def test_an_image_that_is_no_number_goes_to_the_head(confidence):
+    image = keras.Input((6, 6, 3))
+    y = layers.Conv2D(4, 3, name="conv")(image)  # a ReLU may make NaN 0
+    y = layers.Dense(3)(layers.GlobalAveragePooling2D()(y))
+    model = kd.add_decision_gates(
+        randomize(keras.Model(image, y)), ["conv"], confidence=confidence
+    )
+    randomize(model.gates[0])
+    model.thresholds = [-1e9]
     x = X.copy()
     x[3] = np.nan
-    found = calibrated.predict(x, verbose=0)
-    before = calibrated.predict(X, verbose=0)
-    assert found["exit"][3] == 1 and np.isnan(found["logits"][3]).all()
-    assert np.ravel(kd.decide(calibrated, x)["exit"])[3] == 1
+    found, before = (model.predict(images, verbose=0) for images in (x, X))
+    assert found["exit"].tolist() == [int(at == 3) for at in range(N)]
+    assert np.isnan(found["logits"][3]).all() and not before["exit"].any()
+    assert np.ravel(kd.decide(model, x)["exit"])[3] == 1
     others = np.arange(N) != 3
     np.testing.assert_array_equal(found["exit"][others], before["exit"][others])
     np.testing.assert_array_equal(found["label"][others], before["label"][others])
