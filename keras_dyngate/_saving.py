@@ -37,11 +37,11 @@ class KeepsFrozen:
     def freeze_again(self) -> None:
         """Pass on what is frozen, by the constructor or a config, to the layers held."""
         layer = cast(Any, self)
-        if not layer.trainable:
-            layer.trainable = False
-        if layer._frozen is not None:
-            for part in self._parts():
+        for part in self._parts():
+            if layer._frozen is not None:
                 part.trainable = part.name not in layer._frozen
+            elif not layer.trainable:
+                part.trainable = False
 
 
 def refuse_legacy_file(filepath: str | os.PathLike[str]) -> None:

@@ -181,10 +181,9 @@ class EarlyExitModel(DynamicPrediction):
                 outputs[HEAD] = x
                 break
             scores = outputs[stage.gate.name] = stage.gate(x)
-            goes_on = ops.logical_not(
-                stage.gate.confidence_of(scores) >= self._thresholds[index]
-            )
-            stays = stays * ops.cast(goes_on, "float32")
+            # Not `logical_not`: TensorFlow makes that of >= a <, false for NaN too.
+            leaves = stage.gate.confidence_of(scores) >= self._thresholds[index]
+            stays = stays * (1.0 - ops.cast(leaves, "float32"))
             exits = exits + stays
         _hooks.relay({"exit": ops.cast(ops.expand_dims(exits, -1), "int32")})
         return outputs

@@ -211,7 +211,7 @@ class _Said(DecisionModel):
 
 def exit_table(model: Any, x: Any, y: Any, batch_size: int | None) -> ExitTable:
     """A pass over the data with nobody leaving."""
-    said = _Said(model)
+    said = _Said(model, name="said")
     parts, labels = [], []
     for batch in checked_batches(model, x, y, None, batch_size or 32):
         parts.append(said.predict_on_batch(batch.x))
