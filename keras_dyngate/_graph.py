@@ -8,10 +8,9 @@ Keras keeps its graphs in private attributes; this is the one place that reads t
 Reading leaves no trace in the model: no layer is called, no node is added.
 """
 
-import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -297,20 +296,3 @@ class Part(keras.Model):
         table = {id(t): y for t, y in zip(self.stretch.inputs, feeds, strict=True)}
         run_calls(self.stretch.calls, table, self.operation)
         return table[id(self.stretch.output)]
-
-
-@contextlib.contextmanager
-def float32_inputs(model: Any) -> Iterator[None]:
-    """Let a functional model leave its float32 inputs as they are inside.
-
-    One that was cut from a net with mixed precision casts them to what it was cut at.
-    """
-    inputs: list[Any] = getattr(graph_of(model), "inputs", [])
-    dtypes = [tensor.dtype for tensor in inputs]
-    try:
-        for tensor in inputs:
-            tensor._dtype = "float32"
-        yield
-    finally:
-        for tensor, dtype in zip(inputs, dtypes, strict=True):
-            tensor._dtype = dtype

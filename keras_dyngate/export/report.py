@@ -57,7 +57,8 @@ class ExportReport:
             lines.append(
                 f"{len(self.branches)} conditional branches in {len(inside)} layers "
                 f"hold {self.macs.gateable:,} of {self.macs.total:,} MACs "
-                f"(+ {self.macs.controllers:,} of controllers); {took}"
+                f"(+ {self.macs.controllers:,} of controllers; the file's "
+                f"`executed_macs` counts thousands); {took}"
             )
         if self.exit_ms is not None:
             macs = [f"{n:,}" for n in self.macs.per_exit]
