@@ -10,13 +10,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dyngate._graph import Stretch, flat_graph
-from keras_dyngate._hooks import recording
 from keras_dyngate._logits import predicted
-from keras_dyngate.export.exits import prepared_stages
-from keras_dyngate.export.preparing import Prepared, prepared_anytime
+from keras_dyngate.export.preparing import prepared_anytime
+from keras_dyngate.export.witness import Witness, witness_of
 from keras_dyngate.models.anytime_model import AnytimeModel
-from keras_dyngate.models.early_exit import EarlyExitModel
 from keras_dyngate.runtime import LiteRTModel
 from keras_dyngate.runtime.anytime_runner import ALONE, STEP, in_order
 
@@ -57,73 +54,6 @@ class Parity:
     clear_exit_agreement: float | None = None
 
 
-@dataclasses.dataclass
-class _Witness:
-    """What Keras says of some images, all in float32.
-
-    Attributes:
-        logits: `[N, ..., classes]`, of the exit that answers.
-        decisions: Of controllers, by name; what comes after the exit reads 0.
-        confidences: Of every gate, `[N, gates]`.
-        exits: `[N]`.
-    """
-
-    logits: np.ndarray
-    decisions: dict[str, np.ndarray]
-    confidences: np.ndarray | None = None
-    exits: np.ndarray | None = None
-
-
-def _arrays(decisions: dict[str, Any]) -> dict[str, np.ndarray]:
-    return {k: keras.ops.convert_to_numpy(x) for k, x in decisions.items()}
-
-
-class _Model:
-    """A classifier or a segmentation net, called on batches of images."""
-
-    def __init__(self, model: keras.Model) -> None:
-        graph = flat_graph(model)
-        assert graph is not None
-        self.prepared = Prepared(graph.calls, graph)
-        self.whole = Stretch(graph.inputs, graph.calls, graph.outputs[0])
-
-    def __call__(self, images: np.ndarray) -> _Witness:
-        with recording() as found:
-            logits = self.prepared.run(self.whole, keras.ops.convert_to_tensor(images))
-        return _Witness(keras.ops.convert_to_numpy(logits), _arrays(found))
-
-
-class _Exits:
-    """A net with early exits: all stages run, and what leaves is masked."""
-
-    def __init__(self, model: EarlyExitModel) -> None:
-        self.model, self.prepared = model, prepared_stages(model)
-
-    def __call__(self, images: np.ndarray) -> _Witness:
-        x, limits = keras.ops.convert_to_tensor(images), self.model.thresholds
-        stays = np.ones(len(images), bool)
-        logits, confidences, decisions = [], [], {}
-        exits = np.zeros(len(images), np.int32)
-        for index, stage in enumerate(self.model.stages):
-            with recording() as found:
-                x = self.prepared.run(stage.part.stretch, x)
-            for name, scores in _arrays(found).items():
-                decisions[name] = scores * stays[:, None]
-            if stage.gate is None:
-                logits.append(keras.ops.convert_to_numpy(x))
-                break
-            scores = stage.gate(x)
-            logits.append(keras.ops.convert_to_numpy(scores))
-            confidence = keras.ops.convert_to_numpy(stage.gate.confidence_of(scores))
-            confidences.append(confidence)
-            stays &= ~(confidence >= limits[index])
-            exits += stays
-        rows = np.arange(len(images))
-        return _Witness(
-            np.stack(logits, 1)[rows, exits], decisions, np.stack(confidences, 1), exits
-        )
-
-
 def _spread(scores: np.ndarray) -> np.ndarray:
     """How far apart raw scores `[..., classes]` are, `[...]`; of one, from 0."""
     if scores.shape[-1] == 1:
@@ -154,9 +84,9 @@ class _Sums:
     ours: list[np.ndarray] = dataclasses.field(default_factory=list)
     decisions: list[np.ndarray] = dataclasses.field(default_factory=list)
     exits: list[np.ndarray] = dataclasses.field(default_factory=list)
-    witnesses: list[_Witness] = dataclasses.field(default_factory=list)
+    witnesses: list[Witness] = dataclasses.field(default_factory=list)
 
-    def add(self, found: dict[str, np.ndarray], witness: _Witness, row: int) -> None:
+    def add(self, found: dict[str, np.ndarray], witness: Witness, row: int) -> None:
         """One image: outputs of `explain`, and row `row` of what Keras says."""
         ours, theirs = witness.logits[row], found["logits"][0]
         self.samples += 1
@@ -267,8 +197,7 @@ def check_parity(
     litert = LiteRTModel(path)
     if isinstance(model, AnytimeModel):
         return _anytime_parity(model, litert, images, seconds)
-    ask = _Exits(model) if isinstance(model, EarlyExitModel) else _Model(model)
-    sums = _Sums()
+    ask, sums = witness_of(model), _Sums()
     for batch in _batches(images, seconds):
         witness = ask(batch.astype("float32"))
         sums.witnesses.append(witness)
