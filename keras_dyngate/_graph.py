@@ -8,10 +8,9 @@ Keras keeps its graphs in private attributes; this is the one place that reads t
 Reading leaves no trace in the model: no layer is called, no node is added.
 """
 
-import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -51,12 +50,17 @@ class FlatGraph:
         calls: Of all layers and operators; nested functional models are opened.
         nested: By path, the last tensors of each nested model that was opened, a list
             for every call of it.
+        models: By path, those nested models.
+        known_as: What each tensor of the model's own graph, or of a nested model's, is
+            here, by its id: one for every time it is computed.
     """
 
     inputs: tuple[keras.KerasTensor, ...]
     calls: tuple[Call, ...]
     outputs: tuple[keras.KerasTensor, ...]
     nested: Mapping[str, list[tuple[keras.KerasTensor, ...]]]
+    models: Mapping[str, Any]
+    known_as: Mapping[int, list[keras.KerasTensor]]
 
 
 def graph_of(model: Any) -> Any | None:
@@ -86,7 +90,7 @@ def _is_tensor(x: Any) -> bool:
 
 
 def _like(x: keras.KerasTensor, shape: Any = None) -> keras.KerasTensor:
-    return keras.KerasTensor(shape=shape or x.shape, dtype=x.dtype)
+    return keras.KerasTensor(shape=shape or x.shape, dtype=x.dtype, name=x.name)
 
 
 class _Cast(keras.Operation):
@@ -107,6 +111,8 @@ class _Flattening:
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.nested: dict[str, list[tuple[keras.KerasTensor, ...]]] = {}
+        self.models: dict[str, Any] = {}
+        self.known_as: dict[int, list[keras.KerasTensor]] = {}
 
     def open(
         self, graph: Any, feeds: Sequence[Any], prefix: str, training: Any
@@ -129,10 +135,13 @@ class _Flattening:
                     inner,
                     self.fitting(inner, keras.tree.flatten(args[0]), path),
                     f"{path}/",
-                    _held(kwargs, training).get("training"),
+                    _held(node.operation, kwargs, training).get("training"),
                 )
                 self.nested.setdefault(path, []).append(outputs)
+                self.models[path] = node.operation
             table |= {id(x): y for x, y in zip(node.outputs, outputs, strict=True)}
+        for key, tensor in table.items():
+            self.known_as.setdefault(key, []).append(tensor)
         return tuple(table[id(x)] for x in graph.outputs)
 
     def fitting(self, graph: Any, feeds: list[Any], path: str) -> list[Any]:
@@ -153,8 +162,7 @@ class _Flattening:
     ) -> tuple[Any, ...]:
         """Append one call; its outputs."""
         operation = node.operation
-        if "training" in inspect.signature(operation.call).parameters:
-            kwargs = _held(kwargs, training)
+        kwargs = _held(operation, kwargs, training)
         inputs = tuple(x for x in keras.tree.flatten((args, kwargs)) if _is_tensor(x))
         sizes = [(tuple(x.shape[1:]), x.dtype) for x in inputs]
         if sizes == [(tuple(x.shape[1:]), x.dtype) for x in node.input_tensors]:
@@ -167,14 +175,18 @@ class _Flattening:
         return outputs
 
 
-def _held(kwargs: dict[str, Any], training: bool | None) -> dict[str, Any]:
+def _held(operation: Any, kwargs: dict[str, Any], training: Any) -> dict[str, Any]:
     """Arguments of a call: held in inference by itself or by a model around it, or not.
 
-    `base(x, training=False)` holds all of a base, whatever the model around it does.
+    `base(x, training=False)` holds all of a base, whatever the model around it does. Keras
+    notes a layer's default among the arguments: that of Dropout, False, holds nothing.
     """
-    held = training is False or kwargs.get("training") is False
+    known = inspect.signature(operation.call).parameters.get("training")
+    if known is None:
+        return kwargs
+    held = kwargs.get("training") is False and known.default is not False
     rest = {name: value for name, value in kwargs.items() if name != "training"}
-    return {**rest, "training": False} if held else rest
+    return {**rest, "training": False} if held or training is False else rest
 
 
 def _is_model(operation: Any) -> bool:
@@ -186,16 +198,22 @@ def flat_graph(
 ) -> FlatGraph | None:
     """The calls of a functional or Sequential model, its nested models opened.
 
-    A nested model of open size is known at the size that it is called with.
+    A nested model of open size is known at the size that it is called with. One that is
+    called with `training=False` stays in inference, also while the model around it is
+    trained.
 
     Args:
-        model: A Keras model.
+        model: A Keras model, or a `Part` of one.
         input_shapes: Sizes to take instead of the model's own, batch first, one for
             each input.
 
     Returns:
         None for a model without a graph; see `graph_of`.
     """
+    if isinstance(model, Part):
+        stretch = model.stretch
+        outputs: tuple[Any, ...] = (stretch.output,)
+        return FlatGraph(stretch.inputs, stretch.calls, outputs, {}, {}, {})
     graph = graph_of(model)
     if graph is None:
         return None
@@ -203,7 +221,8 @@ def flat_graph(
     inputs = [_like(x, shape) for x, shape in zip(graph.inputs, shapes, strict=True)]
     flat = _Flattening()
     outputs = flat.open(graph, inputs, "", None)
-    return FlatGraph(tuple(inputs), tuple(flat.calls), outputs, flat.nested)
+    made = flat.nested, flat.models, flat.known_as
+    return FlatGraph(tuple(inputs), tuple(flat.calls), outputs, *made)
 
 
 def run_calls(
@@ -277,31 +296,3 @@ class Part(keras.Model):
         table = {id(t): y for t, y in zip(self.stretch.inputs, feeds, strict=True)}
         run_calls(self.stretch.calls, table, self.operation)
         return table[id(self.stretch.output)]
-
-
-def nodes(graph: Any) -> list[Any]:
-    """Every call of a graph (as `graph_of` returns it), in the order of execution.
-
-    Each has an `operation`, mostly a layer, its `input_tensors` and its `outputs`.
-    """
-    by_depth = graph._nodes_by_depth
-    return [
-        node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]
-    ]
-
-
-@contextlib.contextmanager
-def float32_inputs(model: Any) -> Iterator[None]:
-    """Let a functional model leave its float32 inputs as they are inside.
-
-    One that was cut from a net with mixed precision casts them to what it was cut at.
-    """
-    inputs: list[Any] = getattr(graph_of(model), "inputs", [])
-    dtypes = [tensor.dtype for tensor in inputs]
-    try:
-        for tensor in inputs:
-            tensor._dtype = "float32"
-        yield
-    finally:
-        for tensor, dtype in zip(inputs, dtypes, strict=True):
-            tensor._dtype = dtype

@@ -1,8 +1,10 @@
 """How a dynamic layer tells what it decided, and how an exporter takes its place.
 
 Every dynamic layer calls `record` in its `call`, once, and asks `lowered` first whether
-an exporter wants to build the conditional form instead. Both are context variables, so
-that nothing happens, and nothing is paid, outside `recording()` and `lowering(...)`.
+an exporter wants to build the conditional form instead. A batch normalization asks
+`normalized`, a nested convolution `pieces`, for the form that a file is to have. All are
+context variables, so that nothing happens, and nothing is paid, outside `recording()`,
+`lowering(...)`, `normalizing(...)` and `in_pieces(...)`.
 """
 
 import contextlib
@@ -12,12 +14,19 @@ from typing import Any
 
 Decisions = dict[str, Any]
 Lower = Callable[[Any, Any], Any]
+Normalize = Callable[[Any, Any, int], Any]
 
 _recorder: contextvars.ContextVar[Decisions | None] = contextvars.ContextVar(
     "keras_dyngate_recorder", default=None
 )
 _lowerer: contextvars.ContextVar[Lower | None] = contextvars.ContextVar(
     "keras_dyngate_lowerer", default=None
+)
+_normalizer: contextvars.ContextVar[Normalize | None] = contextvars.ContextVar(
+    "keras_dyngate_normalizer", default=None
+)
+_pieces: contextvars.ContextVar[tuple[int, ...]] = contextvars.ContextVar(
+    "keras_dyngate_pieces", default=()
 )
 
 
@@ -71,3 +80,37 @@ def lowered(layer: Any, x: Any) -> Any:
     """The exporter's output for `layer`, or None when nobody is exporting."""
     lower = _lowerer.get()
     return None if lower is None else lower(layer, x)
+
+
+@contextlib.contextmanager
+def normalizing(normalize: Normalize) -> Iterator[None]:
+    """Let `normalize(layer, x, first)` replace batch normalizations inside.
+
+    It returns None where the layer is to do what it does.
+    """
+    token = _normalizer.set(normalize)
+    try:
+        yield
+    finally:
+        _normalizer.reset(token)
+
+
+def normalized(layer: Any, x: Any, first: int = 0) -> Any:
+    """The exporter's output for `layer`, whose channels begin at `first`, or None."""
+    normalize = _normalizer.get()
+    return None if normalize is None else normalize(layer, x, first)
+
+
+@contextlib.contextmanager
+def in_pieces(cuts: tuple[int, ...]) -> Iterator[None]:
+    """Let nested convolutions be made of several inside, cut at these sub-networks."""
+    token = _pieces.set(cuts)
+    try:
+        yield
+    finally:
+        _pieces.reset(token)
+
+
+def pieces() -> tuple[int, ...]:
+    """Sub-networks at which nested convolutions are to be cut; empty: nowhere."""
+    return _pieces.get()

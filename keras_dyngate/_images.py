@@ -1,8 +1,27 @@
-"""Images from what users pass: an array, or a dataset of images or (image, label)."""
+"""Images from what users pass: arrays, or datasets of images or (image, label)."""
 
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
+
+def _alone(name: str, item: Any) -> Any:
+    """The image, or the batch of them, of what a dataset or a function yields."""
+    if isinstance(item, Mapping):
+        if len(item) != 1:
+            raise ValueError(
+                f"`{name}` must give one input, the image. Received: a dict of "
+                f"{sorted(item)}"
+            )
+        return next(iter(item.values()))
+    return item[0] if isinstance(item, (tuple, list)) else item
+
+
+def _is_array(x: Any) -> bool:
+    return hasattr(x, "shape") and hasattr(x, "dtype")
 
 
 def take_images(
@@ -12,31 +31,71 @@ def take_images(
 
     Args:
         name: Of the argument, for errors.
-        data: An array `[N, height, width, channels]`, or an iterable of images, of
-            batches of them, or of (image, label).
+        data: An array `[N, height, width, channels]`; a tuple of two, (images, labels);
+            or an iterable, or a function that returns one, of images, of batches of
+            them, of (image, label), or of lists or dicts of one of these.
         shape: Of one image; None stands for any side.
         limit: Most images to take.
 
     Raises:
         ValueError: If there are none, or they have another shape.
     """
-    if isinstance(data, np.ndarray):
-        images = data[:limit]
+    rank = len(shape) + 1
+    if callable(data) and not _is_array(data) and not isinstance(data, Iterable):
+        data = data()
+    if isinstance(data, tuple) and len(data) == 2 and all(map(_is_array, data)):
+        data = data[0] if len(data[0].shape) == rank else data
+    if _is_array(data):
+        if len(data.shape) == len(shape):
+            raise ValueError(
+                f"`{name}` must hold several images, [N, ...]: of one alone make "
+                f"`image[None]`. Received: an array of shape {tuple(data.shape)}"
+            )
+        images = np.asarray(data[:limit])
     else:
+        if not isinstance(data, (Iterable, Iterator)) or isinstance(data, (str, bytes)):
+            raise ValueError(
+                f"`{name}` must be images of shape {shape}: an array, a dataset, or a "
+                f"function that yields batches. Received: a {type(data).__name__}"
+            )
         found: list[np.ndarray] = []
         for item in data:
-            image = np.asarray(item[0] if isinstance(item, (tuple, list)) else item)
-            found.extend(image if image.ndim == len(shape) + 1 else [image])
+            image = np.asarray(_alone(name, item))
+            found.extend(image if image.ndim == rank else [image])
             if limit is not None and len(found) >= limit:
                 break
+        sizes = sorted({image.shape for image in itertools.islice(found, limit)})
+        if len(sizes) > 1:
+            raise ValueError(
+                f"`{name}` must hold images of shape {shape}. "
+                f"Received: images of shapes {sizes[:3]}"
+            )
         images = np.asarray(found[:limit])
-    fits = images.ndim == len(shape) + 1 and all(
+    fits = images.ndim == rank and all(
         wanted in (None, side)
         for side, wanted in zip(images.shape[1:], shape, strict=True)
     )
-    if len(images) == 0 or not fits:
+    if len(images) == 0 or not fits or images.dtype.kind not in "biuf":
+        kind = "" if images.dtype.kind in "biuf" else f" of {images.dtype}"
         raise ValueError(
             f"`{name}` must hold images of shape {shape}. "
-            f"Received: an array of shape {images.shape}"
+            f"Received: an array of shape {images.shape}{kind}"
         )
     return images
+
+
+def warn_unit_range(name: str, images: np.ndarray) -> None:
+    """Warn of pictures `[N, height, width, channels]` that seem to be from 0 to 1.
+
+    Args:
+        name: Of the argument.
+        images: All others than pictures, and black ones, are passed over.
+    """
+    if images.ndim == 4 and images.dtype.kind == "f" and 0 < images.max() <= 1:
+        warnings.warn(
+            f"`{name}` should hold images from 0 to 255, as a camera gives them. "
+            f"Received: numbers from {images.min():.3g} to {images.max():.3g}. Multiply "
+            "by 255, unless the model was trained on such numbers without a layer that "
+            "scales them",
+            stacklevel=3,
+        )

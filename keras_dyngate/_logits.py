@@ -1,7 +1,6 @@
 """Raw class scores of a classifier: what it computes before its softmax or sigmoid."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -59,6 +58,12 @@ def squashing_call(graph: FlatGraph) -> Call | None:
     return None
 
 
+def is_softmax(operation: Any) -> bool:
+    """Whether what `squashing_call` found makes its outputs sum to 1."""
+    names = type(operation).__name__, getattr(_activation(operation), "__name__", "")
+    return "softmax" in (name.lower() for name in names)
+
+
 def without_activation(operation: Any) -> Any:
     """The same layer, its variables shared, without its activation."""
     if _squashes(operation):
@@ -84,18 +89,3 @@ def predicted(scores: np.ndarray) -> np.ndarray:
     if scores.shape[-1] == 1:
         return (scores[..., 0] > 0).astype("int64")
     return scores.argmax(-1)
-
-
-@contextlib.contextmanager
-def plain_logits(model: keras.Model) -> Iterator[None]:
-    """Take a softmax off the model's last layer while something is traced or run."""
-    head = model.layers[-1]
-    softmax = keras.activations.softmax
-    if getattr(head, "activation", None) is not softmax:
-        yield
-        return
-    head.activation = keras.activations.linear
-    try:
-        yield
-    finally:
-        head.activation = softmax

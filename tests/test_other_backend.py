@@ -24,8 +24,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import keras_dyngate as kd
-from keras_dyngate._logits import plain_logits
-from tests.export.nets import small_net, tinted
+from tests.export.nets import raw_logits, small_net, tinted
 
 assert keras.backend.backend() == "jax"
 folder, images = Path(sys.argv[1]), tinted(24)
@@ -39,8 +38,7 @@ model.fit(images, np.arange(24) % 7, batch_size=8, verbose=0)
 for before, weight in zip(start, model.trainable_weights):
     assert (before != np.array(weight)).any(), weight.path
 model.save(folder / "net.keras")
-with plain_logits(model):
-    logits = model.predict(images, verbose=0)
+logits = raw_logits(model, images)
 np.savez(folder / "found.npz", images=images, logits=logits, **kd.decide(model, images))
 """
 

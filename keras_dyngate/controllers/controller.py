@@ -15,6 +15,7 @@ from keras import ops
 from keras_dyngate import regularizers as regularizers_module
 from keras_dyngate._backend import copy_variable, keep_replicas_apart
 from keras_dyngate._checks import positive_int
+from keras_dyngate._saving import KeepsFrozen
 
 
 class ControllerOutput(NamedTuple):
@@ -24,7 +25,7 @@ class ControllerOutput(NamedTuple):
     logit: Any
 
 
-class Controller(keras.layers.Layer):
+class Controller(KeepsFrozen, keras.layers.Layer):
     """Base of all controllers: scores, regularizers, forcing.
 
     A subclass gives `compute_logits`, `compute_scores` and `count_macs`. Computations
@@ -77,6 +78,7 @@ class Controller(keras.layers.Layer):
             )
             for item in self.regularizers
         ]
+        self.freeze_again()
 
     def compute_logits(self, pooled: Any, training: bool) -> Any:
         """Logits `[batch, units]` from the channel means `[batch, channels]`."""

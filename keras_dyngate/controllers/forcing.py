@@ -42,7 +42,8 @@ def _per_block(name: str, rate: Rate, blocks: int) -> list[float]:
 
 def _clear_traces(model: keras.Model) -> None:
     """Drop compiled step functions: what was traced before knows nothing of forcing."""
-    for part in (model, *getattr(model, "stages", ())):  # of a net with early exits
+    held = ("stages", "raw_stages")  # of a net with early exits
+    for part in (model, *(p for name in held for p in getattr(model, name, ()))):
         for name in ("train_function", "test_function", "predict_function"):
             if getattr(part, name, None) is not None:
                 setattr(part, name, None)

@@ -5,7 +5,6 @@ step_2(image, ...) .. step_K    one slice more, from what earlier steps left
 classify_k2(image)              sub-network 2 at once, from the same weights
 """
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,12 +19,15 @@ from keras_dyngate.export.graph import (
     KILO,
     Plan,
     View,
-    in_float32,
+    call_traced,
+    label_of,
     weights_as_constants,
 )
 from keras_dyngate.export.lowering import Lowering
-from keras_dyngate.layers import NestedConv2D
+from keras_dyngate.export.preparing import prepared_anytime
 from keras_dyngate.models.anytime_model import AnytimeModel, carried_name
+
+ANSWER = ("logits", "label", "executed_macs")
 
 
 def chosen_subnetworks(model: AnytimeModel, wanted: Sequence[int] | None) -> list[int]:
@@ -51,24 +53,11 @@ def step_name(k: int) -> str:
     return f"step_{k}" if k > 1 else "start"
 
 
-@contextlib.contextmanager
-def _in_pieces(model: AnytimeModel, cuts: tuple[int, ...]) -> Iterator[None]:
-    """Nested convolutions of pieces that sub-networks have in common, inside."""
-    nested = [x for x in model._flatten_layers() if isinstance(x, NestedConv2D)]
-    try:
-        for layer in nested:
-            layer.pieces = cuts
-        yield
-    finally:
-        for layer in nested:
-            layer.pieces = ()
-
-
 def _answer(scores: Any, macs: int) -> dict[str, Any]:
     thousands = (macs + KILO // 2) // KILO
     return {
         "logits": scores,
-        "label": tf.argmax(scores, axis=-1, output_type=tf.int32),
+        "label": label_of(scores),
         "executed_macs": tf.constant([thousands], tf.int32),
     }
 
@@ -95,7 +84,8 @@ def plan_anytime(
     """
     profile = count_macs(model)
     chosen = chosen_subnetworks(model, subnetworks)
-    network = model.network
+    prepared = prepared_anytime(model)
+    network = prepared.network
     image_spec = tf.TensorSpec([1, *model.input_shape[1:]], input_type, "image")
     sliced = model.family != "inclusive_resnext"
 
@@ -143,26 +133,26 @@ def plan_anytime(
 
     def trace(name: str, function: Any, **spec: tf.TensorSpec) -> None:
         def constant(**inputs: Any) -> Any:
-            with weights_as_constants([model]), _hooks.lowering(lowering):
+            constant, form = weights_as_constants([prepared]), exact_norms(int8)
+            with constant, _hooks.lowering(lowering), form, _hooks.in_pieces(cuts):
                 return function(**inputs)
 
         traced = tf.function(constant, autograph=False)
         functions[name] = traced.get_concrete_function(image=image_spec, **spec)
 
-    with in_float32(model), _in_pieces(model, cuts), exact_norms(int8):
-        for k, part in enumerate(model.steps() if sliced else (), 1):
-            spec = {
-                name: tf.TensorSpec([1, *tensor.shape[1:]], tf.float32, name)
-                for name, tensor in part.input.items()
-                if name != "image"
-            }
-            trace(step_name(k), stepwise(k), **spec)
-        for k in chosen:
-            trace(f"classify_k{k}", at_once(k))
+    for k, part in enumerate(model.steps() if sliced else (), 1):
+        spec = {
+            name: tf.TensorSpec([1, *tensor.shape[1:]], tf.float32, name)
+            for name, tensor in part.input.items()
+            if name != "image"
+        }
+        trace(step_name(k), stepwise(k), **spec)
+    for k in chosen:
+        trace(f"classify_k{k}", at_once(k))
     return Plan(
         functions=functions,
         views=(View(f"classify_k{chosen[-1]}", "classify"),),
-        feed=lambda images: _feed(model, images, functions, input_type),
+        feed=lambda images: _feed(images, functions, input_type),
         lowering=lowering,
         profile=profile,
         steps=tuple(name for name in functions if not name.startswith("classify")),
@@ -179,22 +169,19 @@ def plan_anytime(
 
 
 def _feed(
-    model: AnytimeModel, images: np.ndarray, functions: dict[str, Any], input_type: str
+    images: np.ndarray, functions: dict[str, Any], input_type: str
 ) -> Callable[[], Iterator[tuple[str, dict[str, np.ndarray]]]]:
-    """Calibration inputs of every signature: steps get what Keras' steps leave."""
+    """Calibration inputs of every signature: steps get what earlier steps leave."""
 
     def feed() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         for image in images:
             kept: dict[str, Any] = {"image": image[None].astype(input_type)}
-            for k, part in enumerate(model.steps(), 1):
-                if step_name(k) not in functions:
-                    continue
-                inputs = {name: kept[name] for name in part.input}
-                yield step_name(k), inputs
-                found = part.predict_on_batch(inputs)
-                kept |= {n: np.asarray(v, "float32") for n, v in found.items()}
-            for name in functions:
-                if name.startswith("classify"):
-                    yield name, {"image": kept["image"]}
+            for name, function in functions.items():
+                wanted = function.structured_input_signature[1]
+                inputs = {key: kept[key] for key in wanted}
+                yield name, inputs
+                if not name.startswith("classify"):
+                    found = call_traced(function, inputs)
+                    kept |= {key: x for key, x in found.items() if key not in ANSWER}
 
     return feed

@@ -69,12 +69,13 @@ def convert(
 def float_kernels(content: bytes) -> Counter[str]:
     """Convolution and dense kernels of a file whose input is not int8, by op name."""
     model = flatbuffer.read(content)
-    names = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+    data = {name: 0 for name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")}
+    data["TRANSPOSE_CONV"] = 2  # the shape of the output comes first
     return Counter(
         name
         for _, subgraph, operator in flatbuffer.walk(model)
-        if (name := flatbuffer.op_name(model, operator)) in names
-        and subgraph.tensors[operator.inputs[0]].type != schema.TensorType.INT8
+        if (name := flatbuffer.op_name(model, operator)) in data
+        and subgraph.tensors[operator.inputs[data[name]]].type != schema.TensorType.INT8
     )
 
 

@@ -7,24 +7,23 @@ As a depthwise 1x1 convolution each channel has a scale of its own, and the shif
 """
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
-import keras
 import tensorflow as tf
 
-from keras_dyngate.layers import SlicedBatchNormalization
+from keras_dyngate import _hooks
 
 FOLDED = ("Conv2D", "DepthwiseConv2dNative", "BiasAdd", "MatMul")
 
 
-def _on_its_own(x: Any) -> bool:
-    """Whether a 4D tensor does not come straight from what the converter folds into."""
-    return len(x.shape) == 4 and x.op.type not in FOLDED
+def _convolved(norm: Any, x: Any, first: int) -> Any | None:
+    """`x`, 4D, normalized by the channels from `first` on, as a convolution.
 
-
-def _convolved(x: Any, norm: Any, first: int, size: int) -> Any:
-    """`x` normalized by the channels from `first` on, as a depthwise convolution."""
+    None for an `x` that comes straight from what the converter folds into.
+    """
+    if norm.axis not in (-1, 3) or len(x.shape) != 4 or x.op.type in FOLDED:
+        return None
+    size = int(x.shape[-1])
     part = slice(first, first + size)
     scale = tf.math.rsqrt(norm.moving_variance[part] + norm.epsilon)
     if norm.scale:
@@ -37,33 +36,10 @@ def _convolved(x: Any, norm: Any, first: int, size: int) -> Any:
     return tf.nn.bias_add(product, tf.reshape(shift, [size]))
 
 
-@contextlib.contextmanager
-def exact_norms(int8: bool) -> Iterator[None]:
+def exact_norms(int8: bool) -> contextlib.AbstractContextManager[None]:
     """Trace batch normalizations on their own as depthwise convolutions inside.
 
     Args:
         int8: Whether to; in float they stay products and sums.
     """
-    if not int8:
-        yield
-        return
-    plain, sliced = keras.layers.BatchNormalization, SlicedBatchNormalization
-    call, normalized = plain.call, sliced.normalized
-
-    def plain_call(
-        self: Any, inputs: Any, training: Any = None, mask: Any = None
-    ) -> Any:
-        if training or self.axis not in (-1, 3) or not _on_its_own(inputs):
-            return call(self, inputs, training=training, mask=mask)
-        return _convolved(inputs, self, 0, int(inputs.shape[-1]))
-
-    def sliced_normalized(self: Any, inputs: Any, first: int) -> Any:
-        if not _on_its_own(inputs):
-            return normalized(self, inputs, first)
-        return _convolved(inputs, self, first, int(inputs.shape[-1]))
-
-    try:
-        plain.call, sliced.normalized = plain_call, sliced_normalized  # type: ignore[method-assign]
-        yield
-    finally:
-        plain.call, sliced.normalized = call, normalized  # type: ignore[method-assign]
+    return _hooks.normalizing(_convolved) if int8 else contextlib.nullcontext()

@@ -12,22 +12,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_dyngate import _hooks
-from keras_dyngate._graph import float32_inputs
-from keras_dyngate._logits import plain_logits
-from keras_dyngate._walk import dynamic_layers
-from keras_dyngate.cost import count_macs
-from keras_dyngate.export.exact_norms import exact_norms
-from keras_dyngate.export.graph import (
-    Plan,
-    View,
-    executed_counts,
-    in_float32,
-    in_thousands,
-    visible,
-    weights_as_constants,
-)
-from keras_dyngate.export.lowering import Branch, Lowering
+from keras_dyngate.export.exit_tracer import ExitTracer
+from keras_dyngate.export.graph import Plan, View, call_traced, in_thousands, visible
+from keras_dyngate.export.lowering import Lowering, value
 from keras_dyngate.models.early_exit import EarlyExitModel
 
 FAR = 1e30  # a threshold that nobody, or with a minus everybody, reaches
@@ -39,141 +26,6 @@ def limits_to(exit_index: int, gates: int) -> np.ndarray:
     limits = np.full(gates, FAR, "float32")
     limits[exit_index:] = -FAR
     return limits
-
-
-def _order_key(bits: Any) -> Any:
-    """int32 that orders as the float32 of these bits does."""
-    return tf.where(bits < 0, tf.constant(-(2**31), tf.int32) - bits, bits)
-
-
-class _Tracer:
-    """Traces the functions of one model.
-
-    In a fully quantized file the gates stay in float32: eight bits are too coarse for a
-    threshold. What calibration never runs the converter leaves alone, so a gate is a
-    branch that is taken at any time but then; and what comes out of it, or crosses
-    branches on its way out, does so as the bits of int32, which it leaves alone too.
-    """
-
-    def __init__(self, model: EarlyExitModel, int8: bool) -> None:
-        self.model, self.int8 = model, int8
-        self.profile = count_macs(model)
-        self.fixed = [0] * len(model.stages)
-        for row in self.profile.layers:
-            if not row.gatings:
-                self.fixed[row.stage] += row.macs
-
-    def run(self, index: int, x: Any, lowering: Lowering) -> tuple[Any, Any]:
-        """One stage with constant weights: its features, and the MACs it took."""
-        part = self.model.stages[index].part
-        uncast, constant = float32_inputs(part), weights_as_constants([part])
-        with uncast, constant, _hooks.lowering(lowering):
-            features = part(x, training=False)
-        return features, executed_counts(lowering, self.fixed[index])
-
-    def answer(self, index: int, features: Any, route: Any) -> dict[str, Any]:
-        """What is said after a stage, by its gate or by the net's own head.
-
-        `logits` and `score` are as `carried`. `route` is 0 but in calibration.
-        """
-        gate = self.model.stages[index].gate
-
-        def ask() -> tuple[Any, ...]:
-            if gate is None:
-                scores, confidence = features, tf.reduce_max(features, -1)
-            else:
-                with weights_as_constants([gate]):
-                    scores = gate(features)
-                    confidence = gate.confidence_of(scores)
-            label = tf.argmax(scores, axis=-1, output_type=tf.int32)
-            return self.carried(scores), label, self.carried(confidence)
-
-        def nothing() -> tuple[Any, ...]:
-            shapes = ([1, self.model.output_shape[-1]], [1], [1])
-            return tuple(tf.zeros(shape, tf.int32) for shape in shapes)
-
-        if gate is None or not self.int8:
-            logits, label, score = ask()
-        else:
-            logits, label, score = tf.cond(tf.equal(route, 0), ask, nothing)
-        return {"logits": logits, "label": label, "score": score}
-
-    def stays(self, score: Any, threshold: Any, route: Any) -> Any:
-        """bool `[]`: not `score >= threshold`, in float32 precision always.
-
-        Both are as `carried`.
-        """
-        if not self.int8:
-            return tf.reshape(tf.logical_not(score >= threshold), [])
-        leaves = tf.where(
-            route > 0, route > 1, _order_key(score) >= _order_key(threshold)
-        )
-        return tf.reshape(tf.logical_not(leaves), [])
-
-    def carried(self, x: Any) -> Any:
-        """Floats that leave a branch, as bits in int8."""
-        return tf.bitcast(x, tf.int32) if self.int8 else x
-
-    def seen(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """An answer with its floats as such again."""
-        return {
-            name: tf.bitcast(x, tf.float32)
-            if self.int8 and name in ("logits", "score")
-            else x
-            for name, x in answer.items()
-        }
-
-    def from_stage(
-        self, index: int, x: Any, thresholds: Any, route: Any, lowering: Lowering
-    ) -> dict[str, Any]:
-        """What is answered from a stage on; all later ones are a branch."""
-        mine = lowering.child()
-        features, counts = self.run(index, x, mine)
-        decisions = mine.decisions
-        chosen = None if route is None else route[index : index + 1]
-        answer = self.answer(index, features, chosen)
-        answer["exit"] = tf.constant([index], tf.int32)
-        if index == len(self.model.gates):
-            return {**answer, "counts": counts, "decisions": decisions}
-        nothing: dict[str, tuple[Any, Any]] = {}
-
-        def go_on() -> dict[str, Any]:
-            rest = self.from_stage(index + 1, features, thresholds, route, lowering)
-            for name, score in rest["decisions"].items():
-                nothing[name] = (score.shape, score.dtype)
-            return rest
-
-        def leave() -> dict[str, Any]:
-            zeros = {name: tf.zeros(*kind) for name, kind in nothing.items()}
-            here = {name: tf.identity(found) for name, found in answer.items()}
-            return {**here, "counts": tf.zeros([2], tf.int32), "decisions": zeros}
-
-        limit = thresholds[index : index + 1]
-        start = len(lowering.branches)
-        rest = tf.cond(self.stays(answer["score"], limit, chosen), go_on, leave)
-        lowering.branches.insert(start, self.branch(index))
-        return {
-            **rest,
-            "counts": counts + rest["counts"],
-            "decisions": {**decisions, **rest["decisions"]},
-        }
-
-    def branch(self, index: int) -> Branch:
-        """Everything after a gate, as the file's report tells it."""
-        later = self.model.stages[index + 1 :]
-        layers = [x for s in later for x in (s.part, s.gate) if x is not None]
-        weights = [  # normalization folded: kernels and biases are left
-            weight
-            for layer in layers
-            for weight in layer.weights
-            if len(weight.shape) > 1 or weight.name in ("bias", "beta")
-        ]
-        return Branch(
-            f"{self.model.gates[index].name}/exit",
-            self.model.stages[index].part.output_shape[-1],
-            sum(row.macs for row in self.profile.layers if row.stage > index),
-            sum(int(np.prod(w.shape)) for w in weights),
-        )
 
 
 def plan_exits(
@@ -194,9 +46,10 @@ def plan_exits(
             "`model` must have thresholds to be exported: call `calibrate`, or set "
             f"`model.thresholds`. Received: thresholds={model.thresholds.tolist()}"
         )
-    tracer = _Tracer(model, int8=with_force)
+    tracer = ExitTracer(model, int8=with_force)
     gates, stages = len(model.gates), model.stages
-    blocks = [sum(1 for _ in dynamic_layers(stage.part)) for stage in stages]
+    calls = [stage.part.stretch.calls for stage in stages]
+    blocks = [len(tracer.prepared.dynamic_layers(found)) for found in calls]
     # How long `force` is, where there is one: a number per block, then one per gate.
     forced = {"explain_at": sum(blocks) + gates}
     for index, count in enumerate(blocks):
@@ -215,8 +68,8 @@ def plan_exits(
         lowering = Lowering(group_size, force)
         found.append(lowering)
         x = tf.cast(image, tf.float32)
-        limits = tracer.carried(thresholds)
-        answer = tracer.from_stage(0, x, limits, route, lowering)
+        limits, broken = tracer.carried(thresholds), tracer.is_broken(image, route)
+        answer = tracer.from_stage(0, x, limits, route, broken, lowering)
         counts, decisions = answer.pop("counts"), answer.pop("decisions")
         return {
             **tracer.seen(answer),
@@ -230,27 +83,24 @@ def plan_exits(
             lowering = Lowering(group_size, force)
             features, counts = tracer.run(index, tf.cast(x, tf.float32), lowering)
             route = None if force is None else force[blocks[index] :]
-            answer = tracer.seen(tracer.answer(index, features, route))
+            broken = None if index else tracer.is_broken(x, route)
+            answer = tracer.seen(tracer.answer(index, features, route, broken))
             if index < gates:
                 answer["features"] = features
             return {**answer, "executed_macs": in_thousands(counts)}
 
         return stage
 
-    norms = exact_norms(with_force)
-    with plain_logits(model.trunk), in_float32(model), norms:
-        limits = tf.TensorSpec([gates], tf.float32, "thresholds")
-        functions = {
-            "explain_at": concrete(
-                "explain_at", explain_at, image=image, thresholds=limits
-            )
-        }
-        for index, stage in enumerate(stages):
-            shape = [1, *stage.part.input_shape[1:]]
-            features = tf.TensorSpec(shape, tf.float32, "features")
-            spec = {"features": features} if index else {"image": image}
-            name = f"stage_{index + 1}"
-            functions[name] = concrete(name, stage_function(index), **spec)
+    limits = tf.TensorSpec([gates], tf.float32, "thresholds")
+    functions = {
+        "explain_at": concrete("explain_at", explain_at, image=image, thresholds=limits)
+    }
+    for index, stage in enumerate(stages):
+        shape = [1, *stage.part.stretch.inputs[0].shape[1:]]
+        features = tf.TensorSpec(shape, tf.float32, "features")
+        spec = {"features": features} if index else {"image": image}
+        name = f"stage_{index + 1}"
+        functions[name] = concrete(name, stage_function(index), **spec)
     fixed = {"thresholds": model.thresholds}
     return Plan(
         functions=functions,
@@ -259,11 +109,12 @@ def plan_exits(
             View("explain_at", "explain", None, fixed),
             View("explain_at", "classify_at", ANSWER),
         ),
-        feed=lambda images: _feed(model, images, blocks, input_type),
+        feed=lambda images: _feed(functions, images, blocks, input_type),
         lowering=found[-1],
         profile=tracer.profile,
         forced=forced,
         float_kernels=2 * gates,
+        gate_kernels=tuple(value(gate.dense.kernel) for gate in model.gates),
         metadata={
             "thresholds": np.nan_to_num(model.thresholds).tolist(),  # JSON: no infinity
             "confidence": [gate.confidence for gate in model.gates],
@@ -273,14 +124,14 @@ def plan_exits(
 
 
 def _feed(
-    model: EarlyExitModel, images: np.ndarray, blocks: list[int], input_type: str
+    functions: dict[str, Any], images: np.ndarray, blocks: list[int], input_type: str
 ) -> Callable[[], Iterator[tuple[str, dict[str, np.ndarray]]]]:
     """Calibration inputs that reach every branch of every signature, but the gates.
 
     Each image goes through all stages; every other one also leaves at a gate, these
     taking turns. Blocks are forced open in turn, as for a plain classifier.
     """
-    gates = len(model.gates)
+    gates = len(blocks) - 1
     stay, leave = 1, 2
     thresholds = np.zeros(gates, "float32")
 
@@ -306,13 +157,15 @@ def _feed(
                 for force in forces(sum(blocks), index, route):
                     yield "explain_at", {**inputs, **force}
             x = picture
-            for number, stage in enumerate(model.stages):
+            for number in range(gates + 1):
                 route = [stay] if number < gates else []
+                name = f"stage_{number + 1}"
+                takes: dict[str, Any] = {"features" if number else "image": x}
                 for force in forces(blocks[number], index, route):
-                    name = "features" if number else "image"
-                    yield f"stage_{number + 1}", {name: x, **force}
-                if number < gates:  # the head is left alone: its softmax is on here
-                    found = stage.predict_on_batch(x)["features"]
-                    x = np.asarray(found, "float32")
+                    yield name, {**takes, **force}
+                if number < gates:
+                    force = next(forces(blocks[number], index, route))
+                    found = call_traced(functions[name], {**takes, **force})
+                    x = found["features"]
 
     return feed

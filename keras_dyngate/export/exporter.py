@@ -21,6 +21,7 @@ signature per step and per sub-network instead of `explain`: `keras_dyngate.expo
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,27 @@ import keras
 import numpy as np
 
 from keras_dyngate import __version__
-from keras_dyngate._checks import one_of
+from keras_dyngate._checks import one_of, positive_int
 from keras_dyngate._files import writable_target, write_whole
-from keras_dyngate._images import take_images
+from keras_dyngate._graph import FlatGraph
+from keras_dyngate._images import warn_unit_range
 from keras_dyngate.export.anytime import plan_anytime
+from keras_dyngate.export.arguments import (
+    calibration_images,
+    check_kinds,
+    check_labels,
+    check_model,
+    check_signatures,
+    class_count,
+    parity_images,
+)
 from keras_dyngate.export.carried_bytes import carry_bytes
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert
 from keras_dyngate.export.exits import limits_to, plan_exits
 from keras_dyngate.export.filled_constants import fill_constants
+from keras_dyngate.export.float_gates import float_gates
 from keras_dyngate.export.graph import Plan, plan_classifier
-from keras_dyngate.export.parity import Parity, check_parity
+from keras_dyngate.export.parity import Parity, check_parity, warn_of
 from keras_dyngate.export.report import ExportReport
 from keras_dyngate.export.subnetwork_costs import subnetwork_costs
 from keras_dyngate.export.views import (
@@ -52,46 +64,33 @@ from keras_dyngate.models.early_exit import EarlyExitModel
 from keras_dyngate.runtime import LiteRTModel, flatbuffer
 from keras_dyngate.runtime.litert_model import METADATA_NAME
 
-MAX_CLASSES = 256  # of a pixel
+# The converter and its calibration are not made for several at a time.
+_one_at_a_time = threading.Lock()
+PARITY_SECONDS = 20.0  # after which a comparison that nobody asked for ends
 
 
-def _check_model(model: Any) -> tuple[int, ...]:
-    """The image shape of an exportable model, or a clear error."""
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            "Exporting needs Keras on TensorFlow: save the model to a .keras file and "
-            "export it in a process with KERAS_BACKEND=tensorflow. "
-            f"Received: the {keras.backend.backend()} backend"
-        )
-    if not isinstance(model, keras.Model) or not model.built:
-        raise ValueError(
-            f"`model` must be a built keras.Model. Received: {type(model).__name__}"
-        )
-    shape = getattr(model, "input_shape", None)
-    if not isinstance(shape, tuple) or len(shape) != 4:
-        raise ValueError(
-            "`model` must have one input, [batch, height, width, channels]. "
-            f"Received: input_shape={shape!r}"
-        )
-    if None in shape[1:]:
-        raise ValueError(
-            "A file has static shapes: build the model for a known image size, "
-            f"`input_shape=(height, width, 3)`. Received: input_shape={shape}"
-        )
-    found = model.output_shape
-    if not isinstance(model, (AnytimeModel, EarlyExitModel)) and not (
-        isinstance(found, tuple) and len(found) in (2, 4) and None not in found[1:]
-    ):
-        raise ValueError(
-            "`model` must have one output, scores [batch, classes] or [batch, height, "
-            f"width, classes]. Received: output_shape={found!r}"
-        )
-    if len(found) == 4 and found[-1] > MAX_CLASSES:
-        raise ValueError(
-            f"`model` must tell {MAX_CLASSES} classes or fewer apart: the labels of "
-            f"pixels are uint8. Received: output_shape={found!r}"
-        )
-    return shape[1:]
+def _plan(
+    model: Any,
+    graph: FlatGraph,
+    int8: bool,
+    input_type: str,
+    options: dict[str, Any],
+) -> Plan:
+    """Trace a model, by its kind."""
+    if isinstance(model, AnytimeModel):
+        return plan_anytime(model, input_type=input_type, int8=int8, **options)
+    options = {**options, "input_type": input_type, "with_force": int8}
+    if isinstance(model, EarlyExitModel):
+        return plan_exits(model, **options)
+    return plan_classifier(model, graph, **options)
+
+
+def _described(shape: tuple[int, ...]) -> str:
+    """The input of a file in words."""
+    if len(shape) != 3:
+        return f"numbers as the model takes them, {[1, *shape]}"
+    kind = {1: "grey", 3: "RGB"}.get(shape[-1], f"{shape[-1]} channels")
+    return f"{kind}, 0 to 255, [1, height, width, channels]"
 
 
 def _add_signatures(file: Any, plan: Plan) -> None:
@@ -106,29 +105,14 @@ def _add_signatures(file: Any, plan: Plan) -> None:
     make_default(file, plan.views[0].name)
 
 
-def _check_signatures(plan: Plan, wanted: Sequence[str]) -> None:
-    """Those that are kept must be there, and steps not lack one before them."""
-    known = {*plan.functions, *(view.name for view in plan.views)}
-    if isinstance(wanted, str) or not wanted or set(wanted) - known:
-        raise ValueError(
-            f"`signatures` must be a list of one or more of {sorted(known)}. "
-            f"Received: signatures={wanted!r}"
-        )
-    kept = [name for name in plan.steps if name in wanted]
-    missing = set(plan.steps[: len(kept)]) - set(kept)
-    if missing:
-        raise ValueError(
-            f"`signatures` must hold every step before its last one, {kept[-1]!r}, too. "
-            f"Received: signatures={wanted!r}"
-        )
-
-
-def _parity(model: keras.Model, content: bytes, images: np.ndarray) -> Parity:
+def _parity(
+    model: keras.Model, content: bytes, images: np.ndarray, seconds: float | None
+) -> Parity:
     """Agreement of a file that has all its signatures still."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.tflite"
         path.write_bytes(content)
-        return check_parity(model, path, images)
+        return check_parity(model, path, images, seconds=seconds)
 
 
 def _milliseconds(litert: LiteRTModel, name: str, image: np.ndarray) -> float:
@@ -171,18 +155,22 @@ def export_tflite(
     """Convert a model to a .tflite file in which skipped work is not done.
 
     Args:
-        model: A classifier, or a segmentation net, on one image input of known size, on
-            the TensorFlow backend. Gated blocks become branches; all other layers are
-            converted as they are.
+        model: A classifier, or a segmentation net, on one input of known size (an
+            image, a series, a vector), on the TensorFlow backend. Gated blocks become
+            branches; all other layers are converted as they are, in float32 whatever
+            they were trained in. The model and Keras stay as they are.
         path: Of the file to write; an existing one is replaced at the very end.
-        quantization: None (float32), "float16" (weights), "dynamic" (int8 weights) or
-            "int8" (weights and activations).
+        quantization: None or "float32", "float16" (weights), "dynamic" (int8 weights)
+            or "int8" (weights and activations). The kernels of decision gates stay
+            float32 in the last two.
         representative_data: For "int8": images 0 to 255, an array `[N, height, width,
-            channels]` or a dataset of images or (image, label).
+            channels]`, arrays (images, labels), a dataset of images or (image, label),
+            or TensorFlow's form, a function that yields lists or dicts of one batch.
         group_size: Channels that run together. None: the gates' own groups, or as many
             of them as make 16 channels. Per-channel scores still multiply inside.
         input_type: "float32", or "uint8" for camera frames; always 0 to 255.
-        labels: Class names, stored in the file.
+        labels: A list of class names, stored in the file; two for a model of one
+            output, whose label is 1 where its raw score is above 0.
         signatures: Those to keep in the file, to make it smaller; the first of them in
             the file's order is its default. None: all there are.
         subnetworks: Of an anytime net, those that get a signature `classify_k<k>`.
@@ -190,7 +178,9 @@ def export_tflite(
         share_weights: Of an I-ResNeXt with several `subnetworks`: True stores the
             convolutions once; False a folded copy for each, which is faster. None: what
             is smaller. The report says what each costs.
-        parity_data: Images to compare the file with Keras on. None: no comparison.
+        parity_data: Images to compare the file with Keras on. None: 16 of
+            `representative_data`, or random ones, and no more than fit into 20 seconds;
+            so every export is compared. False: no comparison.
         calibration_samples: How many images of `representative_data` to use.
 
     Returns:
@@ -199,63 +189,48 @@ def export_tflite(
     Raises:
         RuntimeError: On another backend than TensorFlow.
         ValueError: For early exits without thresholds, a model without a known image
-            size, a bad argument, missing representative data, a group size that does
-            not fit, or an unwritable path. Nothing is written then.
+            size or with several inputs or outputs, a bad argument, missing
+            representative data, a group size that does not fit, or an unwritable path.
+            Nothing is written then.
+
+    Warns:
+        UserWarning: If labels or exits of the file agree with Keras on fewer than 98 %
+            of the images it was compared on, near ties apart; or if images that should
+            be 0 to 255 are 0 to 1.
     """
-    shape = _check_model(model)
-    one_of("quantization", quantization, QUANTIZATIONS)
+    graph = check_model(model)
+    shape: tuple[int, ...] = tuple(graph.inputs[0].shape[1:])
+    one_of("quantization", quantization, ("float32", *QUANTIZATIONS))
+    quantization = None if quantization == "float32" else quantization
     one_of("input_type", input_type, ("float32", "uint8"))
+    names = check_labels(labels, class_count(graph))
     target = writable_target("path", path)
+    anytime = isinstance(model, AnytimeModel)
+    check_kinds(
+        anytime,
+        group_size=group_size,
+        subnetworks=subnetworks,
+        share_weights=share_weights,
+    )
     images = None
     if quantization == "int8":
-        if representative_data is None:
-            raise ValueError(
-                "`quantization='int8'` needs `representative_data`: some hundred images, "
-                "0 to 255. Received: representative_data=None"
-            )
-        images = take_images(
-            "representative_data", representative_data, shape, calibration_samples
-        )
-    if parity_data is not None:
-        parity_data = take_images("parity_data", parity_data, shape)
-    if labels is not None and len(labels) != model.output_shape[-1]:
-        raise ValueError(
-            f"`labels` must name the model's {model.output_shape[-1]} classes. "
-            f"Received: {len(labels)} names"
-        )
-
-    anytime = isinstance(model, AnytimeModel)
-    given = {
-        "group_size": group_size if anytime else None,
-        "subnetworks": None if anytime else subnetworks,
-        "share_weights": None if anytime else share_weights,
-    }
-    for name, value in given.items():
-        if value is not None:
-            kind = "gated nets" if anytime else "anytime nets"
-            raise ValueError(f"`{name}` is for {kind} only. Received: {name}={value!r}")
+        count = positive_int("calibration_samples", calibration_samples)
+        images = calibration_images(representative_data, shape, count)
+        warn_unit_range("representative_data", images)
+    compared = parity_images(parity_data, images, shape, input_type)
+    options: dict[str, Any] = {"group_size": group_size}
     if anytime:
-        plan = plan_anytime(
-            model,
-            subnetworks=subnetworks,
-            input_type=input_type,
-            share_weights=share_weights,
-            int8=quantization == "int8",
-        )
-    else:
-        make_plan = plan_exits if isinstance(model, EarlyExitModel) else plan_classifier
-        plan = make_plan(
-            model,
-            group_size=group_size,
-            input_type=input_type,
-            with_force=quantization == "int8",
-        )
-    if signatures is not None:
-        _check_signatures(plan, signatures)
-    feed = None if images is None else plan.feed(images)
-    file = flatbuffer.read(
-        convert(plan.functions, quantization, feed, plan.float_kernels)
-    )
+        options = {"subnetworks": subnetworks, "share_weights": share_weights}
+    with _one_at_a_time:
+        plan = _plan(model, graph, quantization == "int8", input_type, options)
+        if signatures is not None:
+            known = {*plan.functions, *(view.name for view in plan.views)}
+            check_signatures(known, plan.steps, signatures)
+        feed = None if images is None else plan.feed(images)
+        content = convert(plan.functions, quantization, feed, plan.float_kernels)
+    file = flatbuffer.read(content)
+    if quantization == "dynamic":
+        float_gates(file, plan.gate_kernels)
     if quantization == "int8":
         carry_bytes(file, plan.steps)
     fill_constants(file)
@@ -264,39 +239,45 @@ def export_tflite(
         "keras_dyngate": __version__,
         "model": model.name,
         "quantization": quantization,
-        "input": "RGB, 0 to 255, [1, height, width, channels]",
+        "input": _described(shape),
         "executed_macs": "thousands of MACs, controllers included",
         "macs": plan.profile.total,
         "gateable_macs": plan.profile.gateable,
         "controller_macs": plan.profile.controllers,
         "group_sizes": plan.lowering.group_sizes,
-        "labels": None if labels is None else list(labels),
+        "labels": names,
         **plan.metadata,
     }
     flatbuffer.set_metadata(file, METADATA_NAME, json.dumps(metadata).encode())
     content = flatbuffer.write(file)
-    parity = None if parity_data is None else _parity(model, content, parity_data)
+    parity = None
+    if compared is not None:
+        seconds = PARITY_SECONDS if parity_data is None else None
+        parity = _parity(model, content, compared[0], seconds)
     if signatures is not None:
         keep_signatures(file, signatures)
         content = flatbuffer.write(file)
     write_whole(target, content)
 
     litert = LiteRTModel(target)
-    names = [entry.signatureKey.decode() for entry in file.signatureDefs]
+    kept = [entry.signatureKey.decode() for entry in file.signatureDefs]
     sample = np.zeros(shape, input_type) if images is None else images[0]
     sample = sample.astype(input_type)
-    return ExportReport(
+    report = ExportReport(
         path=str(target),
         bytes=target.stat().st_size,
-        quantization=quantization,
-        signatures={name: tuple(litert.signatures[name].outputs) for name in names},
+        quantization=quantization or "float32",
+        signatures={name: tuple(litert.signatures[name].outputs) for name in kept},
         branches=tuple(plan.lowering.branches),
         group_sizes=dict(plan.lowering.group_sizes),
         macs=plan.profile,
-        latency_ms=_milliseconds(litert, names[0], sample),
+        latency_ms=_milliseconds(litert, kept[0], sample),
         exit_ms=_time_exits(litert, sample),
         subnetworks=subnetwork_costs(litert, content, plan.profile, sample)
         if plan.profile.per_subnetwork
         else (),
         parity=parity,
     )
+    if compared is not None and parity is not None:
+        warn_of(parity, compared[1])
+    return report

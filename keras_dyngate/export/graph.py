@@ -3,9 +3,8 @@
 Of a classifier, or of a segmentation net, which classifies every pixel.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -13,37 +12,20 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyngate import _hooks
-from keras_dyngate._logits import plain_logits
+from keras_dyngate._graph import FlatGraph, Stretch
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.cost import MacProfile, count_macs
 from keras_dyngate.export.calibration import calibration_feed
 from keras_dyngate.export.conversion import Feed
 from keras_dyngate.export.exact_norms import exact_norms
 from keras_dyngate.export.lowering import Lowering, value
+from keras_dyngate.export.preparing import Prepared
 
 KILO = 1000  # executed_macs counts thousands of MACs, to fit an int32
 
 # The first signature of a classifier and of a segmentation net: name and outputs.
 CLASSIFY = ("classify", ("logits", "label", "executed_macs"))
 SEGMENT = ("segment", ("labels", "executed_macs"))
-
-
-@contextlib.contextmanager
-def in_float32(model: keras.Model) -> Iterator[None]:
-    """Compute in float32 inside, whatever dtype policy the model was trained with."""
-    layers = [
-        layer
-        for layer in model._flatten_layers()
-        if layer.dtype_policy.compute_dtype != "float32"
-    ]
-    policies = [layer.dtype_policy for layer in layers]
-    try:
-        for layer in layers:
-            layer.dtype_policy = "float32"
-        yield
-    finally:
-        for layer, policy in zip(layers, policies, strict=True):
-            layer.dtype_policy = policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +47,7 @@ class Plan:
         forced: The length of the int32 input `force` of those that have it; it is for
             calibration alone and frozen at 0 in the file.
         float_kernels: Dense kernels that are to stay float in an int8 file.
+        gate_kernels: `[features, classes]` of gates, to stay float in a dynamic file.
         views: Signatures to make from those; the first is the file's default.
         feed: From calibration images to what the converter is to run.
         lowering: What the conditional form consists of.
@@ -80,6 +63,7 @@ class Plan:
     profile: MacProfile
     forced: Mapping[str, int] = dataclasses.field(default_factory=dict)
     float_kernels: int = 0
+    gate_kernels: tuple[np.ndarray, ...] = ()
     steps: tuple[str, ...] = ()
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -101,6 +85,14 @@ def weights_as_constants(layers: Iterable[keras.Layer]) -> keras.StatelessScope:
             if id(v) not in inside
         ]
     )
+
+
+def call_traced(
+    function: Any, inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What a concrete function makes of arrays, as arrays."""
+    found = function(**{name: tf.constant(x) for name, x in inputs.items()})
+    return {name: x.numpy() for name, x in found.items()}
 
 
 def executed_counts(lowering: Lowering, fixed: int) -> Any:
@@ -142,30 +134,49 @@ def visible(decisions: Mapping[str, Any]) -> dict[str, Any]:
 
 def answer(logits: Any) -> dict[str, Any]:
     """What a file says of an image: int32 `label`, or of its pixels: uint8 `labels`."""
-    label = tf.argmax(logits, axis=-1, output_type=tf.int32)
+    label = label_of(logits)
     if len(logits.shape) == 2:
         return {"logits": logits, "label": label}
     return {"logits": logits, "labels": tf.cast(label, tf.uint8)}
 
 
+def label_of(scores: Any) -> Any:
+    """int32 labels of raw scores `[..., classes]`; of one output, 1 above 0."""
+    if scores.shape[-1] == 1:
+        return tf.cast(tf.reshape(scores, scores.shape[:-1]) > 0, tf.int32)
+    return tf.argmax(scores, axis=-1, output_type=tf.int32)
+
+
 def plan_classifier(
-    model: keras.Model, *, group_size: int | None, input_type: str, with_force: bool
+    model: keras.Model,
+    graph: FlatGraph,
+    *,
+    group_size: int | None,
+    input_type: str,
+    with_force: bool,
 ) -> Plan:
     """Trace `explain(image)` of a model at batch 1, its blocks in conditional form.
 
     Args:
-        model: Built on one image input of known size; puts out a score per class, or
-            one per class and pixel.
+        model: Built on one input of known size; puts out a score per class, or one per
+            class and pixel.
+        graph: Of its calls.
         group_size: Channels per branch, or None for the default per block.
         input_type: "float32" or "uint8".
         with_force: For a fully quantized file: add the int32 input `force`, `[blocks]`,
             where 1 opens a block wholly.
     """
-    profile, int8 = count_macs(model), with_force
-    pixels = len(model.output_shape) == 4
-    blocks = sum(1 for _ in dynamic_layers(model))
+    profile, int8, prepared = (
+        count_macs(model),
+        with_force,
+        Prepared(graph.calls, graph),
+    )
+    whole = Stretch(graph.inputs, graph.calls, graph.outputs[0])
+    pixels = len(whole.output.shape) == 4
+    blocks = len(prepared.dynamic_layers(graph.calls))
     with_force = with_force and blocks > 0
-    spec = {"image": tf.TensorSpec([1, *model.input_shape[1:]], input_type, "image")}
+    shape = [1, *graph.inputs[0].shape[1:]]
+    spec = {"image": tf.TensorSpec(shape, input_type, "image")}
     if with_force:
         spec["force"] = tf.TensorSpec([blocks], tf.int32, "force")
     fixed = sum(row.macs for row in profile.layers if not row.gated)
@@ -173,8 +184,9 @@ def plan_classifier(
 
     def explain(image: Any, force: Any = None) -> dict[str, Any]:
         lowering = Lowering(group_size, force)
-        with weights_as_constants([model]), _hooks.lowering(lowering):
-            logits = model(tf.cast(image, tf.float32), training=False)
+        constant = weights_as_constants(prepared.layers)
+        with constant, _hooks.lowering(lowering), exact_norms(int8):
+            logits = prepared.run(whole, tf.cast(image, tf.float32))
         found.append(lowering)
         return {
             **answer(logits),
@@ -182,8 +194,7 @@ def plan_classifier(
             **visible(lowering.decisions),
         }
 
-    with plain_logits(model), in_float32(model), exact_norms(int8):
-        function = tf.function(explain, autograph=False).get_concrete_function(**spec)
+    function = tf.function(explain, autograph=False).get_concrete_function(**spec)
     return Plan(
         functions={"explain": function},
         views=(View("explain", *(SEGMENT if pixels else CLASSIFY)),),
@@ -191,5 +202,5 @@ def plan_classifier(
         lowering=found[-1],
         profile=profile,
         forced={"explain": blocks} if with_force else {},
-        metadata={"classes": model.output_shape[-1]} if pixels else {},
+        metadata={"classes": whole.output.shape[-1]} if pixels else {},
     )

@@ -2,111 +2,250 @@
 
 import dataclasses
 import os
+import time
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_dyngate._logits import plain_logits
-from keras_dyngate.decisions import predict_with_decisions
+from keras_dyngate._logits import predicted
+from keras_dyngate.export.preparing import prepared_anytime
+from keras_dyngate.export.witness import Witness, witness_of
 from keras_dyngate.models.anytime_model import AnytimeModel
 from keras_dyngate.runtime import LiteRTModel
 from keras_dyngate.runtime.anytime_runner import ALONE, STEP, in_order
 
+AT_LEAST = 0.98  # of labels, and of exits, or `warn_of` speaks
+# What a net is hardly surer of counts as equal for `warn_of`: that part of the spread
+# between its scores.
+TIE = 0.1
+BATCH = 4  # images between two looks at the clock
+
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """Agreement of a file with its Keras model on some images.
+    """Agreement of a file with its Keras model, computed in float32, on some images.
 
     Attributes:
         samples: How many images.
         max_difference: Largest difference of a logit, relative to the largest logit.
         argmax_agreement: Share of images (of a segmentation net: of pixels) with the
-            same label; of an anytime net, share of answers of all its steps and
-            sub-networks.
-        decision_agreement: Share of equal decisions, to run or to skip; 1 if there are
-            none.
+            same label, which of one output is 1 above 0; of an anytime net, share of
+            answers of all its steps and sub-networks.
+        decision_agreement: Share of equal decisions of controllers, to run or to skip;
+            None if there are none.
         max_score_difference: Largest difference of a score, where both sides run.
+        exit_agreement: Share of images that leave at the same exit; None without exits.
+        clear_argmax_agreement, clear_exit_agreement: The same two where what Keras was
+            hardly surer of counts as equal: labels whose scores differ by less than a
+            tenth of the spread between an image's scores, exits whose confidence is as
+            near to the threshold.
     """
 
     samples: int
     max_difference: float
     argmax_agreement: float
-    decision_agreement: float
+    decision_agreement: float | None = None
     max_score_difference: float = 0.0
+    exit_agreement: float | None = None
+    clear_argmax_agreement: float = 1.0
+    clear_exit_agreement: float | None = None
 
 
-def _witness(model: Any, images: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-    """Logits and decisions in Keras, where everything is computed and masked."""
-    with plain_logits(getattr(model, "trunk", model)):
-        outputs, decisions = predict_with_decisions(model, images)
-    if "exit" not in decisions:
-        return outputs, decisions
-    every = np.stack([outputs[name] for name in outputs], axis=1)
-    exits = decisions["exit"][:, 0]
-    return every[np.arange(len(every)), exits], decisions
+def _spread(scores: np.ndarray) -> np.ndarray:
+    """How far apart raw scores `[..., classes]` are, `[...]`; of one, from 0."""
+    if scores.shape[-1] == 1:
+        return np.abs(scores[..., 0])
+    return np.ptp(scores, axis=-1)
+
+
+def _clearly_equal(theirs: np.ndarray, ours: np.ndarray, scale: float) -> np.ndarray:
+    """Whether labels of scores are the same, or ours are nearly tied; `[...]`."""
+    labels = predicted(theirs)
+    if ours.shape[-1] == 1:
+        margin = np.abs(ours[..., 0])
+    else:
+        given = np.take_along_axis(ours, labels[..., None], -1)[..., 0]
+        margin = ours.max(-1) - given
+    return np.asarray((labels == predicted(ours)) | (margin <= TIE * scale))
+
+
+@dataclasses.dataclass
+class _Sums:
+    """What is gathered over the images."""
+
+    samples: int = 0
+    difference: float = 0.0
+    largest: float = 0.0
+    score_difference: float = 0.0
+    theirs: list[np.ndarray] = dataclasses.field(default_factory=list)
+    ours: list[np.ndarray] = dataclasses.field(default_factory=list)
+    decisions: list[np.ndarray] = dataclasses.field(default_factory=list)
+    exits: list[np.ndarray] = dataclasses.field(default_factory=list)
+    witnesses: list[Witness] = dataclasses.field(default_factory=list)
+
+    def add(self, found: dict[str, np.ndarray], witness: Witness, row: int) -> None:
+        """One image: outputs of `explain`, and row `row` of what Keras says."""
+        ours, theirs = witness.logits[row], found["logits"][0]
+        self.samples += 1
+        self.ours.append(ours)
+        self.theirs.append(theirs)
+        for name, scores in witness.decisions.items():
+            mine = scores[row].ravel()
+            other = found[name].reshape(mine.shape)
+            self.decisions.append((other > 0) == (mine > 0))
+            both = (other > 0) & (mine > 0)
+            difference = float(np.abs((other - mine) * both).max())
+            self.score_difference = max(self.score_difference, difference)
+        if witness.exits is not None:
+            self.exits.append(np.array([found["exit"][0], witness.exits[row]]))
+
+
+def _clear_exits(
+    pairs: np.ndarray, confidences: np.ndarray, limits: np.ndarray
+) -> float:
+    """Share of exits that are equal, or whose first gate was near its threshold."""
+    theirs, ours = pairs.T
+    near = np.zeros(len(pairs), bool)
+    for row in np.flatnonzero(theirs != ours):
+        gate = min(theirs[row], ours[row])
+        distance = abs(confidences[row, gate] - limits[gate])
+        near[row] = distance <= TIE * np.ptp(confidences[:, gate])
+    return float(((theirs == ours) | near).mean())
+
+
+def _batches(images: np.ndarray, seconds: float | None) -> Iterator[np.ndarray]:
+    """Images a few at a time; no more begin when the seconds are over."""
+    begin = time.monotonic()
+    for start in range(0, len(images), BATCH):
+        if seconds is not None and start and time.monotonic() - begin > seconds:
+            return
+        yield images[start : start + BATCH]
+
+
+def _agreement(
+    theirs: np.ndarray, ours: np.ndarray, same: np.ndarray
+) -> dict[str, float]:
+    """Fields of `Parity` from raw scores `[N, ..., classes]` of both sides.
+
+    `same` says which come from the same exit; of others the exits' agreement tells.
+    """
+    scale = float(np.median(_spread(ours)))
+    clear = _clearly_equal(theirs, ours, scale)[same]
+    return {
+        "max_difference": float(np.abs(theirs - ours).max() / np.abs(ours).max()),
+        "argmax_agreement": float((predicted(theirs) == predicted(ours)).mean()),
+        "clear_argmax_agreement": float(clear.mean()) if clear.size else 1.0,
+    }
 
 
 def _anytime_parity(
-    model: AnytimeModel, litert: LiteRTModel, images: np.ndarray
+    model: AnytimeModel,
+    litert: LiteRTModel,
+    images: np.ndarray,
+    seconds: float | None = None,
 ) -> Parity:
     """Every step and every sub-network of a file beside the model's."""
-    answers = [model.predict_at(k, images) for k in range(1, model.subnetworks + 1)]
-    differences, equal = [], []
+    network = prepared_anytime(model).network
+    found, samples = [], 0
     named = [
         pair
         for prefix in (STEP, ALONE)
         for pair in in_order(litert.signatures, prefix).items()
     ]
-    for index, image in enumerate(images):
-        kept: dict[str, Any] = {"image": image}
-        for k, name in named:
-            wanted = litert.signatures[name].inputs
-            outputs = litert.run(name, **{key: kept[key] for key in wanted})
-            theirs = outputs.pop("logits")[0]
-            kept |= outputs
-            ours = answers[k - 1]
-            largest = np.abs(ours).max()
-            differences.append(float(np.abs(theirs - ours[index]).max() / largest))
-            equal.append(theirs.argmax() == ours[index].argmax())
-    return Parity(len(images), max(differences), float(np.mean(equal)), 1.0)
+    for batch in _batches(images, seconds):
+        x = keras.ops.convert_to_tensor(batch.astype("float32"))
+        answers = {
+            k: keras.ops.convert_to_numpy(network.at(k, x))
+            for k in {k for k, _ in named}
+        }
+        for index, image in enumerate(batch):
+            samples += 1
+            kept: dict[str, Any] = {"image": image}
+            for k, name in named:
+                wanted = litert.signatures[name].inputs
+                outputs = litert.run(name, **{key: kept[key] for key in wanted})
+                logits, one = outputs.pop("logits"), np.ones(1, bool)
+                found.append(_agreement(logits, answers[k][index, None], one))
+                kept |= outputs
+    columns = {name: [row[name] for row in found] for name in found[0]}
+    difference = max(columns.pop("max_difference"))
+    means = {name: float(np.mean(values)) for name, values in columns.items()}
+    return Parity(samples, difference, **means)
 
 
 def check_parity(
-    model: keras.Model, path: str | os.PathLike[str], images: np.ndarray
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    images: np.ndarray,
+    *,
+    seconds: float | None = None,
 ) -> Parity:
     """Run images through a file's `explain` and through Keras, and compare.
 
-    Of an anytime net all steps and sub-networks are compared.
+    Of an anytime net all steps and sub-networks are compared. A net that was trained in
+    another precision is computed in float32 in Keras too, as it is in the file.
 
     Args:
         model: The Keras model that was exported.
         path: The exported file.
-        images: `[N, height, width, channels]`, 0 to 255.
+        images: `[N, height, width, channels]`, 0 to 255, or other inputs of the model.
+        seconds: After which no more images are begun. None: all are compared.
     """
     litert = LiteRTModel(path)
     if isinstance(model, AnytimeModel):
-        return _anytime_parity(model, litert, images)
-    logits, decisions = _witness(model, images)
-    found: dict[str, list[Any]] = {}
-    for image in images:
-        for name, value in litert.run("explain", image=image).items():
-            found.setdefault(name, []).append(value[0])
-    theirs = np.stack(found["logits"])
-    equal, difference = [np.ones(0, bool)], 0.0
-    for name, ours in decisions.items():
-        scores = np.stack(found[name]).reshape(ours.shape)
-        if name == "exit":
-            equal.append((scores == ours).ravel())
-            continue
-        equal.append(((scores > 0) == (ours > 0)).ravel())
-        both = (scores > 0) & (ours > 0)
-        difference = max(difference, float(np.abs((scores - ours) * both).max()))
-    agreement = np.concatenate(equal)
+        return _anytime_parity(model, litert, images, seconds)
+    ask, sums = witness_of(model), _Sums()
+    for batch in _batches(images, seconds):
+        witness = ask(batch.astype("float32"))
+        sums.witnesses.append(witness)
+        for row, image in enumerate(batch):
+            sums.add(litert.run("explain", image=image), witness, row)
+    exits: dict[str, float] = {}
+    same = np.ones(sums.samples, bool)
+    if sums.exits:
+        pairs = np.stack(sums.exits)
+        same = pairs[:, 0] == pairs[:, 1]
+        confidences = [
+            w.confidences for w in sums.witnesses if w.confidences is not None
+        ]
+        exits["exit_agreement"] = float(same.mean())
+        exits["clear_exit_agreement"] = _clear_exits(
+            pairs, np.concatenate(confidences), model.thresholds
+        )
     return Parity(
-        samples=len(images),
-        max_difference=float(np.abs(theirs - logits).max() / np.abs(logits).max()),
-        argmax_agreement=float((theirs.argmax(-1) == logits.argmax(-1)).mean()),
-        decision_agreement=float(agreement.mean()) if agreement.size else 1.0,
-        max_score_difference=difference,
+        samples=sums.samples,
+        decision_agreement=float(np.concatenate(sums.decisions).mean())
+        if sums.decisions
+        else None,
+        max_score_difference=sums.score_difference,
+        **_agreement(np.stack(sums.theirs), np.stack(sums.ours), same),
+        **exits,
     )
+
+
+def warn_of(parity: Parity, measured_on: str) -> None:
+    """Warn where labels or exits of a file are clearly not those of its model.
+
+    Args:
+        parity: On some images.
+        measured_on: Which images, in words.
+    """
+    found = [
+        f"{share:.1%} of the {name}"
+        for name, share, clear in (
+            ("labels", parity.argmax_agreement, parity.clear_argmax_agreement),
+            ("exits", parity.exit_agreement, parity.clear_exit_agreement),
+        )
+        if share is not None and clear is not None and clear < AT_LEAST
+    ]
+    if found:
+        warnings.warn(
+            f"The file agrees with Keras on {' and '.join(found)} only, of "
+            f"{parity.samples} {measured_on}: see `ExportReport.parity`. Give "
+            "`parity_data` for a judgement on images of yours, or another "
+            "`quantization`",
+            stacklevel=3,
+        )

@@ -15,7 +15,7 @@ class ExportReport:
     Attributes:
         path: Of the file.
         bytes: Its size.
-        quantization: As asked for.
+        quantization: As asked for; "float32" for None.
         signatures: Names of the outputs, by signature.
         branches: What each conditional branch holds.
         group_sizes: Channels that run together, by block; `MacProfile.of` takes it.
@@ -26,12 +26,12 @@ class ExportReport:
             head last; None for others. What `EarlyExitModel.calibrate` takes as
             `path_ms`.
         subnetworks: Of an anytime net, what each step and sub-network costs.
-        parity: Agreement with Keras, if `parity_data` was given.
+        parity: Agreement with Keras; None if `parity_data` was False.
     """
 
     path: str
     bytes: int
-    quantization: str | None
+    quantization: str
     signatures: dict[str, tuple[str, ...]]
     branches: tuple[Branch, ...]
     group_sizes: dict[str, int]
@@ -44,7 +44,7 @@ class ExportReport:
     def __str__(self) -> str:
         inside = {name.split("/")[0] for name in (b.name for b in self.branches)}
         lines = [
-            f"{self.path}: {self.bytes:,} bytes, {self.quantization or 'float32'}",
+            f"{self.path}: {self.bytes:,} bytes, {self.quantization}",
             f"signatures: {', '.join(self.signatures)}",
         ]
         took = f"one image took {self.latency_ms:.2f} ms (one thread, this machine)"
@@ -57,19 +57,37 @@ class ExportReport:
             lines.append(
                 f"{len(self.branches)} conditional branches in {len(inside)} layers "
                 f"hold {self.macs.gateable:,} of {self.macs.total:,} MACs "
-                f"(+ {self.macs.controllers:,} of controllers); {took}"
+                f"(+ {self.macs.controllers:,} of controllers; the file's "
+                f"`executed_macs` counts thousands); {took}"
             )
         if self.exit_ms is not None:
             macs = [f"{n:,}" for n in self.macs.per_exit]
             paths = [f"{ms:.2f} ms" for ms in self.exit_ms]
             pairs = [f"{a} MACs, {b}" for a, b in zip(macs, paths, strict=True)]
             lines.append(f"to each exit: {'; '.join(pairs)}")
+        unknown = getattr(self.macs, "unknown", ())
+        if unknown:
+            lines.append(f"not counted, of unknown kind: {', '.join(unknown)}")
         if self.parity is not None:
-            p = self.parity
-            labels = "labels of pixels" if "segment" in self.signatures else "labels"
-            lines.append(
-                f"against Keras on {p.samples} images: logits within "
-                f"{p.max_difference:.1e} of the largest, {labels} equal "
-                f"{p.argmax_agreement:.1%}, decisions equal {p.decision_agreement:.2%}"
-            )
+            lines.append(self._agreement(self.parity))
         return "\n".join(lines)
+
+    def _agreement(self, parity: Parity) -> str:
+        """The line about parity: of what there is to compare."""
+        labels = "labels of pixels" if "segment" in self.signatures else "labels"
+        text = (
+            f"against Keras on {parity.samples} images: logits within "
+            f"{parity.max_difference:.1e} of the largest, {labels} equal "
+            f"{parity.argmax_agreement:.1%}"
+        )
+        if parity.decision_agreement is not None:
+            text += f", decisions equal {parity.decision_agreement:.2%}"
+        if parity.exit_agreement is not None:
+            text += f", exits equal {parity.exit_agreement:.1%}"
+        return text
+
+    def __repr__(self) -> str:
+        return (
+            f"ExportReport({self.path!r}, {self.bytes} bytes, {self.quantization}, "
+            f"{len(self.signatures)} signatures)"
+        )

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dyngate import _hooks
 from keras_dyngate._backend import fused_batch_norm
 from keras_dyngate._registration import serializable
 
@@ -26,6 +27,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if not training and (built := _hooks.normalized(self, inputs)) is not None:
+            return built
         renorm = getattr(self, "renorm", False)  # which older versions of Keras lack
         usual = mask is None and not (self.synchronized or renorm)
         if not (training and self.trainable and usual and self.axis in (-1, 3)):

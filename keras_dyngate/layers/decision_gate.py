@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_dyngate._checks import one_of, positive_int
 from keras_dyngate._registration import serializable
+from keras_dyngate._saving import KeepsFrozen
 from keras_dyngate.losses import OneVsAllHinge, ScoreCrossEntropy
 
 POOLINGS = ("avg", "avg4x4", "flatten")
@@ -24,7 +25,7 @@ OBJECTIVES: dict[str, type[keras.losses.Loss]] = {
 
 
 @serializable
-class DecisionGate(keras.layers.Layer):
+class DecisionGate(KeepsFrozen, keras.layers.Layer):
     """Pools a feature map and gives each class a score, `s = W x + b`, in float32.
 
     Trained with the one-vs-all hinge, a score is that of a linear support vector
@@ -32,7 +33,7 @@ class DecisionGate(keras.layers.Layer):
     whatever the confidence is, more is surer.
 
     Args:
-        classes: Number of classes.
+        classes: Number of classes; 1: one score, above 0 for yes, as that of a sigmoid.
         pooling: Before the linear layer: "avg", global average pooling (default);
             "avg4x4", averages of 4x4 windows, all kept (what is left over at the right
             and lower edge is dropped); "flatten". Both options are designs of this
@@ -41,9 +42,11 @@ class DecisionGate(keras.layers.Layer):
         confidence: "score", the largest score (default); "distance", the largest score
             over the norm of its weights; "margin", the largest score minus the second
             (design of this library); "entropy", minus the entropy of the softmax of the
-            scores, in nats.
+            scores, in nats. One score s is as good as the two scores (0, s) of no and
+            yes; its "score" is its size, its "distance" that over the norm.
 
-    Input shape: `[batch, height, width, channels]` or `[batch, channels]`.
+    Input shape: `[batch, height, width, channels]`, `[batch, steps, channels]` or
+        `[batch, channels]`.
     Output shape: `[batch, classes]`, float32.
 
     Raises:
@@ -78,11 +81,6 @@ class DecisionGate(keras.layers.Layer):
 
     @confidence.setter
     def confidence(self, confidence: str) -> None:
-        if confidence == "margin" and self.classes < 2:
-            raise ValueError(
-                "`confidence='margin'` needs two classes or more. "
-                f"Received: classes={self.classes}"
-            )
         self._confidence = one_of("confidence", confidence, CONFIDENCES)
 
     def loss(self) -> keras.losses.Loss:
@@ -91,12 +89,18 @@ class DecisionGate(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         self.dense.build(self._pooled_shape(input_shape))
+        self.freeze_again()
 
     def _pooled_shape(self, input_shape: Any) -> tuple[int | None, int]:
         """`[batch, features]`; only "avg" does without a known image size."""
         batch, *sides, channels = input_shape
         if not sides or self.pooling == "avg":
             return batch, channels
+        if self.pooling == "avg4x4" and len(sides) != 2:
+            raise ValueError(
+                "`pooling='avg4x4'` needs feature maps of height and width. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
         if None in sides or (self.pooling == "avg4x4" and min(sides) < 4):
             raise ValueError(
                 f"`pooling={self.pooling!r}` needs feature maps of known size"
@@ -124,6 +128,9 @@ class DecisionGate(keras.layers.Layer):
 
     def confidence_of(self, scores: Any) -> Any:
         """How sure the gate is, `[batch]`; a sample leaves where this >= threshold."""
+        one = scores.shape[-1] == 1
+        if one and self.confidence in ("margin", "entropy"):
+            scores = ops.concatenate([ops.zeros_like(scores), scores], axis=-1)
         if self.confidence == "entropy":
             log_p = ops.log_softmax(scores)
             return ops.sum(ops.exp(log_p) * log_p, axis=-1)
@@ -132,7 +139,7 @@ class DecisionGate(keras.layers.Layer):
             return top[..., 0] - top[..., 1]
         if self.confidence == "distance":
             scores = scores / ops.norm(ops.cast(self.dense.kernel, "float32"), axis=0)
-        return ops.max(scores, axis=-1)
+        return ops.max(ops.abs(scores) if one else scores, axis=-1)
 
     def kernel_macs(self, input_shape: Any) -> int:
         """MACs of the linear layer for one image."""

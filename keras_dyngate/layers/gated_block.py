@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_dyngate import _hooks, controllers
 from keras_dyngate._checks import channels_last, one_of, positive_int
+from keras_dyngate._saving import KeepsFrozen
 from keras_dyngate.controllers import Controller
 from keras_dyngate.cost.counter import kernel_macs
 from keras_dyngate.cost.mac_row import Gating, MacRow
@@ -60,7 +61,7 @@ def pad_for(conv: keras.layers.Conv2D, x: Any) -> Any:
     return ops.pad(x, [[0, 0], [side, side], [side, side], [0, 0]])
 
 
-class GatedBlock(keras.layers.Layer):
+class GatedBlock(KeepsFrozen, keras.layers.Layer):
     """Base of the gated residual blocks; use `GatedBasicBlock` or the bottleneck.
 
     A subclass sets `masked` (which convolutions' activations the channel gate masks),
@@ -211,6 +212,7 @@ class GatedBlock(keras.layers.Layer):
             if gate is not None and not gate.built:
                 gate.build(input_shape)
         self._set_unit_macs(input_shape)
+        self.freeze_again()
 
     def _set_unit_macs(self, input_shape: Any) -> None:
         if None in tuple(input_shape)[1:]:

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dyngate import _hooks
 from keras_dyngate._checks import (
     channels_last,
     member,
@@ -47,10 +48,9 @@ class NestedConv2D(keras.layers.Conv2D):
         ValueError: If K does not divide the filters, input channels or groups, for a k
             out of range, inputs of another width, or `channels_first`.
 
-    Attributes:
-        pieces: Empty, or sub-networks at which an exporter cuts the kernel: then the
-            convolution is made of several, of pieces that every k at or above a cut has
-            in common. What is computed stays the same.
+    Where an exporter cuts the kernel at some sub-networks, the convolution is made of
+    several, of pieces that every k at or above a cut has in common. What is computed
+    stays the same.
 
     References:
         The prefixes are those of I-ResNeXt; see `inclusive_resnext`.
@@ -68,7 +68,6 @@ class NestedConv2D(keras.layers.Conv2D):
         kwargs["data_format"] = channels_last(kwargs.get("data_format"))
         super().__init__(filters, kernel_size, **kwargs)
         self.subnetworks = positive_int("subnetworks", subnetworks)
-        self.pieces: tuple[int, ...] = ()
         self.nested = one_of("nested", nested, NESTED)
         if self.groups > 1 and nested != "both":
             raise ValueError(
@@ -111,22 +110,22 @@ class NestedConv2D(keras.layers.Conv2D):
     def call(self, inputs: Any, k: int | None = None) -> Any:
         rows, columns = self._sizes(inputs.shape[-1], k)
         kernel = self.kernel[:, :, :rows, :columns]
-        if self.pieces:
-            outputs = self._in_pieces(inputs, kernel)
+        if pieces := _hooks.pieces():
+            outputs = self._in_pieces(inputs, kernel, pieces)
         else:
             outputs = grouped_convolution(self, inputs, kernel)
         if self.use_bias:
             outputs = outputs + ops.cast(self.bias[:columns], outputs.dtype)
         return outputs if self.activation is None else self.activation(outputs)
 
-    def _in_pieces(self, inputs: Any, kernel: Any) -> Any:
+    def _in_pieces(self, inputs: Any, kernel: Any, pieces: tuple[int, ...]) -> Any:
         """The convolution of `inputs`, from one per piece of the kernel."""
         whole, unit = self.filters, self.filters // self.subnetworks
         used = kernel.shape[-1]
         if self.nested == "inputs":
             whole, unit = self.in_channels, self.in_channels // self.subnetworks
             used = kernel.shape[-2]
-        cuts = sorted({0, *(p * unit for p in self.pieces if p * unit < used), used})
+        cuts = sorted({0, *(p * unit for p in pieces if p * unit < used), used})
         found = []
         for start, stop in itertools.pairwise(cuts):
             if self.nested == "inputs":

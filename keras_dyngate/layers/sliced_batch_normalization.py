@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dyngate import _hooks
 from keras_dyngate._checks import positive_int, whole_parts
 from keras_dyngate._registration import serializable
 from keras_dyngate.layers.batch_normalization import BatchNormalization
@@ -73,6 +74,9 @@ class SlicedBatchNormalization(BatchNormalization):
 
     def normalized(self, inputs: Any, first: int) -> Any:
         """`inputs` by the moving statistics of the channels from `first` on, from 0."""
+        built = _hooks.normalized(self, inputs, first)
+        if built is not None:
+            return built
         dtype = keras.backend.result_type(inputs.dtype, "float32")  # as Keras does
 
         def part(values: Any) -> Any:

@@ -17,12 +17,15 @@ def as_one_hot(labels: Any, scores: Any) -> Any:
 
     Args:
         labels: Class indices `[N]` or `[N, 1]`, or one value per class `[N, classes]`,
-            positive for the true one (so -1 and 1 will do as well as 0 and 1).
+            positive for the true one (so -1 and 1 will do as well as 0 and 1). With one
+            score, `[N]` or `[N, 1]`, positive for yes.
         scores: `[N, classes]`.
     """
     labels, classes = ops.convert_to_tensor(labels), scores.shape[-1]
     if len(labels.shape) == 2 and labels.shape[-1] == classes and classes > 1:
         return ops.cast(labels > 0, scores.dtype)
+    if classes == 1:
+        return ops.cast(ops.reshape(labels, (-1, 1)) > 0, scores.dtype)
     indices = ops.cast(ops.reshape(labels, (-1,)), "int32")
     return ops.one_hot(indices, classes, dtype=scores.dtype)
 
@@ -30,6 +33,8 @@ def as_one_hot(labels: Any, scores: Any) -> Any:
 @serializable
 class OneVsAllHinge(keras.losses.Loss):
     """Mean over classes of `max(0, 1 - y s)`, y = 1 for the true class and -1 else.
+
+    With one score, y is 1 for the label 1 and -1 for 0.
 
     `keras.losses.Hinge` is this loss for targets of -1 and 1; here labels are class
     indices or one-hot. `keras.losses.CategoricalHinge` is another one.
@@ -62,6 +67,8 @@ class OneVsAllHinge(keras.losses.Loss):
 class ScoreCrossEntropy(keras.losses.Loss):
     """Softmax cross-entropy of raw scores; labels as for `OneVsAllHinge`.
 
+    With one score: binary cross-entropy, the score being that of the sigmoid.
+
     Args:
         reduction, name, dtype: See `keras.losses.Loss`.
     """
@@ -75,4 +82,7 @@ class ScoreCrossEntropy(keras.losses.Loss):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        return -ops.sum(as_one_hot(y_true, y_pred) * ops.log_softmax(y_pred), axis=-1)
+        truth = as_one_hot(y_true, y_pred)
+        if y_pred.shape[-1] == 1:
+            return ops.sum(ops.softplus(y_pred) - truth * y_pred, axis=-1)
+        return -ops.sum(truth * ops.log_softmax(y_pred), axis=-1)

@@ -7,8 +7,9 @@ from keras_dyngate.models.anytime_model import AnytimeModel
 from keras_dyngate.models.anytime_nets import *  # noqa: F403
 from keras_dyngate.models.auxiliary_head import add_auxiliary_head
 from keras_dyngate.models.cut_points import CutPoint, cut_points
+from keras_dyngate.models.decision_gates import add_decision_gates
 from keras_dyngate.models.densenet import densenet121, densenet169, densenet201
-from keras_dyngate.models.early_exit import EarlyExitModel, add_decision_gates
+from keras_dyngate.models.early_exit import EarlyExitModel
 from keras_dyngate.models.pspnet import *  # noqa: F403
 from keras_dyngate.models.resnet import *  # noqa: F403
 from keras_dyngate.models.weights import load_trunk_weights

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_dyngate.cost import count_macs
-from keras_dyngate.models.exit_stages import labelled_batches
+from keras_dyngate.models.exit_data import batches
 from keras_dyngate.runtime import AnytimeRunner
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _answers(model: "AnytimeModel", data: Any, batch_size: int) -> tuple[Any, An
     pair = isinstance(data, tuple) and len(data) == 2
     x, y = data if pair else (data, None)
     found, truth = [], []
-    for images, labels in labelled_batches(x, y, batch_size):
+    for images, labels, _ in batches(x, y, batch_size=batch_size):
         if labels is None:
             raise ValueError(
                 "`data` must be (images, labels) or batches of both. "

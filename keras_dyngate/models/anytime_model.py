@@ -20,6 +20,7 @@ from keras import ops
 
 from keras_dyngate._checks import member
 from keras_dyngate._registration import serializable
+from keras_dyngate._saving import refuse_legacy_file
 from keras_dyngate.cost import MacProfile, count_macs, used_parameters
 from keras_dyngate.losses.anytime_accuracy import anytime_accuracies
 from keras_dyngate.losses.anytime_loss import AnytimeLoss
@@ -294,6 +295,11 @@ class AnytimeModel(keras.Model):
         )
 
     # Saving
+
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """As `keras.Model.save`; only `.keras` files can hold it."""
+        refuse_legacy_file(filepath)
+        super().save(filepath, *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         config = self._made.to_dict()

@@ -21,16 +21,21 @@ from keras import ops
 from keras_dyngate import _hooks
 from keras_dyngate._backend import before_assign
 from keras_dyngate._checks import positive_int
-from keras_dyngate._logits import plain_logits
+from keras_dyngate._graph import Part, flat_graph
+from keras_dyngate._logits import raw_operation, squashing_call
 from keras_dyngate._registration import serializable
+from keras_dyngate._saving import refuse_legacy_file
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.calibration.exit_table import ExitOutcome, ExitTable
 from keras_dyngate.cost import MacProfile
 from keras_dyngate.layers import DecisionGate
 from keras_dyngate.models import exit_fitting
-from keras_dyngate.models.cut_points import check_trunk, resolve_cuts, split
-from keras_dyngate.models.exit_stages import Stage, run_stages
-from keras_dyngate.models.exit_training import HEAD, JointTraining
+from keras_dyngate.models.cut_points import check_trunk
+from keras_dyngate.models.cutting import resolve_cuts, split
+from keras_dyngate.models.exit_data import fitting
+from keras_dyngate.models.exit_prediction import DynamicPrediction
+from keras_dyngate.models.exit_stages import Stage
+from keras_dyngate.models.exit_training import HEAD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +43,18 @@ class _Parts:
     """The stages, kept from Keras: their layers are tracked as the trunk's."""
 
     stages: tuple[Stage, ...]
+    raw_head: Stage
     profiles: tuple[MacProfile, ...]
 
 
 @serializable
-class EarlyExitModel(JointTraining):
+class EarlyExitModel(DynamicPrediction):
     """A trunk with decision gates; use `add_decision_gates` to make one.
 
     Called, it is the dense, differentiable form: every exit of every sample, a dict of
     `[batch, classes]` with the gates' raw scores by name and the trunk's own output as
     "head". `fit` trains all of it jointly, each exit by its own loss; labels are given
-    once. `predict` is the dynamic form, see there.
+    once. `predict` is the dynamic form, see there, and `evaluate` judges that.
 
     Args:
         trunk: A functional or Sequential classifier.
@@ -76,7 +82,8 @@ class EarlyExitModel(JointTraining):
         self.trunk = trunk
         self.after = tuple(resolve_cuts(trunk, after))
         self.gates = list(gates)
-        classes = trunk.output_shape[-1]
+        parts = split(trunk, self.after)
+        classes = parts[-1].output_shape[-1]
         if len(self.gates) != len(self.after) or any(
             gate.classes != classes for gate in self.gates
         ):
@@ -90,7 +97,6 @@ class EarlyExitModel(JointTraining):
                 f"`gates` must have names of their own, none of them {HEAD!r}. "
                 f"Received: {names[:-1]}"
             )
-        parts = split(trunk, self.after)
         _refuse_shared_blocks(parts)
         for part, gate in zip(parts, self.gates, strict=False):
             if not gate.built:
@@ -99,7 +105,15 @@ class EarlyExitModel(JointTraining):
             Stage(part, gate, name=part.name)
             for part, gate in zip(parts, [*self.gates, None], strict=True)
         )
-        self._parts = _Parts(stages, tuple(stage.profile() for stage in stages))
+        last = flat_graph(parts[-1])
+        assert last is not None
+        self._probabilities = squashing_call(last) is not None
+        raw = Part(parts[-1].stretch, raw_operation(last), name=f"{parts[-1].name}_raw")
+        self._parts = _Parts(
+            stages,
+            Stage(raw, None, name=raw.name),
+            tuple(stage.profile() for stage in stages),
+        )
         self._thresholds = self.add_weight(
             name="thresholds",
             shape=(len(self.gates),),
@@ -116,12 +130,27 @@ class EarlyExitModel(JointTraining):
         return self._parts.stages
 
     @property
+    def raw_stages(self) -> tuple[Stage, ...]:
+        """The stages; the last gives raw scores, whatever the trunk ends in."""
+        return (*self._parts.stages[:-1], self._parts.raw_head)
+
+    @property
+    def stage_profiles(self) -> tuple[MacProfile, ...]:
+        """MACs of each stage."""
+        return self._parts.profiles
+
+    @property
+    def ends_in_probabilities(self) -> bool:
+        """Whether the trunk ends in a softmax or sigmoid."""
+        return self._probabilities
+
+    @property
     def input_shape(self) -> tuple[int | None, ...]:
-        return self.trunk.input_shape
+        return tuple(self.stages[0].part.input_shape)
 
     @property
     def output_shape(self) -> tuple[int | None, ...]:
-        return self.trunk.output_shape
+        return tuple(self.stages[-1].part.output_shape)
 
     @property
     def thresholds(self) -> np.ndarray:
@@ -130,16 +159,7 @@ class EarlyExitModel(JointTraining):
     @thresholds.setter
     def thresholds(self, thresholds: Sequence[float]) -> None:
         before_assign(self)
-        self._thresholds.assign(self._checked(thresholds))
-
-    def _checked(self, thresholds: Any) -> np.ndarray:
-        found = np.asarray(thresholds, "float32")
-        if found.shape != (len(self.gates),) or np.isnan(found).any():
-            raise ValueError(
-                f"`thresholds` must be {len(self.gates)} numbers, one per gate. "
-                f"Received: thresholds={thresholds!r}"
-            )
-        return found
+        self._thresholds.assign(self.checked_thresholds(thresholds))
 
     @property
     def calibrated(self) -> bool:
@@ -152,6 +172,7 @@ class EarlyExitModel(JointTraining):
         outputs: dict[str, Any] = {}
         stays: Any = 1.0  # per sample: 1 until it leaves
         exits: Any = 0.0
+        (x,) = (fitting(image, self.input_shape) for image in keras.tree.flatten(x))
         for index, stage in enumerate(self.stages):
             with _hooks.recording() as found:
                 x = stage.part(x, training=training)
@@ -160,10 +181,9 @@ class EarlyExitModel(JointTraining):
                 outputs[HEAD] = x
                 break
             scores = outputs[stage.gate.name] = stage.gate(x)
-            goes_on = ops.logical_not(
-                stage.gate.confidence_of(scores) >= self._thresholds[index]
-            )
-            stays = stays * ops.cast(goes_on, "float32")
+            # Not `logical_not`: TensorFlow makes that of >= a <, false for NaN too.
+            leaves = stage.gate.confidence_of(scores) >= self._thresholds[index]
+            stays = stays * (1.0 - ops.cast(leaves, "float32"))
             exits = exits + stays
         _hooks.relay({"exit": ops.cast(ops.expand_dims(exits, -1), "int32")})
         return outputs
@@ -189,6 +209,7 @@ class EarlyExitModel(JointTraining):
         x: Any,
         y: Any = None,
         *,
+        sample_weight: Any = None,
         epochs: int = 30,
         batch_size: int = 256,
         learning_rate: float = 0.01,
@@ -200,8 +221,12 @@ class EarlyExitModel(JointTraining):
         own. Features are standardized for the fit, and the gate takes the scaling over.
 
         Args:
-            x: Images `[N, ...]`, or a dataset of batches (images, labels).
-            y: Class indices `[N]` or one-hot `[N, classes]`; None with a dataset.
+            x: Images `[N, ...]`, or a dataset of batches (images, labels) or (images,
+                labels, weights).
+            y: Class indices `[N]` or one-hot `[N, classes]`, of one output 0 or 1; None
+                with a dataset.
+            sample_weight: How much each sample counts, `[N]`, 0 or more; only their
+                ratios matter. None with a dataset.
             epochs: Of each gate. Default 30.
             batch_size: Of the pass through the trunk, and of the gates' training, where
                 it is smaller if the data are few: an epoch has 20 steps or more.
@@ -210,15 +235,23 @@ class EarlyExitModel(JointTraining):
 
         Returns:
             By the gate's name a `GateFit`: loss and accuracy on the data, seconds.
+
+        Raises:
+            ValueError: For labels that are no classes of the net, images of another
+                shape, or a bad argument.
         """
         batch_size = positive_int("batch_size", batch_size)
-        features, labels = exit_fitting.pooled_features(self, x, y, batch_size)
+        epochs = positive_int("epochs", epochs)
+        features, labels, weights = exit_fitting.pooled_features(
+            self, x, y, sample_weight, batch_size
+        )
         return {
             gate.name: exit_fitting.fit_gate(
                 gate,
                 features[gate.name],
                 labels,
-                epochs=positive_int("epochs", epochs),
+                weights,
+                epochs=epochs,
                 batch_size=batch_size,
                 learning_rate=learning_rate,
                 weight_decay=weight_decay,
@@ -226,68 +259,13 @@ class EarlyExitModel(JointTraining):
             for gate in self.gates
         }
 
-    # The dynamic form
-
-    def predict(
-        self,
-        x: Any,
-        batch_size: int | None = None,
-        verbose: Any = "auto",
-        *,
-        thresholds: Sequence[float] | None = None,
-    ) -> dict[str, np.ndarray]:
-        """Run the model; samples that leave early are not computed any further.
-
-        Args:
-            x: Images `[N, ...]`, or a dataset of batches of images or (images, labels).
-            batch_size: Of every stage. Default 32.
-            verbose: Taken as Keras does, and ignored.
-            thresholds: To use instead of the model's.
-
-        Returns:
-            A dict of arrays, in the order of `x`: `logits` `[N, classes]`, the raw scores
-            of the exit that answered (a gate's scores are on a scale of their own; the
-            head's are those before its softmax); `label` `[N]`, their largest; `score`
-            `[N]`, the confidence that was compared with the threshold (at the head: the
-            largest logit); `exit` `[N]`, the gate's index or, for the head, their
-            number; `macs` `[N]`, what was spent, gates and controllers included.
-        """
-        limits = self.thresholds if thresholds is None else self._checked(thresholds)
-
-        def leaves(index: int, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            if index == len(self.gates):
-                return np.ones(len(scores), bool), scores.max(-1)
-            confidence = self.gates[index].confidence_of(ops.convert_to_tensor(scores))
-            found = ops.convert_to_numpy(confidence)
-            return found >= limits[index], found
-
-        groups = []
-        with plain_logits(self.trunk):
-            size = positive_int("batch_size", 32 if batch_size is None else batch_size)
-            groups = list(
-                run_stages(self.stages, self._parts.profiles, x, size, leaves)
-            )
-        if not groups:
-            raise ValueError("`x` must hold at least one sample. Received: none")
-        order = np.argsort(np.concatenate([left.rows for _, left in groups]))
-
-        def in_order(parts: list[np.ndarray]) -> np.ndarray:
-            return np.concatenate(parts)[order]
-
-        logits = in_order([left.scores for _, left in groups])
-        exits = [np.full(len(left.rows), index, "int32") for index, left in groups]
-        return {
-            "logits": logits,
-            "label": logits.argmax(-1),
-            "score": in_order([left.confidence for _, left in groups]),
-            "exit": in_order(exits),
-            "macs": in_order([left.macs for _, left in groups]),
-        }
-
     def exit_table(
         self, x: Any, y: Any = None, batch_size: int | None = None
     ) -> ExitTable:
-        """What every exit would say of every sample, for `calibrate` and `curve`."""
+        """What every exit would say of every sample, for `calibrate` and `curve`.
+
+        A dataset may have weights; here every sample counts once.
+        """
         return exit_fitting.exit_table(self, x, y, batch_size)
 
     def calibrate(
@@ -307,7 +285,8 @@ class EarlyExitModel(JointTraining):
         Give one of `macs`, `accuracy_drop`, `exit_shares` and `latency`.
 
         Args:
-            x: Images, an array or a dataset of batches.
+            x: Images, an array or a dataset of batches; weights that it may have do not
+                count here.
             y: Labels; None with a dataset, and where only `exit_shares` is given.
             macs: Highest mean MACs per sample; thresholds of the best accuracy.
             accuracy_drop: Accuracy that may be lost against the head, 0 to 1; thresholds
@@ -365,10 +344,16 @@ class EarlyExitModel(JointTraining):
 
     # Saving
 
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """As `keras.Model.save`; only `.keras` files can hold it."""
+        refuse_legacy_file(filepath)
+        super().save(filepath, *args, **kwargs)
+
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         return {
             "name": self.name,
+            "trainable": self.trainable,
             "trunk": serialize(self.trunk),
             "after": list(self.after),
             "gates": [serialize(gate) for gate in self.gates],
@@ -401,53 +386,3 @@ def _masked(decisions: dict[str, Any], stays: Any) -> dict[str, Any]:
         name: scores * ops.cast(ops.expand_dims(stays, -1), scores.dtype)
         for name, scores in decisions.items()
     }
-
-
-def add_decision_gates(
-    model: keras.Model,
-    after: Sequence[Any],
-    *,
-    pooling: str | Sequence[str] = "avg",
-    objective: str = "hinge",
-    confidence: str = "score",
-    name: str | None = None,
-) -> EarlyExitModel:
-    """Put decision gates on a classifier.
-
-    Args:
-        model: Any functional or Sequential classifier with one input and one output:
-            this library's, gated ones included, or one of keras.applications. Its layers
-            and weights are shared, not copied.
-        after: Where: names of layers, indices into `model.layers`, or points of
-            `cut_points(model)`, in the order of execution.
-        pooling: Of the gates, or one per gate; see `DecisionGate`.
-        objective: "hinge" (default) or "cross_entropy".
-        confidence: "score" (default), "distance", "margin" or "entropy".
-        name: Of the new model.
-
-    Returns:
-        An `EarlyExitModel` whose gates are untrained and whose thresholds are infinite.
-
-    Raises:
-        ValueError: If the model cannot carry exits, or cannot be cut after a layer (the
-            message names the nearest cut points), or for a bad argument.
-    """
-    check_trunk(model)
-    names = resolve_cuts(model, after)
-    poolings = [pooling] * len(names) if isinstance(pooling, str) else list(pooling)
-    if len(poolings) != len(names):
-        raise ValueError(
-            f"`pooling` must be one name, or one per gate ({len(names)}). "
-            f"Received: pooling={pooling!r}"
-        )
-    gates = [
-        DecisionGate(
-            model.output_shape[-1],
-            pooling=kind,
-            objective=objective,
-            confidence=confidence,
-            name=f"gate_{index}",
-        )
-        for index, kind in enumerate(poolings, 1)
-    ]
-    return EarlyExitModel(model, names, gates, name=name)

@@ -5,7 +5,7 @@ Everything here reads the trunk and never writes it.
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_dyngate._backend import copy_variable
 from keras_dyngate._checks import fraction
+from keras_dyngate._logits import predicted
 from keras_dyngate.calibration.exit_search import Goal, search
 from keras_dyngate.calibration.exit_table import (
     ExitOutcome,
@@ -25,7 +26,14 @@ from keras_dyngate.calibration.exit_table import (
 from keras_dyngate.cost import count_macs
 from keras_dyngate.decisions import DecisionModel
 from keras_dyngate.layers import DecisionGate
-from keras_dyngate.models.exit_stages import labelled_batches
+from keras_dyngate.models.exit_data import (
+    Batch,
+    batches,
+    class_indices,
+    fitting,
+    takes_bytes,
+    warn_of_small_images,
+)
 
 STEPS = 20  # per epoch at least, if need be in smaller batches
 
@@ -36,7 +44,8 @@ class GateFit:
 
     Attributes:
         loss: Of the gate's objective.
-        accuracy: Share of samples whose largest score is the true class's.
+        accuracy: Share of samples whose largest score is the true class's. Both are
+            weighted where the data are.
         features: How many numbers the gate reads.
         seconds: Of the fit, without the pass through the trunk.
     """
@@ -62,20 +71,6 @@ class _Pooled(keras.Model):
         return pooled
 
 
-def class_indices(labels: Any, classes: int) -> np.ndarray:
-    """Labels as int `[N]`, from indices or one-hot."""
-    labels = np.asarray(labels)
-    if labels.ndim == 2 and labels.shape[1] == classes and classes > 1:
-        return labels.argmax(-1)
-    labels = labels.reshape(-1)
-    if labels.size and not (0 <= labels.min() and labels.max() < classes):
-        raise ValueError(
-            f"`y` must hold class indices from 0 to {classes - 1}, or be one-hot. "
-            f"Received: values from {labels.min()} to {labels.max()}"
-        )
-    return labels.astype("int64")
-
-
 def _joined(parts: list[Any]) -> Any:
     if not parts:
         raise ValueError("`x` must hold at least one sample. Received: none")
@@ -83,23 +78,76 @@ def _joined(parts: list[Any]) -> Any:
 
 
 def pooled_features(
-    model: Any, x: Any, y: Any, batch_size: int
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Each gate's features `[N, features]`, and class indices `[N]`, in one pass."""
+    model: Any, x: Any, y: Any, sample_weight: Any, batch_size: int
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray | None]:
+    """Each gate's features `[N, features]`, class indices and weights `[N]`, one pass.
+
+    Raises:
+        ValueError: For data without labels, or with weights here and not there.
+    """
     extractor = _Pooled(model)
-    features, labels = [], []
-    for images, truth in labelled_batches(x, y, batch_size):
-        if truth is None:
+    features, labels, weights = [], [], []
+    for batch in checked_batches(model, x, y, sample_weight, batch_size):
+        if batch.y is None:
             raise ValueError("`y` must be given with images. Received: y=None")
-        features.append(extractor.predict_on_batch(images))
-        labels.append(class_indices(truth, model.output_shape[-1]))
-    return _joined(features), _joined(labels)
+        labels.append(batch.y)
+        features.append(extractor.predict_on_batch(batch.x))
+        if batch.weight is not None:
+            weights.append(_checked_weights(batch.weight))
+    if weights and len(weights) < len(labels):
+        raise ValueError(
+            "`x` must have weights in every batch or in none. Received: "
+            f"{len(weights)} of {len(labels)} batches with weights"
+        )
+    return _joined(features), _joined(labels), _joined(weights) if weights else None
+
+
+def checked_batches(
+    model: Any, x: Any, y: Any, sample_weight: Any, batch_size: int
+) -> Iterator[Batch]:
+    """Batches of the model's own shape, labels as class indices.
+
+    Warns once of images that seem to be scaled for a net that scales them itself.
+    """
+    shape, classes = model.input_shape, model.output_shape[-1]
+    scales = takes_bytes(model.stages[0].part.stretch.calls)
+    for batch in batches(x, y, sample_weight, batch_size=batch_size):
+        images = fitting(batch.x, shape)
+        labels = None if batch.y is None else class_indices(batch.y, classes)
+        if scales:
+            warn_of_small_images(images)
+            scales = False
+        yield Batch(images, labels, batch.weight)
+
+
+def _checked_weights(weights: Any) -> np.ndarray:
+    found = np.asarray(weights, "float64").reshape(len(weights), -1)
+    if found.shape[1] != 1 or not (found >= 0).all():
+        raise ValueError(
+            "`sample_weight` must be one number of 0 or more per sample. Received: "
+            f"weights of shape {np.shape(weights)} from {found.min()} to {found.max()}"
+        )
+    return found[:, 0]
+
+
+def spreads(deviation: np.ndarray) -> np.ndarray:
+    """What standardized features are divided by, from their standard deviations.
+
+    A feature that hardly varies says little; divided by its deviation it would get a
+    kernel so large that nothing is left of the others' in 8 bits. So none is divided by
+    less than a tenth of what the widest features have, outliers left out (the 90th
+    percentile of those that vary at all).
+    """
+    varying = deviation[deviation > 0]
+    floor = 0.1 * np.quantile(varying, 0.9) if len(varying) else 1.0
+    return np.hypot(deviation, floor)
 
 
 def fit_gate(
     gate: DecisionGate,
     features: np.ndarray,
     labels: np.ndarray,
+    weights: np.ndarray | None = None,
     *,
     epochs: int,
     batch_size: int,
@@ -108,12 +156,17 @@ def fit_gate(
 ) -> GateFit:
     """Fit one gate's linear layer to pooled features `[N, features]`: convex."""
     start = time.perf_counter()
+    if weights is not None:
+        if not weights.any():
+            raise ValueError(
+                "`sample_weight` must have a weight above 0. Received: all are 0"
+            )
+        counts = weights > 0
+        features, labels, weights = features[counts], labels[counts], weights[counts]
+        weights = weights / weights.mean()
     batch_size = min(batch_size, max(1, len(features) // STEPS))
-    mean = features.mean(0, dtype="float64")
-    variance = features.var(0, dtype="float64")
-    # A feature that hardly varies says little, and would get a kernel so large that
-    # nothing is left of the others' in 8 bits.
-    scale = np.sqrt(variance + max(1e-3 * variance.mean(), 1e-12))
+    mean = np.average(features.astype("float64"), 0, weights)
+    scale = spreads(np.sqrt(np.average((features - mean) ** 2, 0, weights)))
     inputs = ((features - mean) / scale).astype("float32")
     image = keras.Input((features.shape[1],), dtype="float32")
     dense = keras.layers.Dense(
@@ -126,7 +179,9 @@ def fit_gate(
     steps = epochs * -(-len(inputs) // batch_size)
     rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     linear.compile(keras.optimizers.Adam(rate), gate.loss())
-    linear.fit(inputs, labels, epochs=epochs, batch_size=batch_size, verbose=0)
+    linear.fit(
+        inputs, labels, batch_size, epochs, verbose=0, sample_weight=weights
+    )
 
     scores = linear.predict(inputs, batch_size=4096, verbose=0)
     kernel, bias = (ops.convert_to_numpy(v).astype("float64") for v in dense.weights)
@@ -134,41 +189,47 @@ def fit_gate(
     copy_variable(gate.dense.kernel, kernel.astype("float32"))
     copy_variable(gate.dense.bias, (bias - mean @ kernel).astype("float32"))
     return GateFit(
-        loss=float(gate.loss()(labels, scores)),
-        accuracy=float((scores.argmax(-1) == labels).mean()),
+        loss=float(gate.loss()(labels, scores, weights)),
+        accuracy=float(np.average(predicted(scores) == labels, weights=weights)),
         features=features.shape[1],
         seconds=time.perf_counter() - start,
     )
 
 
+class _Said(DecisionModel):
+    """What every exit says of a batch, nobody leaving, and what was decided."""
+
+    def call(self, x: Any, training: bool | None = None) -> dict[str, Any]:
+        scores, decisions = [], {}
+        for stage in self.inner.raw_stages:
+            found = stage(x, training=False)
+            x = found["features"]
+            scores.append(ops.cast(found.get("scores", x), "float32"))
+            decisions |= found["decisions"]
+        return {"scores": scores, "decisions": decisions}
+
+
 def exit_table(model: Any, x: Any, y: Any, batch_size: int | None) -> ExitTable:
-    """A pass over the data with nobody leaving; the thresholds are put back after it."""
-    decider, before = DecisionModel(model), model.thresholds
+    """A pass over the data with nobody leaving."""
+    said = _Said(model, name="said")
     parts, labels = [], []
-    try:
-        model.thresholds = np.full(before.shape, np.inf)
-        for images, truth in labelled_batches(x, y, batch_size or 32):
-            found = decider.predict_on_batch(images)
-            parts.append(found)
-            if truth is not None:
-                labels.append(class_indices(truth, model.output_shape[-1]))
-    finally:
-        model.thresholds = before
+    for batch in checked_batches(model, x, y, None, batch_size or 32):
+        parts.append(said.predict_on_batch(batch.x))
+        if batch.y is not None:
+            labels.append(batch.y)
     found = _joined(parts)
-    outputs, decisions = found["outputs"], found["decisions"]
-    gates = [outputs[gate.name] for gate in model.gates]
+    scores, decisions = found["scores"], found["decisions"]
     confidence = [
-        ops.convert_to_numpy(gate.confidence_of(ops.convert_to_tensor(scores)))
-        for gate, scores in zip(model.gates, gates, strict=True)
+        ops.convert_to_numpy(gate.confidence_of(ops.convert_to_tensor(of_gate)))
+        for gate, of_gate in zip(model.gates, scores, strict=False)
     ]
-    profile, count = count_macs(model), len(outputs["head"])
-    macs = []
-    for index in range(len(gates) + 1):
-        decisions["exit"] = np.full((count, 1), index)
+    profile, macs = count_macs(model), []
+    for index in range(len(scores)):
+        decisions["exit"] = np.full((len(scores[0]), 1), index)
         macs.append(profile.of(decisions))
     return ExitTable(
         confidence=np.stack(confidence, axis=1),
-        labels=np.stack([s.argmax(-1) for s in (*gates, outputs["head"])], axis=1),
+        labels=np.stack([predicted(each) for each in scores], axis=1),
         macs=np.stack(macs, axis=1),
         truth=_joined(labels) if labels else None,
     )

@@ -6,7 +6,7 @@ batches, so that what they would have cost is really saved.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -62,25 +62,6 @@ class Left:
     macs: np.ndarray
 
 
-def labelled_batches(
-    x: Any, y: Any, batch_size: int
-) -> Iterator[tuple[Any, np.ndarray | None]]:
-    """(images, labels) batches of arrays or of a dataset; labels may be None."""
-    if hasattr(x, "shape"):
-        if y is not None and len(y) != len(x):
-            raise ValueError(
-                f"`y` must have a label for each of the {len(x)} samples. "
-                f"Received: {len(y)} labels"
-            )
-        for start in range(0, len(x), batch_size):
-            part = slice(start, start + batch_size)
-            yield x[part], None if y is None else y[part]
-        return
-    for item in x:
-        pair = tuple(item) if isinstance(item, (tuple, list)) else (item, None)
-        yield pair[0], None if pair[1] is None else np.asarray(pair[1])
-
-
 def padded_size(count: int, batch_size: int) -> int:
     """How many rows a batch of `count` is padded to: few sizes, to compile few times."""
     step = max(1, batch_size // PADDING)
@@ -117,7 +98,7 @@ class _Queue:
 def run_stages(
     stages: Sequence[Stage],
     profiles: Sequence[MacProfile],
-    x: Any,
+    images: Iterable[np.ndarray],
     batch_size: int,
     leaves: Callable[[int, np.ndarray], tuple[np.ndarray, np.ndarray]],
 ) -> Iterator[tuple[int, Left]]:
@@ -126,7 +107,7 @@ def run_stages(
     Args:
         stages: As a net with early exits has them.
         profiles: Of the stages, counted once.
-        x: Images, an array or a dataset of batches.
+        images: Batches of images.
         batch_size: Of every stage: samples wait until a batch is full, or none comes.
         leaves: From (stage, scores) to (which samples leave, their confidence).
 
@@ -152,7 +133,7 @@ def run_stages(
         return index, Left(rows[gone], scores[gone], confidence[gone], macs[gone])
 
     seen = 0
-    for batch, _ in labelled_batches(x, None, batch_size):
+    for batch in images:
         rows = np.arange(seen, seen + len(batch))
         queues[0].put(batch, rows, np.zeros(len(batch), np.int64))
         seen += len(batch)

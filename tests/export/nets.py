@@ -28,6 +28,14 @@ def only_builtins(content):
     return set(flatbuffer.op_counts(content)) <= builtin
 
 
+def raw_logits(model, x):
+    """What a net whose last layer is Dense computes before that one's activation."""
+    head = model.layers[-1]
+    features = keras.Model(model.inputs, head.input).predict(x, verbose=0)
+    kernel, bias = head.get_weights()
+    return features @ kernel + bias
+
+
 def enliven(model, seed=0):
     """Random BN statistics, and gates that differ from image to image."""
     rng = np.random.default_rng(seed)

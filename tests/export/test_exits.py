@@ -13,13 +13,13 @@ tf = pytest.importorskip("tensorflow")
 from ai_edge_litert.interpreter import Interpreter  # noqa: E402
 
 import keras_dyngate as kd  # noqa: E402
-from keras_dyngate._logits import plain_logits  # noqa: E402
 from keras_dyngate.export.conversion import float_kernels  # noqa: E402
 from keras_dyngate.runtime import flatbuffer  # noqa: E402
 from tests.export.nets import (  # noqa: E402
     conv_net,
     images,
     only_builtins,
+    raw_logits,
     small_net,
     spread_gates,
     tinted,
@@ -218,7 +218,7 @@ def test_what_comes_after_the_exit_is_not_executed(tmp_path, exported, kind, poi
         ]:
             if keras.backend.is_float_dtype(weight.dtype):
                 weight.assign(np.full(weight.shape, np.nan))
-    kd.export_tflite(model, tmp_path / "nan.tflite")
+    kd.export_tflite(model, tmp_path / "nan.tflite", parity_data=False)
     litert = kd.LiteRTModel(tmp_path / "nan.tflite")
     _, predicted, _, clean = exported(kind)
     for image, exit_ in zip(X, predicted["exit"], strict=True):
@@ -333,9 +333,99 @@ def test_int8_calibration_leaves_predictions_alone(tmp_path):
         model, tmp_path / "a.tflite", quantization="int8", representative_data=X[:4]
     )
     logits = model.predict(X[:5], thresholds=never)["logits"]
-    with plain_logits(model.trunk):
-        expected = model(X[:5])["head"]
+    expected = raw_logits(model.trunk, X[:5])
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("quantization", [None, "float16", "dynamic", "int8"])
+def test_an_image_with_a_nan_leaves_at_the_head(exported, tmp_path, quantization):
+    """Whatever kernels make of a NaN; also one with a sign, which 0 / 0 gives."""
+    model = exported("plain").model
+    kd.export_tflite(
+        model,
+        tmp_path / "a.tflite",
+        quantization=quantization,
+        representative_data=X,
+        parity_data=False,
+    )
+    litert, everybody = kd.LiteRTModel(tmp_path / "a.tflite"), [-np.inf, -np.inf]
+    for bits in (0x7FC00000, 0xFFC00000):
+        image = X[0].copy()
+        image[3, 4, 1] = np.array([bits], np.uint32).view(np.float32)[0]
+        assert litert.run("classify", image=image)["exit"] == 2
+        assert np.isnan(litert.run("stage_1", image=image)["score"])
+        for picture, expected in ((image, 2), (X[0], 0)):
+            found = litert.run("classify_at", image=picture, thresholds=everybody)
+            assert found["exit"] == expected
+
+
+@pytest.mark.parametrize("quantization", [None, "dynamic", "int8"])
+def test_a_series_leaves_where_keras_says(tmp_path, quantization):
+    """[steps, channels] instead of an image."""
+    keras.utils.set_random_seed(0)
+    layers, x = keras.layers, np.random.default_rng(0).normal(size=(30, 20, 3))
+    x = x.astype("float32") * np.linspace(0.2, 2, 30, dtype="float32")[:, None, None]
+    image = h = keras.Input((20, 3))
+    h = layers.Conv1D(8, 3, padding="same", activation="relu", name="a")(h)
+    h = layers.Conv1D(8, 3, strides=2, activation="relu", name="b")(h)
+    h = layers.Dense(4, activation="softmax")(layers.GlobalAveragePooling1D()(h))
+    model = with_exits(keras.Model(image, h), ["a", "b"], x)
+    report = kd.export_tflite(
+        model,
+        tmp_path / "a.tflite",
+        quantization=quantization,
+        representative_data=x,
+        parity_data=x,
+    )
+    assert report.parity.exit_agreement >= (0.9 if quantization == "int8" else 1.0)
+    litert = kd.LiteRTModel(tmp_path / "a.tflite")
+    assert "[1, 20, 3]" in litert.metadata["input"]
+    if quantization is None:
+        predicted = model.predict(x)
+        for index, series in enumerate(x):
+            found = litert.run("classify", image=series)
+            assert_answers(found, predicted, index)
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_gates_of_one_score_tell_two_classes(tmp_path, quantization):
+    keras.utils.set_random_seed(0)
+    layers, rng = keras.layers, np.random.default_rng(0)
+    image = h = keras.Input((12, 12, 3))
+    h = layers.Conv2D(8, 3, activation="relu", name="a")(h)
+    h = layers.Conv2D(8, 3, activation="relu", name="b")(h)
+    head = layers.Dense(1, activation="sigmoid")
+    trunk = keras.Model(image, head(layers.GlobalAveragePooling2D()(h)))
+    model = kd.add_decision_gates(trunk, ["a"])
+    gate, features = model.gates[0], model.stages[0].part(X)
+    gate.dense.kernel.assign(0.02 * rng.normal(size=(8, 1)))
+    scores = keras.ops.convert_to_numpy(gate(features))
+    gate.dense.bias.assign(-np.median(scores, 0))
+    middle = np.median(raw_logits(trunk, X))
+    head.bias.assign(head.bias - middle)
+    model.thresholds = [np.median(np.abs(scores - np.median(scores, 0)))]
+    report = kd.export_tflite(
+        model,
+        tmp_path / "a.tflite",
+        quantization=quantization,
+        representative_data=X,
+        labels=["no", "yes"],
+        parity_data=False if quantization else X,
+    )
+    litert = kd.LiteRTModel(tmp_path / "a.tflite")
+    found = [litert.run("classify", image=image) for image in X]
+    seen = set()
+    for answer in found:
+        logit, exit_ = answer["logits"][0, 0], int(answer["exit"][0])
+        assert answer["label"] == (logit > 0)
+        np.testing.assert_allclose(answer["score"], abs(logit), rtol=1e-6)
+        seen.add((exit_, bool(logit > 0)))
+    assert seen == {(0, False), (0, True), (1, False), (1, True)}
+    predicted = model.predict(X)
+    least = 0.85 if quantization else 1.0
+    assert quantization or report.parity.argmax_agreement == 1.0
+    assert (column(found, "label") == predicted["label"]).mean() >= least
+    assert (column(found, "exit") == predicted["exit"]).mean() >= least
 
 
 def test_a_files_baked_thresholds_are_the_models(tmp_path, net):
@@ -379,7 +469,7 @@ def test_nets_of_mixed_precision_are_exported_in_float32(tmp_path, dtype_policy)
     model = plain()
     dtype_policy("float32")
     kd.export_tflite(model, tmp_path / "a.tflite")
-    assert model.stages[1].part.input.dtype == "bfloat16", "put back afterwards"
+    assert {layer.compute_dtype for layer in model.trunk.layers} == {"bfloat16"}
     clean = plain()
     clean.set_weights(model.get_weights())
     predicted = clean.predict(X)

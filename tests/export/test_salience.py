@@ -9,13 +9,13 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 import keras_dyngate as kd  # noqa: E402
-from keras_dyngate._logits import plain_logits  # noqa: E402
 from keras_dyngate._walk import dynamic_layers  # noqa: E402
 from keras_dyngate.decisions import DecisionModel  # noqa: E402
 from keras_dyngate.export.conversion import float_kernels  # noqa: E402
 from tests.export.nets import (  # noqa: E402
     SHAPE,
     only_builtins,
+    raw_logits,
     small_net,
     spread_gates,
     tinted,
@@ -57,9 +57,9 @@ def exported(tmp_path_factory):
         model = lc_net(kind, x)
         path = tmp_path_factory.mktemp("salience") / "net.tflite"
         report = kd.export_tflite(model, path)
-        with plain_logits(model):
-            found = DecisionModel(model)(x)
+        found = DecisionModel(model)(x)
         found = keras.tree.map_structure(keras.ops.convert_to_numpy, found)
+        found["outputs"] = raw_logits(model, x)
         return model, x, *found.values(), report, kd.LiteRTModel(path)
 
     return export

@@ -101,14 +101,14 @@ class TestConfidence:
         np.testing.assert_array_equal(found, self.SCORES.max(axis=1))
 
     def test_distance(self):
-        """From the hyperplane of a single class, then the largest of many."""
+        """From the hyperplane of a single class, on either side, then the largest of many."""
         gate = built(DecisionGate(1, confidence="distance"), (4,))
         kernel, bias = (to_numpy(v).ravel() for v in gate.dense.weights)
         normal = kernel / np.linalg.norm(kernel)
         on_it = -bias / np.linalg.norm(kernel) * normal
         x = on_it + np.array([[2.5], [0.0], [-1.5]]) * normal
         found = to_numpy(gate.confidence_of(gate(x.astype("float32"))))
-        np.testing.assert_allclose(found, [2.5, 0.0, -1.5], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found, [2.5, 0.0, 1.5], rtol=1e-5, atol=1e-5)
 
         found, kernel = self.of("distance")
         norms = np.sqrt(np.square(kernel.astype("float64")).sum(axis=0))
@@ -218,6 +218,31 @@ def test_bad_shapes(pooling, shape, message):
         DecisionGate(3, pooling=pooling).kernel_macs((None, *shape))
 
 
-def test_margin_needs_two_classes():
-    with pytest.raises(ValueError, match="two classes or more.*classes=1"):
-        kd.DecisionGate(1, confidence="margin")
+class TestOneScore:
+    """One score s is as good as the scores (0, s) of no and yes."""
+
+    SCORES = np.array([[-3.0], [-0.5], [0.0], [0.5], [3.0]], "float32")
+
+    @pytest.mark.parametrize("kind", ["score", "margin"])
+    def test_size(self, kind):
+        gate = built(DecisionGate(1, confidence=kind), (4,))
+        found = to_numpy(gate.confidence_of(self.SCORES))
+        np.testing.assert_array_equal(found, [3, 0.5, 0, 0.5, 3])
+
+    def test_entropy(self):
+        gate = built(DecisionGate(1, confidence="entropy"), (4,))
+        found = to_numpy(gate.confidence_of(self.SCORES))
+        two = np.concatenate([0 * self.SCORES, self.SCORES], 1).astype("float64")
+        expected = -entropy(softmax(two, axis=1), axis=1)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        assert found[2] == pytest.approx(-np.log(2))
+
+
+def test_features_of_one_dimension():
+    gate = built(DecisionGate(2), (9, 4))
+    x = np.random.default_rng(0).normal(size=(3, 9, 4)).astype("float32")
+    kernel, bias = (to_numpy(v) for v in gate.dense.weights)
+    np.testing.assert_allclose(to_numpy(gate(x)), x.mean(1) @ kernel + bias, 1e-4, 1e-5)
+    assert gate.kernel_macs((None, 9, 4)) == 8
+    with pytest.raises(ValueError, match="needs feature maps of height and width"):
+        built(DecisionGate(2, pooling="avg4x4"), (9, 4))

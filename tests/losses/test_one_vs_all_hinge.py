@@ -141,3 +141,16 @@ def test_in_fit():
     expected = SCORES.T @ (2 * ONE_HOT - 1) / (7 * 4)  # every term is 1 - y s at s = 0
     found = keras.ops.convert_to_numpy(dense.kernel)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_one_score():
+    """Labels are 0 or 1: the hinge on signs, binary cross-entropy of the score."""
+    scores = np.array([[2.0], [-0.5], [0.25], [-40.0]], "float32")
+    labels = np.array([1, 1, 0, 0])
+    for given in (labels, labels[:, None], labels.astype("float32")):
+        hinge = value(OneVsAllHinge(reduction="none"), given, scores)
+        np.testing.assert_allclose(hinge, [0, 1.5, 1.25, 0], rtol=1e-6)
+        found = value(ScoreCrossEntropy(reduction="none"), given, scores)
+        signs = 2.0 * labels - 1
+        expected = np.logaddexp(0, -signs * scores[:, 0].astype("float64"))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)

@@ -1,8 +1,9 @@
 import keras
 import numpy as np
+import pytest
 
 from keras_dyngate import DecisionGate
-from keras_dyngate.models.exit_fitting import fit_gate
+from keras_dyngate.models.exit_fitting import fit_gate, spreads
 
 
 def test_a_feature_that_hardly_varies_has_no_huge_weight():
@@ -30,3 +31,81 @@ def test_a_feature_that_hardly_varies_has_no_huge_weight():
     scores = features @ (step * np.round(kernel / step)) + bias
     assert np.mean(scores.argmax(-1) == labels) > fit.accuracy - 0.02
     assert np.abs(kernel[[5, 6]]).max() < np.abs(kernel).max()
+
+
+def fitted(features, labels, weights=None):
+    keras.utils.set_random_seed(0)
+    gate = DecisionGate(3)
+    gate.build((None, features.shape[1]))
+    fit = fit_gate(
+        gate,
+        features.astype("float32"),
+        labels,
+        weights,
+        epochs=20,
+        batch_size=64,
+        learning_rate=0.02,
+        weight_decay=1e-4,
+    )
+    return fit, [keras.ops.convert_to_numpy(w) for w in gate.dense.weights]
+
+
+def data(seed=0, count=240):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count)
+    return rng.normal(size=(count, 6)) + 1.5 * np.eye(3, 6)[labels], labels
+
+
+class TestWeights:
+    def test_zero_is_absence(self):
+        features, labels = data()
+        some = np.arange(240) % 3 > 0
+        fit, weights = fitted(features, labels, some.astype("float64"))
+        other, expected = fitted(features[some], labels[some])
+        for a, b in zip(weights, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+        assert fit.accuracy == other.accuracy
+
+    def test_only_ratios_matter(self):
+        features, labels = data()
+        given = np.linspace(0.1, 2.0, 240)
+        for a, b in zip(
+            fitted(features, labels, given)[1],
+            fitted(features, labels, 1e-4 * given)[1],
+            strict=True,
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+    def test_what_counts_more_is_answered_more(self):
+        features, labels = data()
+        plain = fitted(features, labels)[1]
+        heavy = fitted(features, labels, np.where(labels == 0, 20.0, 1.0))[1]
+        answers = [(features @ k + b).argmax(1) for k, b in (plain, heavy)]
+        assert (answers[1] == 0).sum() > (answers[0] == 0).sum() + 10
+
+    def test_none_above_0(self):
+        features, labels = data()
+        with pytest.raises(ValueError, match="a weight above 0. Received: all are 0"):
+            fitted(features, labels, np.zeros(240))
+
+
+class TestSpreads:
+    def test_no_division_by_little(self):
+        for few in (1, 60, 100):  # of 128 features, that hardly vary
+            deviation = np.ones(128)
+            deviation[:few] = 1e-6
+            found = spreads(deviation)
+            assert found.min() > 0.099 and found.max() < 1.01
+        assert spreads(np.zeros(4)).tolist() == [1.0] * 4
+
+    def test_one_wide_feature_does_not_hide_the_rest(self):
+        deviation = np.ones(128)
+        deviation[0] = 1e4
+        assert spreads(deviation)[1:].max() < 1.01
+
+    def test_accuracy_is_not_hurt(self):
+        """Features of spreads from 1 to 30, as a net's are: what a plain scaling gives."""
+        features, labels = data(count=600)
+        fit, _ = fitted(features, labels)
+        scaled, _ = fitted(features * np.geomspace(1, 30, 6), labels)
+        assert abs(fit.accuracy - scaled.accuracy) <= 0.01

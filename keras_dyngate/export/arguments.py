@@ -1,0 +1,165 @@
+"""What `export_tflite` is given, checked before any work."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dyngate._graph import FlatGraph, flat_graph
+from keras_dyngate._images import take_images
+from keras_dyngate.models.anytime_model import AnytimeModel
+from keras_dyngate.models.early_exit import EarlyExitModel
+
+MAX_CLASSES = 256  # of a pixel
+PARITY_SAMPLES = 16  # where nobody says which
+Shape = tuple[int, ...]
+
+
+def check_model(model: Any) -> FlatGraph:
+    """The calls of an exportable model, or a clear error."""
+    if keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "Exporting needs Keras on TensorFlow: save the model to a .keras file and "
+            "export it in a process with KERAS_BACKEND=tensorflow. "
+            f"Received: the {keras.backend.backend()} backend"
+        )
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"`model` must be a built keras.Model. Received: {type(model).__name__}"
+        )
+    received = f"Received: model={model.name!r}, a {type(model).__name__}"
+    graph = flat_graph(model.trunk if isinstance(model, EarlyExitModel) else model)
+    if graph is None and isinstance(model, keras.Sequential):
+        raise ValueError(
+            f"`model` must be built: begin it with a keras.Input. {received}"
+        )
+    if graph is None:
+        raise ValueError(
+            "`model` must be functional or a keras.Sequential, or one of this library: "
+            "a subclassed model has no graph of layers to convert. Call its layers on a "
+            f"keras.Input, and make a keras.Model of that. {received}"
+        )
+    for kind, tensors in (("input", graph.inputs), ("output", graph.outputs)):
+        if len(tensors) != 1:
+            raise ValueError(
+                f"`model` must have one {kind}: export a keras.Model of the one that is "
+                f"meant. {received} with {len(tensors)} {kind}s"
+            )
+    if not isinstance(model, EarlyExitModel) and isinstance(model.output, dict):
+        raise ValueError(
+            "`model` must have one output, a tensor: export a keras.Model of the one "
+            f"that is meant. {received} with the outputs {sorted(model.output)} by name"
+        )
+    found, scores = tuple(graph.inputs[0].shape), tuple(graph.outputs[0].shape)
+    if len(found) < 2 or None in found[1:]:
+        raise ValueError(
+            "A file has static shapes: build the model for a known image size, "
+            "`input_shape=(height, width, 3)`, or a known length. "
+            f"Received: input_shape={found}"
+        )
+    if isinstance(model, AnytimeModel):
+        return graph
+    if len(scores) not in (2, 4) or None in scores[1:]:
+        raise ValueError(
+            "`model` must have one output, scores [batch, classes] or [batch, height, "
+            f"width, classes]. Received: output_shape={scores!r}"
+        )
+    if len(scores) == 4 and scores[-1] > MAX_CLASSES:
+        raise ValueError(
+            f"`model` must tell {MAX_CLASSES} classes or fewer apart: the labels of "
+            f"pixels are uint8. Received: output_shape={scores!r}"
+        )
+    return graph
+
+
+def class_count(graph: FlatGraph) -> int:
+    """How many names a model's labels have: one output tells two classes apart."""
+    outputs = int(graph.outputs[0].shape[-1])
+    return 2 if outputs == 1 else outputs
+
+
+def check_labels(labels: Any, classes: int) -> list[str] | None:
+    """Class names as a list."""
+    if labels is None:
+        return None
+    if isinstance(labels, str):
+        raise ValueError(
+            f"`labels` must be a list of {classes} class names; read those of a file "
+            "first, a name per line: `Path(labels).read_text().splitlines()`. "
+            f"Received: labels={labels!r}"
+        )
+    if isinstance(labels, (Mapping, set, frozenset)):
+        raise ValueError(
+            f"`labels` must be a list of {classes} class names in the order of their "
+            f"indices. Received: a {type(labels).__name__}"
+        )
+    names = list(labels)
+    if len(names) != classes or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"`labels` must name the model's {classes} classes. "
+            f"Received: {len(names)} names, the first {names[:3]!r}"
+        )
+    return [str(name) for name in names]
+
+
+def check_kinds(anytime: bool, **given: Any) -> None:
+    """Refuse what is for gated nets, or for anytime nets, only."""
+    for name, value in given.items():
+        for_gated = name == "group_size"
+        if value is not None and for_gated == anytime:
+            kind = "gated nets" if for_gated else "anytime nets"
+            raise ValueError(f"`{name}` is for {kind} only. Received: {name}={value!r}")
+
+
+def calibration_images(data: Any, shape: Shape, limit: int) -> np.ndarray:
+    """Images for an int8 file."""
+    if data is None:
+        raise ValueError(
+            "`quantization='int8'` needs `representative_data`: some hundred images, "
+            "0 to 255. Received: representative_data=None"
+        )
+    return take_images("representative_data", data, shape, limit)
+
+
+def parity_images(
+    data: Any, representative: Any, shape: Shape, input_type: str
+) -> tuple[np.ndarray, str] | None:
+    """Images to compare a file on, and what they are in words; None for False.
+
+    Args:
+        data: The user's; None: a few of `representative`, else random ones.
+        representative: An array, or None.
+        shape: Of one image.
+        input_type: "uint8" takes whole numbers.
+    """
+    if data is False:
+        return None
+    if data is not None:
+        return take_images("parity_data", data, shape), "images of `parity_data`"
+    if representative is not None:
+        words = "images of `representative_data`"
+        return representative[:PARITY_SAMPLES], words
+    rng = np.random.default_rng(0)
+    size = (PARITY_SAMPLES, *shape)
+    if len(shape) == 3 or input_type == "uint8":
+        return rng.integers(0, 256, size).astype("float32"), "random pictures"
+    return rng.normal(size=size).astype("float32"), "random inputs"
+
+
+def check_signatures(
+    known: set[str], steps: Sequence[str], wanted: Sequence[str]
+) -> None:
+    """Those that are kept must be there, and steps not lack one before them."""
+    if isinstance(wanted, str) or not wanted or set(wanted) - known:
+        raise ValueError(
+            f"`signatures` must be a list of one or more of {sorted(known)}. "
+            f"Received: signatures={wanted!r}"
+        )
+    kept = [name for name in steps if name in wanted]
+    missing = set(steps[: len(kept)]) - set(kept)
+    if missing:
+        raise ValueError(
+            f"`signatures` must hold every step before its last one, {kept[-1]!r}, too. "
+            f"Received: signatures={wanted!r}"
+        )
