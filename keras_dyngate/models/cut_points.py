@@ -17,7 +17,7 @@ from typing import Any
 import keras
 
 from keras_dyngate._graph import Part, Stretch, flat_graph, graph_of
-from keras_dyngate.cost.counter import call_macs, count_macs
+from keras_dyngate.cost.counter import count_macs, each_macs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +102,10 @@ def _places(model: Any) -> dict[str, _Place]:
     total, macs = profile.total + profile.controllers, 0
     places: dict[str, _Place] = {}
     alive: dict[int, str] = {}  # tensors that a later call needs, and who made them
+    costs = each_macs(graph.calls)
     for i, call in enumerate(graph.calls):
         name = call.path
-        macs += call_macs(call)
+        macs += costs[i]
         alive |= {id(x): name for x in call.outputs}
         alive = {x: maker for x, maker in alive.items() if last_use.get(x, -1) > i}
         if name in places:
