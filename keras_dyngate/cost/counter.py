@@ -38,7 +38,7 @@ def kernel_macs(
     """
     x = keras.KerasTensor((1, *input_shape[1:]), dtype=layer.input_dtype)
     counting = Counting()
-    counting.add(call_of(layer, x, path=layer.name, **options or {}))
+    counting.add_all([call_of(layer, x, path=layer.name, **options or {})])
     return None if counting.unknown else sum(row.macs for row in counting.rows)
 
 

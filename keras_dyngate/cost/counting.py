@@ -102,7 +102,10 @@ class Counting:
         if found is None:
             _check_sizes(layer, *shapes)
             inside.unknown.append(call.path)
-            if isinstance(layer, keras.Layer):
+            parent = entry_of(layer, inherited=True)
+            if parent is not None and call.outputs:
+                inside.add_row(call.path, int(parent(call)))
+            elif isinstance(layer, keras.Layer):
                 inside.add_all(as_built(layer, call.path))
         else:
             inside.add_repeated(found)

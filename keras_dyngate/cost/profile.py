@@ -32,9 +32,9 @@ class MacProfile:
         if self.gateable:
             parts.append(f"{self.gateable:,} gateable")
         if self.controllers:
-            parts.append(f"{self.controllers:,} in controllers")
+            parts.append(f"{self.controllers:,} controllers")
         if self.unknown:
-            parts.append(f"{len(self.unknown)} not counted")
+            parts.append(f"{len(self.unknown)} unknown")
         return f"MacProfile({', '.join(parts)})"
 
     @property

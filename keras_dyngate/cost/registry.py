@@ -74,16 +74,21 @@ def of_keras(operation: Any) -> bool:
     return type(operation).__module__.startswith("keras.")
 
 
-def entry_of(operation: Any) -> Count | None:
-    """What counts a layer or an operator; None where it has to be opened."""
+def entry_of(operation: Any, inherited: bool = False) -> Count | None:
+    """What counts a layer or an operator; None where it has to be opened.
+
+    Args:
+        operation: A layer or an operator.
+        inherited: Whether a class with a `call` of its own is taken for its parent.
+    """
+    kind = type(operation)
     if of_keras(operation) and not isinstance(operation, keras.Layer):
-        if ".linalg" in type(operation).__module__:
-            return OPERATORS.get(type(operation).__name__, uncounted)
-        return OPERATORS.get(type(operation).__name__, free)
-    for cls in type(operation).__mro__:
+        usual = uncounted if ".linalg" in kind.__module__ else free
+        return OPERATORS.get(kind.__name__, usual)
+    for cls in kind.__mro__:
         if cls in _ENTRIES:
-            same = type(operation).call is cls.call  # type: ignore[attr-defined]
-            return _ENTRIES[cls] if same or cls is type(operation) else None
+            same = kind.call is cls.call  # type: ignore[attr-defined]
+            return _ENTRIES[cls] if same or inherited or cls is kind else None
     return None
 
 

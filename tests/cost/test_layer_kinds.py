@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("numpy_initializers")
         (layers.Dense(6), (4,), 4 * 6),
         (layers.Dense(6), (5, 3, 4), 15 * 4 * 6),
         (layers.EinsumDense("abc,cd->abd", (None, 6)), (5, 4), 5 * 4 * 6),
-        (layers.EinsumDense("...x,xyz->...yz", (None, 3, 2)), (5, 4), 5 * 4 * 6),
+        (layers.EinsumDense("...x,xyz->...yz", (3, 2)), (5, 4), 5 * 4 * 6),
         (layers.EinsumDense("abc,c->abc", (5, 4)), (5, 4), 0),  # scaling, no sums
         (layers.BatchNormalization(), (5, 6, 4), 0),
         (layers.LayerNormalization(), (5, 6, 4), 0),

@@ -149,7 +149,7 @@ def test_layers_called_twice_cost_what_each_call_decides(numpy_initializers):
 class TestReprs:
     def test_a_profile_fits_a_line(self):
         assert repr(PROFILE) == (
-            "MacProfile(2,320 MACs, 1,280 gateable, 101 in controllers)"
+            "MacProfile(2,320 MACs, 1,280 gateable, 101 controllers)"
         )
         large = MacProfile(
             (
@@ -158,7 +158,7 @@ class TestReprs:
             ),
             unknown=("fft",),
         )
-        assert len(repr(large)) <= 88 and "1 not counted" in repr(large)
+        assert len(repr(large)) <= 88 and "1 unknown" in repr(large)
         assert repr(MacProfile(())) == "MacProfile(0 MACs)"
 
     def test_a_row_fits_a_line(self):
