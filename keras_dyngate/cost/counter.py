@@ -1,45 +1,22 @@
 """One counter for every model, static or dynamic.
 
-Plain Keras layers are counted from their kernels and the shapes they were called with;
-a dynamic layer gives its own rows (`mac_rows`). Nothing is run.
+Nothing is run, and nothing in the model is changed. What a layer or an operator costs
+stands in a registry, see `keras_dyngate.cost.registry`.
 """
 
 import dataclasses
 import math
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 
 from keras_dyngate._graph import Call, flat_graph
-from keras_dyngate.cost.mac_row import MacRow
+from keras_dyngate.cost.counting import Counting, options_of
+from keras_dyngate.cost.opening import as_built, built_for, call_of, opened
 from keras_dyngate.cost.profile import MacProfile
-
-_CONVS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-_TRANSPOSED = (
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-)
-_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
-_SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
-_OPTIONS = ("k", "first", "last")  # arguments of a call that its cost depends on
-_FREE = (keras.layers.BatchNormalization, keras.layers.Normalization)
-
-
-def _positions(layer: Any, shape: Any, name: str) -> int:
-    """Spatial positions of a channels-last or channels-first feature map."""
-    first = getattr(layer, "data_format", "channels_last") == "channels_first"
-    sides = shape[2:] if first else shape[1:-1]
-    if any(side is None for side in sides):
-        raise ValueError(
-            "MACs can be counted only for a known image size; build the model with "
-            f"`input_shape=(height, width, 3)`. Received: shape {tuple(shape)} at "
-            f"layer {name!r}"
-        )
-    return math.prod(sides)
+from keras_dyngate.cost.sizes import one_image
 
 
 def kernel_macs(
@@ -53,77 +30,69 @@ def kernel_macs(
         options: Which sub-network or slices a nested or sliced layer is called for.
 
     Returns:
-        An int; 0 for a layer without kernels; None for a kernel of an unknown kind.
-    """
-    if hasattr(layer, "kernel_macs"):
-        _positions(layer, input_shape, layer.name)
-        return int(layer.kernel_macs(input_shape, **options or {}))
-    if isinstance(layer, _TRANSPOSED):
-        size, shape = math.prod(layer.kernel.shape), input_shape
-    elif isinstance(layer, _SEPARABLE):
-        size = math.prod(layer.depthwise_kernel.shape)
-        size += math.prod(layer.pointwise_kernel.shape)
-        shape = layer.compute_output_shape(input_shape)
-    elif isinstance(layer, (*_CONVS, *_DEPTHWISE)):
-        size = math.prod(layer.kernel.shape)
-        shape = layer.compute_output_shape(input_shape)
-    elif isinstance(layer, keras.layers.Dense):
-        size, shape = math.prod(layer.kernel.shape), input_shape
-    elif any(len(weight.shape) > 1 for weight in layer.trainable_weights):
-        return None
-    else:
-        return 0
-    return size * _positions(layer, shape, layer.name)
-
-
-_Called = tuple[Any, Any, dict[str, int]]
-
-
-def _calls(model: Any) -> Iterator[_Called]:
-    """(layer, input shape, options) of every call as executed, nested models too."""
-    graph = flat_graph(model)
-    if graph is not None:
-        for call in graph.calls:
-            yield from _called(call)
-        return
-    for layer in model.layers:  # subclassed: each layer once, as it was built
-        config = layer.get_build_config() or {}
-        if isinstance(layer, keras.Model):
-            yield from _calls(layer)
-        elif config.get("input_shape") is not None:
-            yield layer, tuple(config["input_shape"]), {}
-
-
-def _called(call: Call) -> Iterator[_Called]:
-    if isinstance(call.operation, keras.Layer) and call.inputs:
-        options = {name: call.kwargs[name] for name in _OPTIONS if name in call.kwargs}
-        yield call.operation, tuple(call.inputs[0].shape), options
-
-
-def _rows(layer: Any, shape: Any, options: dict[str, int]) -> list[MacRow] | None:
-    """The rows of one call; None for a kernel of an unknown kind."""
-    if hasattr(layer, "mac_rows"):
-        _positions(layer, shape, layer.name)
-        return list(layer.mac_rows(shape))
-    macs = 0 if isinstance(layer, _FREE) else kernel_macs(layer, shape, options)
-    if macs is None:
-        return None
-    return [MacRow(layer.name, "", macs)] if macs else []
-
-
-def call_macs(call: Call) -> int:
-    """MACs of one call of a flat graph for one image.
-
-    Args:
-        call: As `keras_dyngate._graph.flat_graph` returns it.
-
-    Returns:
-        The sum of its rows in `count_macs`: everything open, controllers included.
+        An int, everything inside summed up; 0 for a layer without kernels; None where
+        something in it cannot be counted.
 
     Raises:
         ValueError: If the image size is unknown.
     """
-    return sum(row.macs for called in _called(call) for row in _rows(*called) or ())
+    x = keras.KerasTensor((1, *input_shape[1:]), dtype=layer.input_dtype)
+    counting = Counting()
+    counting.add_all([call_of(layer, x, path=layer.name, **options or {})])
+    return None if counting.unknown else sum(row.macs for row in counting.rows)
+
+
+def each_macs(calls: Iterable[Call]) -> list[int]:
+    """MACs of each call of a flat graph for one image, everything open.
+
+    Args:
+        calls: In the order of execution, from the model's inputs on, as
+            `keras_dyngate._graph.flat_graph` returns them.
+
+    Returns:
+        For each call the sum of its rows in `count_macs`, controllers included.
+
+    Raises:
+        ValueError: If the image size is unknown.
+    """
+    counting, found = Counting(), []
+    for call in one_image(calls):
+        start = len(counting.rows)
+        counting.add(call)
+        found.append(sum(row.macs for row in counting.rows[start:]))
+    return found
+
+
+def call_macs(call: Call) -> int:
+    """MACs of one call of a flat graph for one image; see `each_macs`."""
+    return each_macs([call])[0]
+
+
+def part_profile(calls: Iterable[Call]) -> MacProfile:
+    """MACs of some calls of a flat graph for one image, without a warning."""
+    counting = Counting()
+    counting.add_all(calls)
+    return counting.profile()
+
+
+def _model_calls(model: Any) -> tuple[list[Call], tuple[str, ...]]:
+    """The calls a model is made of; its name where they cannot be told for certain."""
+    graph = flat_graph(model)
+    if graph is not None:
+        return list(graph.calls), ()
+    args = [
+        keras.tree.map_shape_structure(
+            lambda shape: keras.KerasTensor((1, *shape[1:]), dtype=model.input_dtype),
+            shapes,
+        )
+        for shapes in built_for(model)
+    ]
+    if args:
+        tensors = tuple(keras.tree.flatten(args))
+        found = opened(Call(model, "", tuple(args), {}, tensors, (), ()))
+        if found is not None:
+            return [call for call, _ in found], ()
+    return as_built(model, ""), (model.name,)
 
 
 def used_parameters(model: keras.Model) -> int:
@@ -136,8 +105,13 @@ def used_parameters(model: keras.Model) -> int:
         model: A built Keras model.
     """
     found: dict[int, int] = {}
-    for layer, shape, options in _calls(model):
+    for call in _model_calls(model)[0]:
+        layer = call.operation
+        if not isinstance(layer, keras.Layer):
+            continue
         if hasattr(layer, "used_parameters"):
+            shape = tuple(call.inputs[0].shape)
+            options = options_of(call, layer.used_parameters)
             count = layer.used_parameters(shape, **options)
         else:
             count = sum(math.prod(weight.shape) for weight in layer.trainable_weights)
@@ -145,54 +119,49 @@ def used_parameters(model: keras.Model) -> int:
     return sum(found.values())
 
 
-def count_macs(model: keras.Model) -> MacProfile:
-    """Count the multiply-adds of a model for one image.
+def model_profile(model: Any) -> MacProfile:
+    """`count_macs` without checks and without a warning."""
+    if hasattr(model, "mac_profile"):
+        return model.mac_profile()
+    calls, unknown = _model_calls(model)
+    profile = part_profile(calls)
+    return dataclasses.replace(profile, unknown=(*unknown, *profile.unknown))
 
-    Convolution and dense kernels count; biases, normalization, activations and pooling
-    cost 0. Controllers are listed apart.
+
+def count_macs(model: keras.Model) -> MacProfile:
+    """Count the multiply-adds (MACs) of a model for one image.
+
+    Kernels count (convolutions, dense and recurrent layers), and products of tensors
+    that are summed up (attention, `matmul`, `einsum`). Biases, normalization,
+    activations, pooling and element by element arithmetic cost 0. Layers that hold
+    layers, and nested models, are opened. Controllers are listed apart. Whether a layer
+    is trainable makes no difference.
+
+    A layer of one's own that calls what Keras does not see is counted with
+    `keras_dyngate.cost.register_macs`, or by a method
+    `kernel_macs(input_shape)` that returns its MACs for one image.
 
     Args:
-        model: A built Keras model whose image size is known.
+        model: A built Keras model whose image size is known; of any rank, with any
+            number of inputs.
 
     Returns:
-        A `MacProfile`.
+        A `MacProfile`; its `unknown` names what could not be counted, and one warning
+        says so.
 
     Raises:
-        ValueError: If the model is not built, or its image size is unknown.
+        ValueError: If the model is not built, its image size is unknown, or it holds a
+            net with early exits.
     """
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(
             f"`model` must be a built keras.Model. Received: {type(model).__name__}"
         )
-    if hasattr(model, "mac_profile"):
-        return model.mac_profile()
-    return calls_profile(_calls(model))
-
-
-def part_profile(calls: Iterable[Call]) -> MacProfile:
-    """MACs of some calls of a flat graph for one image."""
-    return calls_profile(found for call in calls for found in _called(call))
-
-
-def calls_profile(called: Iterable[_Called]) -> MacProfile:
-    rows: list[MacRow] = []
-    unknown = []
-    calls: Counter[str] = Counter()
-    for layer, shape, options in called:
-        found = _rows(layer, shape, options)
-        if found is None:
-            unknown.append(layer.name)
-            continue
-        if hasattr(layer, "mac_rows"):
-            calls[layer.name] += 1  # named as `_hooks.record` names decisions
-            name = layer.name
-            if calls[name] > 1:
-                name = f"{name}:{calls[name]}"
-            found = [dataclasses.replace(row, layer=name) for row in found]
-        rows.extend(found)
-    if unknown:
+    profile = model_profile(model)
+    if profile.unknown:
         warnings.warn(
-            f"MACs of these layers are not counted, their kind is unknown: {unknown}",
+            "MACs of these are not counted, their kind is unknown (see "
+            f"keras_dyngate.cost.register_macs): {list(profile.unknown)}",
             stacklevel=2,
         )
-    return MacProfile(tuple(rows))
+    return profile

@@ -1,7 +1,6 @@
 """The row of a MAC table: one kernel, its multiply-adds, and the decisions it is under.
 
-Only convolution and dense kernels count: one multiply-add is one MAC; biases,
-normalization, activations and pooling cost 0.
+One multiply-add is one MAC. What counts and what does not: see `count_macs`.
 """
 
 import dataclasses
@@ -63,13 +62,14 @@ class Gating:
         return is_open.sum(axis=-1, dtype=np.int64), groups
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class MacRow:
     """MACs of one kernel for one image, everything open.
 
     Attributes:
-        layer: Name of the layer that the model holds (a block, or a plain layer); the
-            second call of a block is "name:2", as in its decisions.
+        layer: Name of a block that decides; its second call is "name:2", as in its
+            decisions. Of a plain layer or an operator its path: inside of a nested
+            model or another layer "mobilenetv2/Conv1".
         kernel: The kernel inside it ("conv1", "channel_gate"), or "" for the layer.
         macs: Multiply-adds with everything open.
         gatings: Decisions of the same layer that the cost is proportional to.
@@ -84,6 +84,17 @@ class MacRow:
     gatings: tuple[Gating, ...] = ()
     controller: bool = False
     stage: int = 0
+
+    def __repr__(self) -> str:
+        parts = [repr(self.name), f"{self.macs:,} MACs"]
+        if self.gatings:
+            keys = (gating.key for gating in self.gatings)
+            parts.append(f"under {' and '.join(dict.fromkeys(keys))}")
+        if self.controller:
+            parts.append("controller")
+        if self.stage:
+            parts.append(f"from exit {self.stage} on")
+        return f"MacRow({', '.join(parts)})"
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from keras_dyngate.cost.mac_row import MacRow
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class MacProfile:
     """MACs of a model for one image.
 
@@ -19,11 +19,23 @@ class MacProfile:
             included.
         per_step: Of an anytime net, MACs of going on from sub-network k - 1 to k, the
             head of k included.
+        unknown: What could not be counted, by path: its MACs are missing.
     """
 
     layers: tuple[MacRow, ...]
     per_subnetwork: tuple[int, ...] = ()
     per_step: tuple[int, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        parts = [f"{self.total:,} MACs"]
+        if self.gateable:
+            parts.append(f"{self.gateable:,} gateable")
+        if self.controllers:
+            parts.append(f"{self.controllers:,} controllers")
+        if self.unknown:
+            parts.append(f"{len(self.unknown)} unknown")
+        return f"MacProfile({', '.join(parts)})"
 
     @property
     def total(self) -> int:

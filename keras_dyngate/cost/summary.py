@@ -10,14 +10,26 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from keras_dyngate._graph import graph_of
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.cost.counter import count_macs
+from keras_dyngate.cost.opening import built_for
 from keras_dyngate.cost.profile import MacProfile
 
 
 def _milliseconds(model: keras.Model, repeats: int = 5) -> float:
     """Median time of `predict_on_batch` on one image, ms."""
-    image = np.zeros((1, *model.input_shape[1:]), "float32")
+    graph = graph_of(model)
+    if graph is not None:  # in the form that it takes
+        image = keras.tree.map_structure(
+            lambda x: np.zeros((1, *x.shape[1:]), x.dtype), graph.input
+        )
+    elif hasattr(model, "input_shape"):
+        image = np.zeros((1, *model.input_shape[1:]), "float32")
+    else:
+        image = keras.tree.map_shape_structure(
+            lambda shape: np.zeros((1, *shape[1:]), "float32"), built_for(model)[0]
+        )
     model.predict_on_batch(image)
     times = []
     for _ in range(repeats):
@@ -59,7 +71,7 @@ def summary(
     """Print a model's MACs per layer beside its measured time.
 
     Args:
-        model: A built model of known image size.
+        model: A built model of known image size, of any rank, with any inputs.
         decisions: As `decide` returns them; then the table also gives what the samples
             executed on average.
         measure: Time one image in Keras (batch 1, the running backend, this machine).
@@ -92,6 +104,8 @@ def summary(
     console.print(table)
     for line in console.file.getvalue().splitlines():  # type: ignore[attr-defined]
         print_fn(line)
+    if profile.unknown:
+        print_fn(f"Not counted: {', '.join(profile.unknown)}")
     if profile.per_subnetwork:
         _print_subnetworks(model, profile, measure, print_fn)
     if measure:

@@ -21,7 +21,8 @@ from keras import ops
 from keras_dyngate._checks import member
 from keras_dyngate._registration import serializable
 from keras_dyngate._saving import refuse_legacy_file
-from keras_dyngate.cost import MacProfile, count_macs, used_parameters
+from keras_dyngate.cost import MacProfile, used_parameters
+from keras_dyngate.cost.counter import model_profile
 from keras_dyngate.losses.anytime_accuracy import anytime_accuracies
 from keras_dyngate.losses.anytime_loss import AnytimeLoss
 from keras_dyngate.models.anytime_config import AnytimeConfig
@@ -287,11 +288,13 @@ class AnytimeModel(keras.Model):
 
     def mac_profile(self) -> MacProfile:
         """MACs of the largest sub-network by layer, and of all; `count_macs` asks it."""
-        profiles = [count_macs(self._scores(k)) for k in range(1, self.subnetworks + 1)]
+        nets = [self._scores(k) for k in range(1, self.subnetworks + 1)]
+        profiles = [model_profile(net) for net in nets]
         return MacProfile(
             profiles[-1].layers,
             per_subnetwork=tuple(profile.total for profile in profiles),
-            per_step=tuple(count_macs(step).total for step in self.steps()),
+            per_step=tuple(model_profile(step).total for step in self.steps()),
+            unknown=profiles[-1].unknown,
         )
 
     # Saving

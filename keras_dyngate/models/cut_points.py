@@ -16,7 +16,7 @@ import keras
 
 from keras_dyngate._graph import FlatGraph, flat_graph
 from keras_dyngate._logits import is_softmax, squashing_call
-from keras_dyngate.cost.counter import call_macs
+from keras_dyngate.cost.counter import each_macs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ def places(graph: FlatGraph) -> dict[str, Place]:
     last_use = {id(x): i for i, call in enumerate(calls) for x in call.inputs}
     last_use[id(graph.outputs[0])] = len(calls)
     times = Counter(call.path for call in calls)
-    costs = [call_macs(call) for call in calls]
+    costs = each_macs(calls)
     macs, total = 0, sum(costs)
 
     def place(name: str, index: int, tensor: Any, problem: str | None) -> Place:

@@ -194,13 +194,13 @@ class EarlyExitModel(DynamicPrediction):
 
     def mac_profile(self) -> MacProfile:
         """MACs of every row, with the stage that spends them; `count_macs` asks it."""
-        return MacProfile(
-            tuple(
-                dataclasses.replace(row, stage=index)
-                for index, profile in enumerate(self._parts.profiles)
-                for row in profile.layers
-            )
+        profiles = self._parts.profiles
+        rows = tuple(
+            dataclasses.replace(row, stage=index)
+            for index, profile in enumerate(profiles)
+            for row in profile.layers
         )
+        return MacProfile(rows, unknown=tuple(x for p in profiles for x in p.unknown))
 
     # Training: `fit` is joint, see `JointTraining`
 

@@ -45,11 +45,12 @@ class Stage(keras.Model):
 
     def profile(self) -> MacProfile:
         """MACs of this stage alone, its gate among the controllers."""
-        rows = list(part_profile(self.part.stretch.calls).layers)
+        found = part_profile(self.part.stretch.calls)
+        rows = list(found.layers)
         if self.gate is not None:
             macs = self.gate.kernel_macs(self.part.output_shape)
             rows.append(MacRow(self.gate.name, "", macs, controller=True))
-        return MacProfile(tuple(rows))
+        return MacProfile(tuple(rows), unknown=found.unknown)
 
 
 @dataclasses.dataclass

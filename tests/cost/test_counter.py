@@ -4,7 +4,6 @@ import pytest
 
 import keras_dyngate as kd
 from keras_dyngate.cost import used_parameters
-from keras_dyngate.cost.counter import kernel_macs
 
 pytestmark = pytest.mark.usefixtures("numpy_initializers")
 
@@ -113,49 +112,6 @@ def test_mobilenet_v2_against_its_table():
     assert profile.gateable == profile.controllers == 0
 
 
-@pytest.mark.parametrize(
-    ("make", "shape", "macs"),
-    [
-        (lambda: keras.layers.Conv1D(4, 3), (9, 2), 7 * 3 * 2 * 4),
-        (lambda: keras.layers.Conv2D(6, 3, groups=2), (5, 6, 4), 12 * 9 * 2 * 6),
-        (
-            lambda: keras.layers.Conv2D(6, 3, strides=2, padding="same"),
-            (5, 6, 4),
-            9 * 9 * 4 * 6,
-        ),
-        (
-            lambda: keras.layers.Conv2D(6, 3, dilation_rate=2),
-            (7, 6, 4),
-            3 * 2 * 9 * 4 * 6,
-        ),
-        (lambda: keras.layers.Conv3D(2, 2), (3, 3, 3, 4), 8 * 8 * 4 * 2),
-        (
-            lambda: keras.layers.DepthwiseConv2D(3, depth_multiplier=2),
-            (5, 6, 4),
-            12 * 9 * 4 * 2,
-        ),
-        (
-            lambda: keras.layers.SeparableConv2D(6, 3),
-            (5, 6, 4),
-            12 * (9 * 4 + 4 * 6),
-        ),
-        (
-            lambda: keras.layers.Conv2DTranspose(6, 2, strides=2),
-            (5, 6, 4),
-            30 * 4 * 4 * 6,
-        ),
-        (lambda: keras.layers.Dense(6), (4,), 4 * 6),
-        (lambda: keras.layers.Dense(6), (5, 3, 4), 15 * 4 * 6),
-        (lambda: keras.layers.BatchNormalization(), (5, 6, 4), 0),
-        (lambda: keras.layers.MaxPooling2D(), (5, 6, 4), 0),
-    ],
-)
-def test_plain_layers(make, shape, macs):
-    layer = make()
-    layer.build((None, *shape))
-    assert kernel_macs(layer, (None, *shape)) == macs
-
-
 class TestModels:
     def chain(self):
         return [
@@ -214,12 +170,109 @@ class TestModels:
         keras.Model(other, conv(other))
         assert kd.count_macs(keras.Model(image, conv(image))).total == 64 * 9
 
-    def test_unknown_kernels_are_told(self):
+    def test_what_is_frozen_counts_the_same(self):
         image = keras.Input((5, 4))
-        x = keras.layers.EinsumDense("abc,cd->abd", (5, 3), name="odd")(image)
+        x = keras.layers.MultiHeadAttention(2, 3)(image, image)
         model = keras.Model(image, keras.layers.Dense(2)(x))
-        with pytest.warns(UserWarning, match=r"not counted.*\['odd'\]"):
-            assert kd.count_macs(model).total == 5 * 3 * 2
+        profile = kd.count_macs(model)
+        # Three projections to 2 x 3, scores, weighted values, and back to 4.
+        heads = 3 * 5 * 4 * 6 + 2 * 5 * 5 * 6 + 5 * 6 * 4
+        assert profile.total == heads + 5 * 4 * 2
+        model.trainable = False
+        assert kd.count_macs(model) == profile
+
+    def test_inputs_of_any_rank(self):
+        series = keras.Input((9, 2), name="series")
+        words = keras.Input((4,), dtype="int32", name="words")
+        x = keras.layers.GlobalMaxPooling1D()(keras.layers.Conv1D(5, 3)(series))
+        y = keras.layers.LSTM(3)(keras.layers.Embedding(10, 6)(words))
+        x = keras.layers.Dense(2)(keras.layers.Concatenate()([x, y]))
+        model = keras.Model({"series": series, "words": words}, x)
+        profile = kd.count_macs(model)
+        assert [row.macs for row in profile.layers] == [
+            7 * 3 * 2 * 5,
+            4 * 4 * 3 * (6 + 3),
+            8 * 2,
+        ]
+        assert profile.unknown == ()
+
+    def test_a_nested_base_of_open_size(self):
+        base = keras.applications.MobileNetV2(
+            weights=None, include_top=False, alpha=0.35
+        )
+        image = keras.Input((32, 32, 3))
+        open_size = kd.count_macs(keras.Model(image, base(image)))
+        known = keras.applications.MobileNetV2(
+            weights=None, include_top=False, alpha=0.35, input_shape=(32, 32, 3)
+        )
+        expected = [row.macs for row in kd.count_macs(known).layers]
+        assert [row.macs for row in open_size.layers] == expected
+        assert open_size.layers[0].name == f"{base.name}/Conv1"
+        with pytest.raises(ValueError, match="known image size.*at layer 'Conv1'"):
+            kd.count_macs(base)
+
+    def test_blocks_keep_the_names_of_their_decisions_inside_of_other_models(self):
+        gate = kd.BinaryGate(4, hidden=3)
+        block = kd.GatedBasicBlock(4, channel_gate=gate, name="b")
+        inner = keras.Sequential([keras.Input((4, 4, 4)), block], name="inner")
+        image = keras.Input((4, 4, 4))
+        model = keras.Model(image, inner(inner(image)))
+        decisions = kd.decide(model, np.ones((2, 4, 4, 4), "float32"))
+        profile = kd.count_macs(model)
+        keys = {f"{r.layer}/{g.key}" for r in profile.layers for g in r.gatings}
+        assert keys == set(decisions) == {"b/channel", "b:2/channel"}
+        assert profile.of(decisions).shape == (2,)
+
+    def test_a_net_with_exits_inside_of_another_model_is_refused(self):
+        trunk = keras.Sequential(
+            [
+                keras.Input((6, 6, 3)),
+                keras.layers.Conv2D(4, 3),
+                keras.layers.Conv2D(4, 3),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(3),
+            ]
+        )
+        exits = kd.add_decision_gates(trunk, [kd.cut_points(trunk)[0].layer])
+        image = keras.Input((6, 6, 3))
+        model = keras.Model(image, exits(image))
+        message = f"early exits.*count it alone.*EarlyExitModel '{exits.name}'"
+        with pytest.raises(ValueError, match=message):
+            kd.count_macs(model)
+
+    def test_a_net_with_sub_networks_inside_of_another_model(self):
+        net = kd.sliced_resnet(
+            blocks=1, width=8, subnetworks=2, input_shape=(8, 8, 3), classes=3
+        )
+        image = keras.Input((8, 8, 3))
+        inside = kd.count_macs(keras.Model(image, net(image)))
+        alone = kd.count_macs(net)
+        # All of it runs: the largest, and the head of the smaller one, 16 channels wide.
+        assert inside.total == alone.per_subnetwork[-1] + 16 * 3
+
+
+class TestUnknown:
+    def model(self):
+        image = keras.Input((4, 4))
+        x = keras.layers.Dense(4)(image)
+        x = keras.ops.cholesky(x)
+        return keras.Model(image, keras.layers.Dense(2)(x + x))
+
+    def test_is_said_once_and_in_the_profile(self):
+        model = self.model()
+        with pytest.warns(UserWarning, match=r"not counted.*\['cholesky") as caught:
+            profile = kd.count_macs(model)
+        assert len(caught) == 1
+        assert profile.total == 4 * 4 * 4 + 4 * 4 * 2
+        (name,) = profile.unknown
+        assert name.startswith("cholesky")
+        assert "1 unknown" in repr(profile)
+
+    def test_is_printed(self):
+        lines = []
+        with pytest.warns(UserWarning, match="not counted"):
+            kd.summary(self.model(), measure=False, print_fn=lines.append)
+        assert any(line.startswith("Not counted: cholesky") for line in lines)
 
 
 class TestParts:

@@ -144,3 +144,25 @@ def test_layers_called_twice_cost_what_each_call_decides(numpy_initializers):
     whole = gates + 4 * per_channel * ((first > 0) * 1 + (second > 0) * 1)
     for size in (4, {"b": 4}):
         assert profile.of(decisions, size).tolist() == whole.tolist()
+
+
+class TestReprs:
+    def test_a_profile_fits_a_line(self):
+        assert repr(PROFILE) == (
+            "MacProfile(2,320 MACs, 1,280 gateable, 101 controllers)"
+        )
+        large = MacProfile(
+            (
+                MacRow("a", "conv", 9_999_999_999, (Gating("channel", 8),)),
+                MacRow("a", "gate", 999_999, controller=True),
+            ),
+            unknown=("fft",),
+        )
+        assert len(repr(large)) <= 88 and "1 unknown" in repr(large)
+        assert repr(MacProfile(())) == "MacProfile(0 MACs)"
+
+    def test_a_row_fits_a_line(self):
+        row = MacRow("a", "conv1", 1080, (Gating("layer"), Gating("channel", 8)))
+        assert repr(row) == "MacRow('a/conv1', 1,080 MACs, under layer and channel)"
+        row = MacRow("exit1", "", 50, controller=True, stage=1)
+        assert repr(row) == "MacRow('exit1', 50 MACs, controller, from exit 1 on)"

@@ -1,5 +1,7 @@
 import re
 
+import keras
+import numpy as np
 import pytest
 
 import keras_dyngate as kd
@@ -76,3 +78,23 @@ def test_sub_networks_are_printed_with_their_time():
         assert f"{profile.per_step[k - 1]:,} MACs from the one before" in line
         assert float(re.search(r"([\d.]+) ms", line).group(1)) > 0
     assert f"{profile.per_subnetwork[-1]:,}" in cells(lines, "total")
+
+
+def test_several_inputs_and_a_model_without_a_graph_are_measured():
+    left, right = keras.Input((4,)), keras.Input((3, 2))
+    x = keras.layers.Dense(2)(left) + keras.layers.Dense(2)(right)[:, 0]
+
+    class Net(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(2)
+
+        def call(self, x):
+            return self.dense(x)
+
+    plain = Net()
+    plain(np.zeros((3, 4), "float32"))
+    for model, macs in ((keras.Model([left, right], x), 8 + 12), (plain, 8)):
+        lines = []
+        assert kd.summary(model, print_fn=lines.append).total == macs
+        assert any("ms per image" in line for line in lines)
