@@ -9,7 +9,6 @@ import pytest
 import keras_dyngate as kd
 from keras_dyngate._backend import before_assign
 from keras_dyngate._walk import controllers
-from tests.backend_utils import BACKEND
 
 IMAGES = np.random.default_rng(0).normal(size=(12, 4, 4, 3)).astype("float32")
 LABELS = np.arange(12) % 3
@@ -174,7 +173,6 @@ def test_a_net_within_the_one_that_is_fitted():
     assert found[0] == found[1]
 
 
-@pytest.mark.skipif(BACKEND == "jax", reason="slow there, and no other code")
 def test_a_net_comes_down_to_its_budget():
     model = make(2.0, blocks=2, rate=0.3)
     budget = kd.MacBudget(0.5, IMAGES, every=2)
