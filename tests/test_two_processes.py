@@ -61,11 +61,14 @@ np.savez(f"{out}_weights.npz", loss=history.history["loss"], price=budget.price,
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(BACKEND != "jax", reason="several processes need JAX")
 def test_two_processes_train_as_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    # Held while the test runs, so that no other process is given the same port.
+    port = socket.socket()
+    port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    port.bind(("localhost", 0))
+    address = f"localhost:{port.getsockname()[1]}"
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -82,11 +85,12 @@ def test_two_processes_train_as_one(tmp_path):
         for name, arguments in hosts.items()
     }
     found = {}
-    for name, process in running.items():
-        _, stderr = process.communicate(timeout=500)
-        assert process.returncode == 0, stderr[-3000:]
-        with np.load(tmp_path / f"{name}_weights.npz") as file:
-            found[name] = {key: file[key] for key in file.files}
+    with port:
+        for name, process in running.items():
+            _, stderr = process.communicate(timeout=500)
+            assert process.returncode == 0, stderr[-3000:]
+            with np.load(tmp_path / f"{name}_weights.npz") as file:
+                found[name] = {key: file[key] for key in file.files}
     for name, expected in found["one"].items():
         np.testing.assert_array_equal(found["a"][name], found["b"][name])
         scale = np.abs(expected).max()

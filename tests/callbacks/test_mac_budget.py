@@ -9,7 +9,6 @@ import pytest
 import keras_dyngate as kd
 from keras_dyngate._backend import before_assign
 from keras_dyngate._walk import controllers
-from tests.backend_utils import BACKEND
 
 IMAGES = np.random.default_rng(0).normal(size=(12, 4, 4, 3)).astype("float32")
 LABELS = np.arange(12) % 3
@@ -262,7 +261,6 @@ def test_data_of_unknown_length_needs_the_number_of_steps():
     np.testing.assert_allclose(asked, [1 - 0.5 / 3, 1 - 1 / 3, 0.5], rtol=1e-12)
 
 
-@pytest.mark.skipif(BACKEND == "jax", reason="slow there, and no other code")
 def test_a_net_comes_down_to_its_budget():
     model = make(2.0, blocks=2, rate=0.3)
     budget = kd.MacBudget(0.5, IMAGES, every=2)

@@ -22,6 +22,7 @@ from tests.export.nets import only_builtins  # noqa: E402
 from tests.stubs import images, outputs, randomize  # noqa: E402
 
 pytestmark = [
+    pytest.mark.heavy,
     pytest.mark.skipif(
         keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
     ),

@@ -26,9 +26,12 @@ from tests.export.nets import (  # noqa: E402
     with_exits,
 )
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
-)
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
+    ),
+]
 
 X = tinted(40)
 BLOCKS = ("block1", "block2")

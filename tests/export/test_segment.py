@@ -22,9 +22,12 @@ from keras_dyngate.models.pspnet import (  # noqa: E402
 from keras_dyngate.runtime import flatbuffer  # noqa: E402
 from tests.export.nets import enliven, only_builtins  # noqa: E402
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
-)
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
+    ),
+]
 
 SHAPE, CLASSES = (21, 27, 3), 5
 TYPES = {

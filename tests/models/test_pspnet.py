@@ -16,7 +16,10 @@ from keras_dyngate.models.resnet import ARCHITECTURES, Architecture, build_resne
 from tests import reference
 from tests.stubs import images, outputs, randomize
 
-pytestmark = pytest.mark.usefixtures("numpy_initializers", "tiny")
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.usefixtures("numpy_initializers", "tiny"),
+]
 
 SMALL = {"input_shape": (50, 67, 3), "width": 1 / 32}
 NET = {**SMALL, "classes": 5, "bins": (1, 2)}
@@ -24,8 +27,6 @@ GATED = {**NET, "channel_gate": "binary", "layer_gate": "binary", "gate_groups":
 TINY = Architecture(
     (1, 1, 2, 2), GatedBottleneckBlock, (64, 128, 256, 512), "imagenet", "projection"
 )
-ON_JAX = keras.backend.backend() == "jax"  # which compiles every shape
-slow_on_jax = pytest.mark.skipif(ON_JAX, reason="the backend makes no difference")
 to_numpy = ops.convert_to_numpy
 
 
@@ -102,7 +103,7 @@ def test_from_the_trunk_to_the_pixels():
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [pytest.param((64, 96), marks=slow_on_jax), (50, 67)])
+@pytest.mark.parametrize("size", [(64, 96), (50, 67)])
 def test_the_trunk_computes_what_the_classifier_does(size):
     """Every fourth place of the dilated trunk's map is the classifier's map."""
     shape = {"input_shape": (*size, 3), "width": 1 / 32}
@@ -143,7 +144,7 @@ def test_gates_decide_and_cost():
     shortcuts = first * 16 + later * (8 * 16 + 16 * 32 + 32 * 64)
     assert profile.ungated == stem + shortcuts + cells + head
     ends = {0.0: profile.ungated, 1.0: profile.total}
-    for rate in (0.0,) if ON_JAX else (0.0, 1.0):
+    for rate in (0.0, 1.0):
         with kd.force_open_rate(model, rate):
             decisions = kd.decide(model, x)
         assert decisions["stage4_block2/channel_2"].shape == (3, 2)
@@ -191,7 +192,6 @@ def test_the_trunk_of_a_classifier(tmp_path):
         kd.pspnet50(weights=tmp_path / "trunk.npz", **NET)
 
 
-@slow_on_jax
 def test_packed_blocks_keep_their_dilation():
     options = {**NET, "channel_gate": "binary", "width": 1 / 16}
     model = randomize(kd.gated_pspnet50(**options))
@@ -246,10 +246,9 @@ def test_mixed_precision(dtype_policy):
     model = kd.gated_pspnet50(**GATED)
     assert model.get_layer("head_conv").compute_dtype == "bfloat16"
     assert model.output.dtype == "float32"
-    if not ON_JAX:
-        logits = model(images(1, 50, 67, 3), training=False)
-        assert keras.backend.standardize_dtype(logits.dtype) == "float32"
-        assert np.isfinite(to_numpy(logits)).all()
+    logits = model(images(1, 50, 67, 3), training=False)
+    assert keras.backend.standardize_dtype(logits.dtype) == "float32"
+    assert np.isfinite(to_numpy(logits)).all()
 
 
 @pytest.mark.parametrize(
