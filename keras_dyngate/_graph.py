@@ -217,7 +217,7 @@ def flat_graph(
     graph = graph_of(model)
     if graph is None:
         return None
-    shapes = input_shapes or [None] * len(graph.inputs)
+    shapes: Sequence[Any] = input_shapes or [None] * len(graph.inputs)
     inputs = [_like(x, shape) for x, shape in zip(graph.inputs, shapes, strict=True)]
     flat = _Flattening()
     outputs = flat.open(graph, inputs, "", None)

@@ -133,9 +133,9 @@ class TestPart:
         call = last.stretch.calls[-1]
         other = Part(
             last.stretch,
-            lambda made: (lambda x: 2.0 * call.operation(x))
-            if made is call
-            else made.operation,
+            lambda made: (
+                (lambda x: 2.0 * call.operation(x)) if made is call else made.operation
+            ),
         )
         x = images(2, 5, 5, 4)
         np.testing.assert_allclose(outputs(other, x), 2 * outputs(last, x), rtol=1e-6)

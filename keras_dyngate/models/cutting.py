@@ -1,7 +1,7 @@
 """Cutting a classifier at chosen cut points: what a user means, and the stages.
 
-    names = resolve_cuts(model, [base.get_layer("block_6_expand_relu"), "top_relu"])
-    first, second, last = split(model, names)
+names = resolve_cuts(model, [base.get_layer("block_6_expand_relu"), "top_relu"])
+first, second, last = split(model, names)
 """
 
 import difflib

@@ -82,7 +82,9 @@ def _items(x: Any, steps: int | None) -> Iterable[Any]:
     if isinstance(x, keras.utils.PyDataset):
         count = x.num_batches
         endless = count is None
-        found: Iterable[Any] = (x[i] for i in (itertools.count() if endless else range(count)))
+        found: Iterable[Any] = (
+            x[i] for i in (itertools.count() if endless else range(count))
+        )
     else:
         if callable(x) and not hasattr(x, "__iter__"):
             x = x()
@@ -96,8 +98,7 @@ def _items(x: Any, steps: int | None) -> Iterable[Any]:
         found = x
     if endless and steps is None:
         raise ValueError(
-            "`x` must come to an end: this dataset repeats for ever. "
-            f"Received: x={x!r}"
+            f"`x` must come to an end: this dataset repeats for ever. Received: x={x!r}"
         )
     return found
 

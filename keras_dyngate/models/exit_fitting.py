@@ -179,9 +179,7 @@ def fit_gate(
     steps = epochs * -(-len(inputs) // batch_size)
     rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     linear.compile(keras.optimizers.Adam(rate), gate.loss())
-    linear.fit(
-        inputs, labels, batch_size, epochs, verbose=0, sample_weight=weights
-    )
+    linear.fit(inputs, labels, batch_size, epochs, verbose=0, sample_weight=weights)
 
     scores = linear.predict(inputs, batch_size=4096, verbose=0)
     kernel, bias = (ops.convert_to_numpy(v).astype("float64") for v in dense.weights)
@@ -200,7 +198,8 @@ class _Said(DecisionModel):
     """What every exit says of a batch, nobody leaving, and what was decided."""
 
     def call(self, x: Any, training: bool | None = None) -> dict[str, Any]:
-        scores, decisions = [], {}
+        scores: list[Any] = []
+        decisions: dict[str, Any] = {}
         for stage in self.inner.raw_stages:
             found = stage(x, training=False)
             x = found["features"]

@@ -49,7 +49,7 @@ class DynamicPrediction(JointTraining):
             )
         return found
 
-    def predict(  # type: ignore[override]
+    def predict(
         self,
         x: Any,
         batch_size: int | None = None,
@@ -201,9 +201,7 @@ class DynamicPrediction(JointTraining):
         def images() -> Iterator[Any]:
             for batch in data:
                 if batch.y is None:
-                    raise ValueError(
-                        "`y` must be given with images. Received: y=None"
-                    )
+                    raise ValueError("`y` must be given with images. Received: y=None")
                 truth.append(class_indices(batch.y, classes))
                 yield batch.x
 

@@ -101,7 +101,7 @@ class TestConfidence:
         np.testing.assert_array_equal(found, self.SCORES.max(axis=1))
 
     def test_distance(self):
-        """From the hyperplane of a single class, on either side, then the largest of many."""
+        """From the one hyperplane, on either side, then the largest of many."""
         gate = built(DecisionGate(1, confidence="distance"), (4,))
         kernel, bias = (to_numpy(v).ravel() for v in gate.dense.weights)
         normal = kernel / np.linalg.norm(kernel)

@@ -542,7 +542,12 @@ class TestNested:
         plus = base.operations[3]
         assert type(plus).__name__ == "Add"
         outer = {layer.name: layer for layer in model.layers}
-        for item in ("base/stem", "stem", base.get_layer("stem"), kd.cut_points(model)[0]):
+        for item in (
+            "base/stem",
+            "stem",
+            base.get_layer("stem"),
+            kd.cut_points(model)[0],
+        ):
             assert resolve_cuts(model, [item]) == ["base/stem"]
         for item in (plus.name, plus, plus.output):
             assert resolve_cuts(model, [item]) == [f"base/{plus.name}"]

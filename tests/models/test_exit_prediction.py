@@ -140,7 +140,10 @@ Y = np.arange(N) % 3
 
 def dataset(with_weights=False):
     parts = [slice(0, 10), slice(10, 20), slice(20, N)]
-    return [(X[p], Y[p], np.ones(len(Y[p]))) if with_weights else (X[p], Y[p]) for p in parts]
+    return [
+        (X[p], Y[p], np.ones(len(Y[p]))) if with_weights else (X[p], Y[p])
+        for p in parts
+    ]
 
 
 class Listed(keras.utils.PyDataset):
