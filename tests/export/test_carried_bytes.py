@@ -130,4 +130,6 @@ def test_float_files_stay_as_they_are():
     content = convert(functions, None)
     model = flatbuffer.read(content)
     carry_bytes(model, STEPS)
-    assert flatbuffer.op_counts(flatbuffer.write(model)) == flatbuffer.op_counts(content)
+    assert flatbuffer.op_counts(flatbuffer.write(model)) == flatbuffer.op_counts(
+        content
+    )

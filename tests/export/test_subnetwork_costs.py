@@ -107,5 +107,7 @@ def test_bytes_that_are_carried(rows):
 def test_text(rows):
     step, alone = str(rows["step_2"]), str(rows["classify_k1"])
     assert step.startswith("step_2: 2 MACs, ")
-    assert re.search(r"carries 2,304 bytes in and 3,456 out \(copied in 0\.\d{3} ms\)", step)
+    assert re.search(
+        r"carries 2,304 bytes in and 3,456 out \(copied in 0\.\d{3} ms\)", step
+    )
     assert alone.startswith("classify_k1: 11 MACs, ") and "carries" not in alone
