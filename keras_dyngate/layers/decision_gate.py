@@ -138,7 +138,8 @@ class DecisionGate(KeepsFrozen, keras.layers.Layer):
             top = ops.top_k(scores, 2)[0]
             return top[..., 0] - top[..., 1]
         if self.confidence == "distance":
-            scores = scores / ops.norm(ops.cast(self.dense.kernel, "float32"), axis=0)
+            norms = ops.norm(ops.cast(self.dense.kernel, "float32"), axis=0)
+            scores = ops.divide(scores, norms)
         return ops.max(ops.abs(scores) if one else scores, axis=-1)
 
     def kernel_macs(self, input_shape: Any) -> int:

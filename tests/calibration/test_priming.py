@@ -9,7 +9,10 @@ from keras_dyngate.calibration.importance import gated_masks
 from keras_dyngate.decisions import predict_with_decisions
 from tests.stubs import FixedController, images, randomize
 
-pytestmark = pytest.mark.usefixtures("numpy_initializers")
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.usefixtures("numpy_initializers"),
+]
 to_numpy = keras.ops.convert_to_numpy
 
 

@@ -235,17 +235,8 @@ def test_branches_of_a_bottleneck_by_hand():
         for key, weights in (("channel", reduce), ("channel_2", middle + expand))
         for group in range(2)
     ]
-    masks = [
-        1,
-        0,
-        0,
-        0,
-        1,
-        0,
-        0,
-        1,
-    ]  # one group of the first is open, both of the other
-    block.channel_gate.forced = masks
+    # One group of the first mask is open, both of the second.
+    block.channel_gate.forced = np.array([1, 0, 0, 0, 1, 0, 0, 1])
     executed = lower(block, 8)[1](tf.constant(images(1)))[2]
     assert executed.numpy() == 36 * (reduce // 2 + middle // 2 + expand)
 

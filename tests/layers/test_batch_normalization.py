@@ -55,7 +55,7 @@ def test_a_training_step_is_keras(options):
     for layer in layers:
 
         def weighted(x, layer=layer):
-            return keras.ops.sum(weights * layer(x, training=True))
+            return keras.ops.sum(keras.ops.multiply(weights, layer(x, training=True)))
 
         found.append(gradients(weighted, X, variables=layer.trainable_variables))
     (_, *theirs), (_, *ours) = found

@@ -13,7 +13,10 @@ from tests.backend_utils import BACKEND
 from tests.layer_checks import constructor_arguments
 from tests.stubs import images, randomize
 
-pytestmark = pytest.mark.usefixtures("module_numpy_initializers", "quick_compilation")
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.usefixtures("module_numpy_initializers", "quick_compilation"),
+]
 
 to_numpy = keras.ops.convert_to_numpy
 NAN = np.nan

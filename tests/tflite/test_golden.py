@@ -22,9 +22,12 @@ from tests.runtime.files import write_file  # noqa: E402
 from tests.tflite import golden_files  # noqa: E402
 from tests.tflite.targets import TARGETS  # noqa: E402
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
-)
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
+    ),
+]
 
 # Rounded another way or summed in another order, by how much of the largest output.
 FLOAT = 1e-5

@@ -23,6 +23,7 @@ SOURCES = Path(__file__).resolve().parents[2] / "tflite" / "native"
 LIBRARY = Path(ai_edge_litert.__file__).parent / "libLiteRt.so"
 
 pytestmark = [
+    pytest.mark.heavy,
     pytest.mark.skipif(
         keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
     ),
