@@ -46,7 +46,8 @@ def check_model(model: Any) -> FlatGraph:
                 f"`model` must have one {kind}: export a keras.Model of the one that is "
                 f"meant. {received} with {len(tensors)} {kind}s"
             )
-    if not isinstance(model, EarlyExitModel) and isinstance(model.output, dict):
+    listed = isinstance(model, (EarlyExitModel, keras.Sequential))
+    if not listed and isinstance(model.output, dict):
         raise ValueError(
             "`model` must have one output, a tensor: export a keras.Model of the one "
             f"that is meant. {received} with the outputs {sorted(model.output)} by name"

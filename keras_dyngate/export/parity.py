@@ -149,27 +149,30 @@ def _anytime_parity(
 ) -> Parity:
     """Every step and every sub-network of a file beside the model's."""
     network = prepared_anytime(model).network
-    found, samples = [], 0
-    named = [
-        pair
+    named = {
+        name: k
         for prefix in (STEP, ALONE)
-        for pair in in_order(litert.signatures, prefix).items()
-    ]
+        for k, name in in_order(litert.signatures, prefix).items()
+    }
+    theirs: dict[str, list[np.ndarray]] = {name: [] for name in named}
+    ours: dict[str, list[np.ndarray]] = {name: [] for name in named}
+    samples = 0
     for batch in _batches(images, seconds):
+        samples += len(batch)
         x = keras.ops.convert_to_tensor(batch.astype("float32"))
         answers = {
-            k: keras.ops.convert_to_numpy(network.at(k, x))
-            for k in {k for k, _ in named}
+            k: keras.ops.convert_to_numpy(network.at(k, x)) for k in set(named.values())
         }
         for index, image in enumerate(batch):
-            samples += 1
             kept: dict[str, Any] = {"image": image}
-            for k, name in named:
+            for name, k in named.items():
                 wanted = litert.signatures[name].inputs
                 outputs = litert.run(name, **{key: kept[key] for key in wanted})
-                logits, one = outputs.pop("logits"), np.ones(1, bool)
-                found.append(_agreement(logits, answers[k][index, None], one))
+                theirs[name].append(outputs.pop("logits")[0])
+                ours[name].append(answers[k][index])
                 kept |= outputs
+    every = np.ones(samples, bool)
+    found = [_agreement(np.stack(theirs[n]), np.stack(ours[n]), every) for n in named]
     columns = {name: [row[name] for row in found] for name in found[0]}
     difference = max(columns.pop("max_difference"))
     means = {name: float(np.mean(values)) for name, values in columns.items()}
