@@ -1,7 +1,6 @@
 """Images from what users pass: arrays, or datasets of images or (image, label)."""
 
 import itertools
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -82,20 +81,3 @@ def take_images(
             f"Received: an array of shape {images.shape}{kind}"
         )
     return images
-
-
-def warn_unit_range(name: str, images: np.ndarray) -> None:
-    """Warn of pictures `[N, height, width, channels]` that seem to be from 0 to 1.
-
-    Args:
-        name: Of the argument.
-        images: All others than pictures, and black ones, are passed over.
-    """
-    if images.ndim == 4 and images.dtype.kind == "f" and 0 < images.max() <= 1:
-        warnings.warn(
-            f"`{name}` should hold images from 0 to 255, as a camera gives them. "
-            f"Received: numbers from {images.min():.3g} to {images.max():.3g}. Multiply "
-            "by 255, unless the model was trained on such numbers without a layer that "
-            "scales them",
-            stacklevel=3,
-        )

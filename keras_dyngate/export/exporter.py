@@ -33,7 +33,7 @@ from keras_dyngate import __version__
 from keras_dyngate._checks import one_of, positive_int
 from keras_dyngate._files import writable_target, write_whole
 from keras_dyngate._graph import FlatGraph
-from keras_dyngate._images import warn_unit_range
+from keras_dyngate._image_range import RangeWatch
 from keras_dyngate.export.anytime import plan_anytime
 from keras_dyngate.export.arguments import (
     calibration_images,
@@ -216,7 +216,10 @@ def export_tflite(
     if quantization == "int8":
         count = positive_int("calibration_samples", calibration_samples)
         images = calibration_images(representative_data, shape, count)
-        warn_unit_range("representative_data", images)
+        if images.ndim == 4:
+            watch = RangeWatch()
+            watch.look(images)
+            watch.warn("representative_data", stacklevel=2)
     compared = parity_images(parity_data, images, shape, input_type)
     options: dict[str, Any] = {"group_size": group_size}
     if anytime:

@@ -7,7 +7,6 @@ Arrays, `tf.data`, `keras.utils.PyDataset`, generators, lists of batches.
 """
 
 import itertools
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -213,13 +212,3 @@ def takes_bytes(calls: Iterable[Call]) -> bool:
         if getattr(layer, "trainable_weights", None):
             return False
     return False
-
-
-def warn_of_small_images(images: np.ndarray) -> None:
-    """Say that a batch for a net of `takes_bytes` looks scaled already."""
-    if images.size and 0 < images.max() <= 1:
-        warnings.warn(
-            "`x` seems to hold images from 0 to 1, but the net takes 0 to 255 and "
-            f"scales them itself. Received: values up to {images.max():.3g}",
-            stacklevel=3,
-        )

@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_dyngate._backend import copy_variable
 from keras_dyngate._checks import fraction
+from keras_dyngate._image_range import RangeWatch
 from keras_dyngate._logits import predicted
 from keras_dyngate.calibration.exit_search import Goal, search
 from keras_dyngate.calibration.exit_table import (
@@ -32,7 +33,6 @@ from keras_dyngate.models.exit_data import (
     class_indices,
     fitting,
     takes_bytes,
-    warn_of_small_images,
 )
 
 STEPS = 20  # per epoch at least, if need be in smaller batches
@@ -107,17 +107,17 @@ def checked_batches(
 ) -> Iterator[Batch]:
     """Batches of the model's own shape, labels as class indices.
 
-    Warns once of images that seem to be scaled for a net that scales them itself.
+    Warns at the end if they all seem to be scaled for a net that scales them itself.
     """
     shape, classes = model.input_shape, model.output_shape[-1]
-    scales = takes_bytes(model.stages[0].part.stretch.calls)
+    watch = RangeWatch()
     for batch in batches(x, y, sample_weight, batch_size=batch_size):
         images = fitting(batch.x, shape)
         labels = None if batch.y is None else class_indices(batch.y, classes)
-        if scales:
-            warn_of_small_images(images)
-            scales = False
+        watch.look(images)
         yield Batch(images, labels, batch.weight)
+    if takes_bytes(model.stages[0].part.stretch.calls):
+        watch.warn("x", stacklevel=4)
 
 
 def _checked_weights(weights: Any) -> np.ndarray:
