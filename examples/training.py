@@ -256,7 +256,7 @@ class Run:
             return images, {name: labels for name in outputs} if outputs else labels
 
         hosts = max(len(FLAGS.hosts), 1)
-        stateful = [c for c in callbacks if hasattr(c, "get_state")]
+        stateful = [c for c in callbacks if isinstance(c, kd.StatefulCallback)]
         checkpoint = kd.TrainingCheckpoint(
             self.folder / CHECKPOINT,
             FLAGS.checkpoint_every,
