@@ -178,20 +178,22 @@ class DynamicPrediction(JointTraining):
                 **kwargs,
             )
         size = positive_int("batch_size", 32 if batch_size is None else batch_size)
-        data = batches(x, y, sample_weight, batch_size=size, steps=steps)
+        if hasattr(x, "__next__"):  # what can be read once only is kept
+            x = list(itertools.islice(x, steps))
+
+        def data() -> Iterator[Batch]:
+            return batches(x, y, sample_weight, batch_size=size, steps=steps)
+
         found: dict[str, Any] = {}
         if self.compiled:
-            # Twice through: what can be read once only is kept.
-            kept = list(data)
             found = super().evaluate(
-                _as_tuples(kept),
+                (_as_tuple(batch) for batch in data()),
                 verbose=verbose,
                 callbacks=callbacks,
                 return_dict=True,
                 **kwargs,
             )
-            data = iter(kept)
-        found |= self._judged(data, size)
+        found |= self._judged(data(), size)
         return found if return_dict else list(found.values())
 
     def _judged(self, data: Iterator[Batch], size: int) -> dict[str, Any]:
@@ -200,10 +202,9 @@ class DynamicPrediction(JointTraining):
 
         def images() -> Iterator[Any]:
             for batch in data:
-                if batch.y is None:
-                    raise ValueError("`y` must be given with images. Received: y=None")
-                truth.append(class_indices(batch.y, classes))
-                yield batch.x
+                x, y = _as_tuple(batch)[:2]
+                truth.append(class_indices(y, classes))
+                yield x
 
         found = self._answers(images(), size)
         shares = np.bincount(found["exit"], minlength=len(self.gates) + 1)
@@ -215,17 +216,11 @@ class DynamicPrediction(JointTraining):
         }
 
 
-def _as_tuples(kept: Sequence[Batch]) -> Any:
-    """Batches in the form that Keras takes."""
-    parts = [
-        (b.x, b.y) if b.weight is None else (b.x, b.y, b.weight)
-        for b in kept
-        if b.y is not None
-    ]
-    if len(parts) < len(kept) or not kept:
-        what = "y=None" if kept else "no samples"
-        raise ValueError(f"`y` must be given with images. Received: {what}")
-    return as_keras_data(parts)
+def _as_tuple(batch: Batch) -> tuple[Any, ...]:
+    """A batch in the form that Keras takes."""
+    if batch.y is None:
+        raise ValueError("`y` must be given with images. Received: y=None")
+    return tuple(batch) if batch.weight is not None else batch[:2]
 
 
 def _in_order(groups: Sequence[tuple[int, Left]]) -> dict[str, np.ndarray]:
