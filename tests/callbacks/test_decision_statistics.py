@@ -11,6 +11,8 @@ from keras import ops
 import keras_dyngate as kd
 from keras_dyngate.callbacks import decision_statistics
 
+pytestmark = pytest.mark.heavy
+
 MODULE = sys.modules["keras_dyngate.callbacks.decision_statistics"]
 IMAGES = np.random.default_rng(0).normal(size=(12, 4, 4, 3)).astype("float32")
 LABELS = np.arange(12).reshape(12, 1).astype("float32")

@@ -20,6 +20,8 @@ from keras_dyngate._backend import before_assign
 from keras_dyngate._walk import controllers
 from tests.backend_utils import BACKEND
 
+pytestmark = pytest.mark.heavy
+
 STEPS, EPOCHS = 6, 3
 IMAGES = np.random.default_rng(0).normal(size=(8, 4, 4, 3)).astype("float32")
 

@@ -21,9 +21,12 @@ from tests.export.nets import (  # noqa: E402
     small_net,
 )
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
-)
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
+    ),
+]
 
 KINDS = {
     "per channel": dict(groups=32),

@@ -236,6 +236,7 @@ def test_sliced_resnet():
     }
 
 
+@pytest.mark.heavy
 class TestLarge:
     """224x224: 56x56 after the stem; four stages, whose inner widths are 128 to 1024."""
 

@@ -168,6 +168,7 @@ def residual():
     return keras.Model(image, layers.Softmax(name="softmax")(x), name="res")
 
 
+@pytest.mark.heavy  # nets of keras.applications
 class TestWhere:
     def test_residual(self):
         conv, a, b = 64 * 27 * 4, 64 * 36 * 4, 16 * 4 * (9 + 1) * 6

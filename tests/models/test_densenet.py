@@ -8,7 +8,10 @@ import keras_dyngate as kd
 from keras_dyngate.models.densenet import build_densenet
 from tests.stubs import images, outputs, randomize
 
-pytestmark = pytest.mark.usefixtures("module_numpy_initializers")
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.usefixtures("module_numpy_initializers"),
+]
 
 PREACTIVATED = ("bn1", "conv1", "bn2", "conv2")
 

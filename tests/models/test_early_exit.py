@@ -565,6 +565,7 @@ class TestFitGates:
             one.model.fit_gates(one.x, np.zeros(N), **{argument: 0})
 
 
+@pytest.mark.heavy
 class TestJointFit:
     @pytest.mark.parametrize(
         ("kind", "objective"),
@@ -909,6 +910,7 @@ class TestCurve:
 # Saving
 
 
+@pytest.mark.heavy
 class TestSaving:
     def test_round_trip(self, tmp_path):
         model = exits_on(pooling=("avg4x4", "flatten"), confidence="distance")
@@ -984,6 +986,7 @@ class TestSaving:
         assert names == ["gate_1"] and compiled
 
 
+@pytest.mark.heavy
 class TestMixedPrecision:
     def test_all_of_it(self, dtype_policy):
         dtype_policy("mixed_bfloat16")
