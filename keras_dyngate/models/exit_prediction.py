@@ -178,22 +178,21 @@ class DynamicPrediction(JointTraining):
                 **kwargs,
             )
         size = positive_int("batch_size", 32 if batch_size is None else batch_size)
-        if hasattr(x, "__next__"):  # what can be read once only is kept
-            x = list(itertools.islice(x, steps))
-
-        def data() -> Iterator[Batch]:
-            return batches(x, y, sample_weight, batch_size=size, steps=steps)
-
+        # Twice through: but for what can be read anew, and holds its labels, it is kept.
+        if not isinstance(x, keras.utils.PyDataset) and not hasattr(x, "cardinality"):
+            data = batches(x, y, sample_weight, batch_size=size, steps=steps)
+            x, steps = [_as_tuple(batch) for batch in data], None
         found: dict[str, Any] = {}
         if self.compiled:
             found = super().evaluate(
-                (_as_tuple(batch) for batch in data()),
+                as_keras_data(x),
                 verbose=verbose,
+                steps=steps,
                 callbacks=callbacks,
                 return_dict=True,
                 **kwargs,
             )
-        found |= self._judged(data(), size)
+        found |= self._judged(batches(x, steps=steps), size)
         return found if return_dict else list(found.values())
 
     def _judged(self, data: Iterator[Batch], size: int) -> dict[str, Any]:
