@@ -173,6 +173,7 @@ def test_a_net_within_the_one_that_is_fitted():
     assert found[0] == found[1]
 
 
+@pytest.mark.heavy
 def test_a_net_comes_down_to_its_budget():
     model = make(2.0, blocks=2, rate=0.3)
     budget = kd.MacBudget(0.5, IMAGES, every=2)
