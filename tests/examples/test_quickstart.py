@@ -83,6 +83,7 @@ def test_quickstart_writes_files_figures_and_a_page(tmp_path):
     assert litert.run("classify", image=image)["label"].shape == (1,)
 
 
+@pytest.mark.heavy
 def test_help_and_unknown_arguments():
     done = run("--help")
     assert "--sparsity" in done.stdout

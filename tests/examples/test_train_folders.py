@@ -14,9 +14,12 @@ from tests.backend_utils import BACKEND
 
 ROOT = Path(kd.__file__).parent.parent
 
-pytestmark = pytest.mark.skipif(
-    BACKEND != "tensorflow", reason="the scripts start a process of their own"
-)
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(
+        BACKEND != "tensorflow", reason="the scripts start a process of their own"
+    ),
+]
 
 
 def run(script, *arguments):
@@ -44,7 +47,6 @@ def test_missing_data_are_one_clear_line(script, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.heavy
 def test_a_folder_with_a_broken_picture_becomes_a_file(tmp_path):
     rng = np.random.default_rng(0)
     for part, count in (("train", 12), ("val", 3)):
@@ -76,7 +78,6 @@ def test_a_folder_with_a_broken_picture_becomes_a_file(tmp_path):
     assert result["macs"] <= result["executed_macs"] <= 1.05 * result["plain_macs"]
 
 
-@pytest.mark.heavy
 def test_scenes_become_a_file_that_labels_pixels(tmp_path):
     rng = np.random.default_rng(0)
     for part in ("train", "val", "test"):

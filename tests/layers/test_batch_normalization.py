@@ -63,6 +63,7 @@ def test_a_training_step_is_keras(options):
         np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("shape", [SHAPE, (1, 1, 8), (8,), (3, 8), (2, 2, 2, 8)])
 def test_fitted_as_keras(shape, jit_compile):

@@ -298,6 +298,7 @@ class TestWhere:
         assert sum(map(len, (expected, ends))) == len(inside)
 
 
+@pytest.mark.heavy
 class TestSplit:
     X = images(3, 8, 8, 3)
 

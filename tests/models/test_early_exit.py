@@ -167,6 +167,7 @@ def one(cases):
     found.model.thresholds = [INF, INF]
 
 
+@pytest.mark.heavy
 class TestWhole:
     def test_infinite_thresholds_are_the_trunk(self, case):
         assert not case.model.calibrated
@@ -437,6 +438,7 @@ def hinge(scores, labels):
     return total / scores.size
 
 
+@pytest.mark.heavy
 class TestFitGates:
     def test_the_trunk_stays_bit_for_bit(self):
         model = exits_on("blocks")
@@ -756,6 +758,7 @@ class TestTable:
         np.testing.assert_array_equal(one.model.thresholds, [1.0, 2.0])
 
 
+@pytest.mark.heavy
 class TestCalibrate:
     def sweep(self, trained, **limits):
         """(accuracy, MACs) of the budgeted sweep on the same data."""
