@@ -11,6 +11,7 @@ from keras_dyngate.cost import count_macs
 from keras_dyngate.export.exact_norms import exact_norms
 from keras_dyngate.export.graph import executed_counts, label_of, weights_as_constants
 from keras_dyngate.export.lowering import Branch, Lowering
+from keras_dyngate.export.mean_correction import keep_means
 from keras_dyngate.export.preparing import Prepared
 from keras_dyngate.models.early_exit import EarlyExitModel
 
@@ -47,9 +48,15 @@ class ExitTracer:
     branches on its way out, does so as the bits of int32, which it leaves alone too.
     """
 
-    def __init__(self, model: EarlyExitModel, int8: bool) -> None:
+    def __init__(
+        self, model: EarlyExitModel, int8: bool, images: np.ndarray | None = None
+    ) -> None:
         self.model, self.int8 = model, int8
         self.prepared = prepared_stages(model)
+        if images is not None:  # the features of 8-bit kernels keep their means
+            parts = [stage.part.stretch for stage in model.stages]
+            calls = [call for part in parts for call in part.calls]
+            keep_means(self.prepared, parts[0].inputs[0], calls, images, int8)
         self.profile = count_macs(model)
         self.fixed = [0] * len(model.stages)
         for row in self.profile.layers:
@@ -58,7 +65,7 @@ class ExitTracer:
 
     def run(self, index: int, x: Any, lowering: Lowering) -> tuple[Any, Any]:
         """One stage with constant weights: its features, and the MACs it took."""
-        constant = weights_as_constants(self.prepared.layers)
+        constant = weights_as_constants(self.prepared.layers, self.prepared.shifts)
         with constant, _hooks.lowering(lowering), exact_norms(self.int8):
             features = self.prepared.run(self.model.stages[index].part.stretch, x)
         return features, executed_counts(lowering, self.fixed[index])

@@ -29,13 +29,18 @@ def limits_to(exit_index: int, gates: int) -> np.ndarray:
 
 
 def plan_exits(
-    model: EarlyExitModel, *, group_size: int | None, input_type: str, with_force: bool
+    model: EarlyExitModel,
+    *,
+    group_size: int | None,
+    input_type: str,
+    with_force: bool,
+    images: np.ndarray | None = None,
 ) -> Plan:
     """Trace all signatures of a net with early exits, at batch 1.
 
     Args:
         model: With thresholds set.
-        group_size, input_type: See `plan_classifier`.
+        group_size, input_type, images: See `plan_classifier`.
         with_force: Whether this is for int8, where blocks must be forced open.
 
     Raises:
@@ -46,7 +51,7 @@ def plan_exits(
             "`model` must have thresholds to be exported: call `calibrate`, or set "
             f"`model.thresholds`. Received: thresholds={model.thresholds.tolist()}"
         )
-    tracer = ExitTracer(model, int8=with_force)
+    tracer = ExitTracer(model, int8=with_force, images=images)
     gates, stages = len(model.gates), model.stages
     calls = [stage.part.stretch.calls for stage in stages]
     blocks = [len(tracer.prepared.dynamic_layers(found)) for found in calls]

@@ -48,7 +48,7 @@ from keras_dyngate.export.carried_bytes import carry_bytes
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert
 from keras_dyngate.export.exits import limits_to, plan_exits
 from keras_dyngate.export.filled_constants import fill_constants
-from keras_dyngate.export.float_gates import float_gates
+from keras_dyngate.export.float_kernels import float_depthwise, float_gates
 from keras_dyngate.export.graph import Plan, plan_classifier
 from keras_dyngate.export.parity import Parity, check_parity, warn_of
 from keras_dyngate.export.report import ExportReport
@@ -162,10 +162,12 @@ def export_tflite(
         path: Of the file to write; an existing one is replaced at the very end.
         quantization: None or "float32", "float16" (weights), "dynamic" (int8 weights)
             or "int8" (weights and activations). The kernels of decision gates stay
-            float32 in the last two.
-        representative_data: For "int8": images 0 to 255, an array `[N, height, width,
-            channels]`, arrays (images, labels), a dataset of images or (image, label),
-            or TensorFlow's form, a function that yields lists or dicts of one batch.
+            float32 in the last two, those of depthwise convolutions in "dynamic".
+        representative_data: For "int8", and for "dynamic" if at hand (features then keep
+            their means through 8-bit kernels): images 0 to 255, an array `[N, height,
+            width, channels]`, arrays (images, labels), a dataset of images or (image,
+            label), or TensorFlow's form, a function that yields lists or dicts of one
+            batch.
         group_size: Channels that run together. None: the gates' own groups, or as many
             of them as make 16 channels. Per-channel scores still multiply inside.
         input_type: "float32", or "uint8" for camera frames; always 0 to 255.
@@ -213,7 +215,8 @@ def export_tflite(
         share_weights=share_weights,
     )
     images = None
-    if quantization == "int8":
+    given = representative_data is not None
+    if quantization == "int8" or (quantization == "dynamic" and given):
         count = positive_int("calibration_samples", calibration_samples)
         images = calibration_images(representative_data, shape, count)
         if images.ndim == 4:
@@ -221,7 +224,7 @@ def export_tflite(
             watch.look(images)
             watch.warn("representative_data", stacklevel=2)
     compared = parity_images(parity_data, images, shape, input_type)
-    options: dict[str, Any] = {"group_size": group_size}
+    options: dict[str, Any] = {"group_size": group_size, "images": images}
     if anytime:
         options = {"subnetworks": subnetworks, "share_weights": share_weights}
     with _one_at_a_time:
@@ -229,11 +232,14 @@ def export_tflite(
         if signatures is not None:
             known = {*plan.functions, *(view.name for view in plan.views)}
             check_signatures(known, plan.steps, signatures)
-        feed = None if images is None else plan.feed(images)
+        feed = None
+        if images is not None and quantization == "int8":
+            feed = plan.feed(images)
         content = convert(plan.functions, quantization, feed, plan.float_kernels)
-    file = flatbuffer.read(content)
-    if quantization == "dynamic":
-        float_gates(file, plan.gate_kernels)
+        file = flatbuffer.read(content)
+        if quantization == "dynamic":
+            float_gates(file, plan.gate_kernels)
+            float_depthwise(file, lambda: convert(plan.functions, None))
     if quantization == "int8":
         carry_bytes(file, plan.steps)
     fill_constants(file)

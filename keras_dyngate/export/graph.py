@@ -19,6 +19,7 @@ from keras_dyngate.export.calibration import calibration_feed
 from keras_dyngate.export.conversion import Feed
 from keras_dyngate.export.exact_norms import exact_norms
 from keras_dyngate.export.lowering import Lowering, value
+from keras_dyngate.export.mean_correction import keep_means
 from keras_dyngate.export.preparing import Prepared
 
 KILO = 1000  # executed_macs counts thousands of MACs, to fit an int32
@@ -68,9 +69,16 @@ class Plan:
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def weights_as_constants(layers: Iterable[keras.Layer]) -> keras.StatelessScope:
-    """A scope in which weights are constants, but for those of blocks to be lowered."""
-    layers = list(layers)
+def weights_as_constants(
+    layers: Iterable[keras.Layer], shifts: Mapping[int, np.ndarray] | None = None
+) -> keras.StatelessScope:
+    """A scope in which weights are constants, but for those of blocks to be lowered.
+
+    Args:
+        layers: Whose weights.
+        shifts: See `Prepared`.
+    """
+    layers, shifts = list(layers), shifts or {}
     inside = {
         id(v)
         for layer in layers
@@ -79,7 +87,7 @@ def weights_as_constants(layers: Iterable[keras.Layer]) -> keras.StatelessScope:
     }
     return keras.StatelessScope(
         state_mapping=[
-            (v, tf.constant(value(v)))
+            (v, tf.constant(value(v) + shifts.get(id(v), np.float32(0))))
             for layer in layers
             for v in layer.weights
             if id(v) not in inside
@@ -154,6 +162,7 @@ def plan_classifier(
     group_size: int | None,
     input_type: str,
     with_force: bool,
+    images: np.ndarray | None = None,
 ) -> Plan:
     """Trace `explain(image)` of a model at batch 1, its blocks in conditional form.
 
@@ -165,12 +174,12 @@ def plan_classifier(
         input_type: "float32" or "uint8".
         with_force: For a fully quantized file: add the int32 input `force`, `[blocks]`,
             where 1 opens a block wholly.
+        images: Of a file with 8-bit kernels: to keep the means of features on.
     """
-    profile, int8, prepared = (
-        count_macs(model),
-        with_force,
-        Prepared(graph.calls, graph),
-    )
+    profile, int8 = count_macs(model), with_force
+    prepared = Prepared(graph.calls, graph)
+    if images is not None:
+        keep_means(prepared, graph.inputs[0], graph.calls, images, int8)
     whole = Stretch(graph.inputs, graph.calls, graph.outputs[0])
     pixels = len(whole.output.shape) == 4
     blocks = len(prepared.dynamic_layers(graph.calls))
@@ -184,7 +193,7 @@ def plan_classifier(
 
     def explain(image: Any, force: Any = None) -> dict[str, Any]:
         lowering = Lowering(group_size, force)
-        constant = weights_as_constants(prepared.layers)
+        constant = weights_as_constants(prepared.layers, prepared.shifts)
         with constant, _hooks.lowering(lowering), exact_norms(int8):
             logits = prepared.run(whole, tf.cast(image, tf.float32))
         found.append(lowering)

@@ -124,6 +124,7 @@ class Prepared:
 
     Attributes:
         layers: All that is run, each once; their weights are what a file holds.
+        shifts: By the id of a weight, what a file is to hold it with on top.
     """
 
     def __init__(self, calls: Iterable[Call], graph: FlatGraph) -> None:
@@ -136,7 +137,12 @@ class Prepared:
                 arguments = inspect.signature(call.operation.call).parameters
                 self._takes_training[key] = "training" in arguments
         self.layers = [x for x in self._forms.values() if isinstance(x, keras.Layer)]
+        self.shifts: dict[int, np.ndarray] = {}
         self._last = squashing_call(graph)
+
+    def form(self, call: Call) -> Any:
+        """The layer or operator that is run for a call, its activation apart."""
+        return self._forms[id(call.operation)]
 
     @staticmethod
     def _form(operation: Any) -> Any:
@@ -146,7 +152,7 @@ class Prepared:
 
     def __call__(self, call: Call) -> Callable[..., Any]:
         key = id(call.operation)
-        form = self._forms[key]
+        form = self.form(call)
         if call is self._last:
             form = without_activation(form)
 

@@ -8,7 +8,7 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("exporting needs TensorFlow", allow_module_level=True)
 
 import keras_dyngate as kd
-from keras_dyngate.export.float_gates import float_gates
+from keras_dyngate.export.float_kernels import float_gates
 from keras_dyngate.runtime import flatbuffer
 from tests.export.nets import tinted
 
