@@ -44,7 +44,7 @@ class _Watched:
         self.depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
         kernel = keras.ops.convert_to_numpy(layer.kernel)
         channels = (2, 3) if self.depthwise else (3,)
-        self.error = rounded(kernel, channels) - kernel
+        self.error = (rounded(kernel, channels) - kernel).astype("float32")
         self.total: Any = 0.0
         self.count = 0
 

@@ -79,3 +79,37 @@ def test_a_kernel_that_is_not_there_is_said(exported):
     float_gates(file, [kernel])  # is in float already
     with pytest.raises(RuntimeError, match="only 1 of the kernels of 2"):
         float_gates(file, [kernel, kernel + 1])
+
+
+def kernels_of(path, name):
+    file = flatbuffer.read(path.read_bytes())
+    for _, graph, operator in flatbuffer.walk(file):
+        if flatbuffer.op_name(file, operator) == name:
+            yield graph.tensors[operator.inputs[1]], file
+
+
+def test_depthwise_kernels_are_those_of_the_float_file(tmp_path):
+    keras.utils.set_random_seed(0)
+    x = image = keras.Input((12, 12, 3))
+    x = layers.Conv2D(128, 3, activation="relu")(layers.Rescaling(1 / 255)(x))
+    x = layers.DepthwiseConv2D(3, use_bias=False)(x)
+    x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
+    x = layers.Conv2D(16, 1)(x)
+    model = keras.Model(image, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+    paths = {}
+    for quantization in ("float32", "dynamic"):
+        paths[quantization] = tmp_path / f"{quantization}.tflite"
+        kd.export_tflite(model, paths[quantization], quantization=quantization)
+    found = []
+    for path in paths.values():
+        ((tensor, file),) = kernels_of(path, "DEPTHWISE_CONV_2D")
+        assert tensor.type == flatbuffer.schema.TensorType.FLOAT32
+        assert np.prod(tensor.shape) >= 1024, "the converter would quantize it"
+        found.append(flatbuffer.constant(file, tensor, np.float32))
+    np.testing.assert_array_equal(*found)
+    kinds = [tensor.type for tensor, _ in kernels_of(paths["dynamic"], "CONV_2D")]
+    assert flatbuffer.schema.TensorType.INT8 in kinds
+    files = [kd.LiteRTModel(path) for path in paths.values()]
+    for sample in X:
+        a, b = (file.run("classify", image=sample)["logits"] for file in files)
+        np.testing.assert_allclose(a, b, atol=0.02 * np.abs(a).max())
