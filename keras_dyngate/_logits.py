@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_dyngate._graph import Call, FlatGraph
 
@@ -82,10 +81,3 @@ def raw_operation(graph: FlatGraph) -> Callable[[Call], Any]:
     last = squashing_call(graph)
     raw = None if last is None else without_activation(last.operation)
     return lambda call: raw if call is last else call.operation
-
-
-def predicted(scores: np.ndarray) -> np.ndarray:
-    """Labels of raw scores `[..., classes]`: the largest; of one output, 1 above 0."""
-    if scores.shape[-1] == 1:
-        return (scores[..., 0] > 0).astype("int64")
-    return scores.argmax(-1)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_dyngate._graph import flat_graph, run_calls
-from keras_dyngate._logits import predicted, raw_operation, squashing_call
+from keras_dyngate._logits import raw_operation, squashing_call
 from tests.stubs import outputs, randomize
 
 layers = keras.layers
@@ -83,13 +83,3 @@ def test_other_ends_stay(made):
     model = made()
     assert squashing_call(flat_graph(model)) is None
     np.testing.assert_allclose(run(model, raw=True), outputs(model, X), 1e-5, 1e-6)
-
-
-def test_predicted():
-    scores = np.array([[0.1, 0.3], [2.0, -1.0]])
-    np.testing.assert_array_equal(predicted(scores), [1, 0])
-    one = np.array([[-0.1], [0.0], [0.2], [np.nan]])
-    np.testing.assert_array_equal(predicted(one), [0, 0, 1, 0])
-    maps = np.zeros((2, 5, 5, 1))
-    maps[0, 1, 2] = 1.0
-    assert predicted(maps).shape == (2, 5, 5) and predicted(maps).sum() == 1

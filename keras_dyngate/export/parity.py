@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dyngate._logits import predicted
+from keras_dyngate._labels import label_of
 from keras_dyngate.export.preparing import prepared_anytime
 from keras_dyngate.export.witness import Witness, witness_of
 from keras_dyngate.models.anytime_model import AnytimeModel
@@ -63,13 +63,13 @@ def _spread(scores: np.ndarray) -> np.ndarray:
 
 def _clearly_equal(theirs: np.ndarray, ours: np.ndarray, scale: float) -> np.ndarray:
     """Whether labels of scores are the same, or ours are nearly tied; `[...]`."""
-    labels = predicted(theirs)
+    labels = label_of(theirs)
     if ours.shape[-1] == 1:
         margin = np.abs(ours[..., 0])
     else:
         given = np.take_along_axis(ours, labels[..., None], -1)[..., 0]
         margin = ours.max(-1) - given
-    return np.asarray((labels == predicted(ours)) | (margin <= TIE * scale))
+    return np.asarray((labels == label_of(ours)) | (margin <= TIE * scale))
 
 
 @dataclasses.dataclass
@@ -136,7 +136,7 @@ def _agreement(
     clear = _clearly_equal(theirs, ours, scale)[same]
     return {
         "max_difference": float(np.abs(theirs - ours).max() / np.abs(ours).max()),
-        "argmax_agreement": float((predicted(theirs) == predicted(ours)).mean()),
+        "argmax_agreement": float((label_of(theirs) == label_of(ours)).mean()),
         "clear_argmax_agreement": float(clear.mean()) if clear.size else 1.0,
     }
 

@@ -15,7 +15,7 @@ from keras import ops
 from keras_dyngate._backend import copy_variable
 from keras_dyngate._checks import fraction
 from keras_dyngate._image_range import RangeWatch
-from keras_dyngate._logits import predicted
+from keras_dyngate._labels import label_of
 from keras_dyngate.calibration.exit_search import Goal, search
 from keras_dyngate.calibration.exit_table import (
     ExitOutcome,
@@ -188,7 +188,7 @@ def fit_gate(
     copy_variable(gate.dense.bias, (bias - mean @ kernel).astype("float32"))
     return GateFit(
         loss=float(gate.loss()(labels, scores, weights)),
-        accuracy=float(np.average(predicted(scores) == labels, weights=weights)),
+        accuracy=float(np.average(label_of(scores) == labels, weights=weights)),
         features=features.shape[1],
         seconds=time.perf_counter() - start,
     )
@@ -228,7 +228,7 @@ def exit_table(model: Any, x: Any, y: Any, batch_size: int | None) -> ExitTable:
         macs.append(profile.of(decisions))
     return ExitTable(
         confidence=np.stack(confidence, axis=1),
-        labels=np.stack([predicted(each) for each in scores], axis=1),
+        labels=np.stack([label_of(each) for each in scores], axis=1),
         macs=np.stack(macs, axis=1),
         truth=_joined(labels) if labels else None,
     )

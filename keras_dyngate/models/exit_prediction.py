@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_dyngate._checks import positive_int
-from keras_dyngate._logits import predicted
+from keras_dyngate._labels import label_of
 from keras_dyngate.cost import MacProfile
 from keras_dyngate.models.exit_data import (
     Batch,
@@ -232,7 +232,7 @@ def _in_order(groups: Sequence[tuple[int, Left]]) -> dict[str, np.ndarray]:
     logits = np.concatenate([left.scores for left in lefts])[order].astype("float32")
     return {
         "logits": logits,
-        "label": predicted(logits),
+        "label": label_of(logits),
         "score": np.concatenate([left.confidence for left in lefts])[order],
         "exit": np.fromiter(exits, "int32")[order],
         "macs": np.concatenate([left.macs for left in lefts])[order],

@@ -1,21 +1,9 @@
-"""Class indices: from the scores of a net, and from the labels that users pass.
-
-A net with one output tells two classes: its raw score (a logit) is above 0 for class 1,
-which is where its probability is above .5. Any other net means its largest score.
-"""
+"""Class indices from the labels that users pass, for a file to be judged by."""
 
 import dataclasses
 from typing import Any
 
 import numpy as np
-
-
-def label_of(logits: Any) -> np.ndarray:
-    """Class indices int `[...]` from raw scores `[..., classes]`."""
-    scores = np.asarray(logits)
-    if scores.shape[-1] == 1:
-        return (scores[..., 0] > 0).astype(np.int64)
-    return np.argmax(scores, axis=-1)
 
 
 def class_count(outputs: int) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dyngate.runtime.labels import LabelSpec, label_of
+from keras_dyngate._labels import label_of
+from keras_dyngate.runtime.labels import LabelSpec
 
 Outputs = dict[str, np.ndarray]
 

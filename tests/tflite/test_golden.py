@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("tensorflow")
 pytest.importorskip("ai_edge_litert")
 
+from keras_dyngate._labels import label_of  # noqa: E402
 from keras_dyngate.runtime import LiteRTModel, compare_golden, write_golden  # noqa: E402
 from keras_dyngate.runtime.golden import (  # noqa: E402
     CASES,
@@ -16,7 +17,6 @@ from keras_dyngate.runtime.golden import (  # noqa: E402
     read_cases,
     runner_arguments,
 )
-from keras_dyngate.runtime.labels import label_of  # noqa: E402
 from tests.export.nets import images  # noqa: E402
 from tests.runtime.files import write_file  # noqa: E402
 from tests.tflite import golden_files  # noqa: E402
