@@ -74,7 +74,7 @@ def test_inside_a_nested_head():
     [
         lambda: net(),
         lambda: net(activation="relu"),
-        lambda: net(layers.Softmax(), layers.Dense(3)),
+        lambda: net(layers.Softmax(), layers.Dense(3, name="last")),
         lambda: net(layers.Softmax(), layers.Rescaling(2.0)),
         lambda: net(lambda x: keras.ops.softmax(x) + x),
     ],
