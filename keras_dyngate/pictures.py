@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")  # by content, whatever a file is called
 PNG = b"\x89PNG\r\n\x1a\n"
 ORIENTATION = 0x0112  # the EXIF tag; what undoes each of its values but 1 follows

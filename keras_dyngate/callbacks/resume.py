@@ -29,7 +29,9 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class StatefulCallback(Protocol):
-    """A callback whose state is kept in a checkpoint.
+    """A callback whose state is kept in a checkpoint: a protocol, not a base class.
+
+    Write a `keras.callbacks.Callback` with these two methods.
 
     The state is taken after a step or an epoch, and given back before the `fit` that
     goes on, to a callback that was made with the same arguments. `MacBudget` is one.
@@ -47,6 +49,8 @@ class StatefulCallback(Protocol):
 @runtime_checkable
 class StepAwareCallback(Protocol):
     """A callback that is told where a run stands, which Keras cannot tell it.
+
+    A protocol, not a base class: write a `keras.callbacks.Callback` with this method.
 
     A run may go on in the middle of an epoch, and takes several calls of `fit`; then
     Keras' epochs times steps are not the run's. `RegularizationSchedule` and

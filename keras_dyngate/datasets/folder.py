@@ -45,7 +45,7 @@ def image_folder(
     skip_unreadable: bool = False,
     name: str | None = None,
 ) -> Data:
-    """Pictures of any size, JPEG, PNG, BMP or GIF (its first), as square ones.
+    """Pictures of any size, JPEG, PNG, BMP, WebP or GIF (its first), as square ones.
 
     They are read by `keras_dyngate.pictures`: upright, in colours, hidden files left out.
 
@@ -76,6 +76,11 @@ def image_folder(
             `validation` leaves nothing to train on.
     """
     positive_int("image_size", image_size)
+    if validation is not None and not isinstance(validation, int):
+        raise ValueError(
+            "`validation` must be how many pictures to hold out. "
+            f"Received: validation={validation!r}"
+        )
     one_of("augmentation", augmentation, ("auto", "crop", "shift"))
     path = existing_folder(data_dir, EXPECTED)
     whole_only = not (path / "train").is_dir()

@@ -123,6 +123,29 @@ def calibration_images(data: Any, shape: Shape, limit: int) -> np.ndarray:
     return take_images("representative_data", data, shape, limit)
 
 
+def check_recurrent(graph: FlatGraph) -> None:
+    """Refuse layers that go over a series in a loop in an int8 file.
+
+    TensorFlow's quantizer does not raise an error for those: it ends the process.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    layers = [c.operation for c in graph.calls if isinstance(c.operation, keras.Layer)]
+    loops = [
+        layer.name
+        for layer in layers
+        for inner in layer._flatten_layers()
+        if isinstance(inner, keras.layers.RNN) and not inner.unroll
+    ]
+    if loops:
+        raise ValueError(
+            "`quantization` must not be 'int8' for recurrent layers, which TensorFlow "
+            "cannot quantize: take 'dynamic', or make them with `unroll=True`. Received: "
+            f"quantization='int8' for {sorted(set(loops))}"
+        )
+
+
 def parity_images(
     data: Any, representative: Any, shape: Shape, input_type: str
 ) -> tuple[np.ndarray, str] | None:
@@ -136,11 +159,17 @@ def parity_images(
     """
     if data is False:
         return None
-    if data is not None:
-        return take_images("parity_data", data, shape), "images of `parity_data`"
-    if representative is not None:
-        words = "images of `representative_data`"
-        return representative[:PARITY_SAMPLES], words
+    given = data is not None
+    if given or representative is not None:
+        name = "parity_data" if given else "representative_data"
+        images = (
+            representative[:PARITY_SAMPLES]
+            if not given
+            else take_images(name, data, shape)
+        )
+        if input_type == "uint8":
+            images = np.clip(np.rint(images), 0, 255)
+        return images, f"images of `{name}`"
     rng = np.random.default_rng(0)
     size = (PARITY_SAMPLES, *shape)
     if len(shape) == 3 or input_type == "uint8":

@@ -40,6 +40,7 @@ from keras_dyngate.export.arguments import (
     check_kinds,
     check_labels,
     check_model,
+    check_recurrent,
     check_signatures,
     class_count,
     parity_images,
@@ -216,6 +217,8 @@ def export_tflite(
     )
     images = None
     given = representative_data is not None
+    if quantization == "int8":
+        check_recurrent(graph)
     if quantization == "int8" or (quantization == "dynamic" and given):
         count = positive_int("calibration_samples", calibration_samples)
         images = calibration_images(representative_data, shape, count)

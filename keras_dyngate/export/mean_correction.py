@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from keras_dyngate._graph import Call, run_calls
+from keras_dyngate.export.lowering import value
 from keras_dyngate.export.preparing import Prepared
 
 IMAGES = 64  # more hardly move a mean
@@ -42,7 +43,7 @@ class _Watched:
     def __init__(self, layer: Any, target: Any, sign: int) -> None:
         self.layer, self.target, self.sign = layer, target, sign
         self.depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-        kernel = keras.ops.convert_to_numpy(layer.kernel)
+        kernel = value(layer.kernel)
         channels = (2, 3) if self.depthwise else (3,)
         self.error = (rounded(kernel, channels) - kernel).astype("float32")
         self.total: Any = 0.0
@@ -58,7 +59,7 @@ class _Watched:
             dilation_rate=self.layer.dilation_rate,
         )
         sums = keras.ops.sum(keras.ops.mean(found, axis=(1, 2)), axis=0)
-        self.total = self.total + keras.ops.convert_to_numpy(sums).astype("float64")
+        self.total = self.total + sums.numpy().astype("float64")
         self.count += len(x)
 
     @property

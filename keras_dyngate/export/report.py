@@ -84,6 +84,11 @@ class ExportReport:
             text += f", decisions equal {parity.decision_agreement:.2%}"
         if parity.exit_agreement is not None:
             text += f", exits equal {parity.exit_agreement:.1%}"
+        clear = [parity.clear_argmax_agreement, parity.clear_exit_agreement]
+        raw = [parity.argmax_agreement, parity.exit_agreement]
+        if clear != raw:
+            found = [f"{share:.1%}" for share in clear if share is not None]
+            text += f" (with near ties as equal: {' and '.join(found)})"
         return text
 
     def __repr__(self) -> str:

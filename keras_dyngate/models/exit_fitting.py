@@ -114,6 +114,10 @@ def checked_batches(
     for batch in batches(x, y, sample_weight, batch_size=batch_size):
         images = fitting(batch.x, shape)
         labels = None if batch.y is None else class_indices(batch.y, classes)
+        if not np.isfinite(images).all():
+            raise ValueError(
+                "`x` must hold finite numbers. Received: a batch with a NaN or infinity"
+            )
         watch.look(images)
         yield Batch(images, labels, batch.weight)
     if takes_bytes(model.stages[0].part.stretch.calls):

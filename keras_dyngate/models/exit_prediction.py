@@ -41,7 +41,10 @@ class DynamicPrediction(JointTraining):
 
     def checked_thresholds(self, thresholds: Any) -> np.ndarray:
         """As float32 `[gates]`, or a `ValueError`."""
-        found = np.asarray(thresholds, "float32")
+        try:
+            found = np.asarray(thresholds, "float32")
+        except (TypeError, ValueError):  # no numbers
+            found = np.empty(0)
         if found.shape != (len(self.gates),) or np.isnan(found).any():
             raise ValueError(
                 f"`thresholds` must be {len(self.gates)} numbers, one per gate. "

@@ -101,6 +101,8 @@ def test_a_flat_folder_is_divided(tmp_path):
         ValueError, match="`validation` must leave.*12 to hold out of 12"
     ):
         image_folder(tmp_path, 8, validation=12)
+    with pytest.raises(ValueError, match="`validation` must be how many pictures"):
+        image_folder(tmp_path, 8, validation=0.2)
 
 
 def test_tiny_imagenet_layout(tmp_path):

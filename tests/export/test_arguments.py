@@ -177,3 +177,32 @@ def test_other_inputs_than_pictures_in_colour(tmp_path, shape):
     grey = "grey, 0 to 255" in litert.metadata["input"]
     assert grey == (len(shape) == 3)
     assert abs(litert.run("classify", image=np.ones(shape, "f"))["logits"]).sum() > 0
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.LSTM(4),
+        keras.layers.Bidirectional(keras.layers.GRU(4)),
+        keras.layers.RNN(keras.layers.SimpleRNNCell(4)),
+    ],
+)
+def test_recurrent_layers_in_int8(tmp_path, layer):
+    """TensorFlow's quantizer would end the process."""
+    x = keras.Input((5, 3))
+    model = keras.Model(x, keras.layers.Dense(2)(layer(x)))
+    with pytest.raises(ValueError, match=f"unroll=True.*for .*{layer.name[:4]}"):
+        kd.export_tflite(
+            model,
+            tmp_path / "a.tflite",
+            quantization="int8",
+            representative_data=np.ones((4, 5, 3)),
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_bytes_are_compared_on_whole_numbers():
+    found, _ = parity_images(None, X + 0.4, SHAPE, "uint8")
+    np.testing.assert_array_equal(found, np.clip(np.rint(X + 0.4), 0, 255))
+    found, _ = parity_images(X - 0.4, None, SHAPE, "uint8")
+    np.testing.assert_array_equal(found, np.clip(np.rint(X - 0.4), 0, 255))

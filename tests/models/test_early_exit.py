@@ -1167,7 +1167,7 @@ class TestMaking:
             kd.EarlyExitModel(plain(), ["relu1", "c2"], gates)
 
     @pytest.mark.parametrize(
-        "thresholds", [[1.0], [1.0, 2.0, 3.0], 1.0, [np.nan, 1.0], [[1.0, 2.0]]]
+        "thresholds", [[1.0], [1.0, 2.0, 3.0], 1.0, [np.nan, 1.0], [[1.0, 2.0]], "ab"]
     )
     def test_bad_thresholds(self, one, thresholds):
         message = "`thresholds` must be 2 numbers, one per gate. Received: thresholds="

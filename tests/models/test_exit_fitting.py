@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_dyngate import DecisionGate
+from keras_dyngate import DecisionGate, add_decision_gates
 from keras_dyngate.models.exit_fitting import fit_gate, spreads
 
 
@@ -109,3 +109,21 @@ class TestSpreads:
         fit, _ = fitted(features, labels)
         scaled, _ = fitted(features * np.geomspace(1, 30, 6), labels)
         assert abs(fit.accuracy - scaled.accuracy) <= 0.01
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_images_that_are_no_numbers_are_refused(number):
+    image = keras.Input((4,))
+    x = keras.layers.Dense(5, activation="relu", name="a")(image)
+    model = add_decision_gates(keras.Model(image, keras.layers.Dense(3)(x)), ["a"])
+    before = [keras.ops.convert_to_numpy(w) for w in model.gates[0].weights]
+    x, y = np.ones((9, 4), "float32"), np.arange(9) % 3
+    x[7, 2] = number
+    for use in (
+        lambda: model.fit_gates(x, y, epochs=1),
+        lambda: model.calibrate(x, y, accuracy_drop=0.1),
+    ):
+        with pytest.raises(ValueError, match="`x` must hold finite numbers"):
+            use()
+    for weight, start in zip(model.gates[0].weights, before, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), start)
