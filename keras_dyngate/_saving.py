@@ -9,8 +9,9 @@ import keras
 class KeepsFrozen:
     """Mixin for layers that hold layers: which of those are frozen is saved.
 
-    Keras saves the flag of the layer alone. A class calls `freeze_again` at the end of
-    its `build`, for what is made there.
+    Keras saves the flag of the layer alone. Those inside are told by their places, in
+    the order in which they are made: names may be other ones after loading. A class
+    calls `freeze_again` at the end of its `build`, for what is made there.
     """
 
     _frozen: Any = None
@@ -22,7 +23,8 @@ class KeepsFrozen:
 
     def get_config(self) -> dict[str, Any]:
         config = cast(Any, super()).get_config()
-        frozen = [part.name for part in self._parts() if not part.trainable]
+        parts = enumerate(self._parts())
+        frozen = [index for index, part in parts if not part.trainable]
         return {**config, "frozen": frozen} if frozen else config
 
     @classmethod
@@ -37,11 +39,13 @@ class KeepsFrozen:
     def freeze_again(self) -> None:
         """Pass on what is frozen, by the constructor or a config, to the layers held."""
         layer = cast(Any, self)
-        for part in self._parts():
+        for index, part in enumerate(self._parts()):
             if layer._frozen is not None:
-                part.trainable = part.name not in layer._frozen
-            elif not layer.trainable:
-                part.trainable = False
+                trainable = index not in layer._frozen
+            else:
+                trainable = part.trainable and layer.trainable
+            if part.trainable != trainable:  # else what is frozen inside it would thaw
+                part.trainable = trainable
 
 
 def refuse_legacy_file(filepath: str | os.PathLike[str]) -> None:
