@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     runs = {
         "trunk, compiled by XLA": lambda: trunk.predict(x, FLAGS.batch, verbose=0),
         "trunk": lambda: plain.predict(x, FLAGS.batch, verbose=0),
-        "with exits": lambda: model.predict(x, FLAGS.batch),
+        "with exits": lambda: model.predict(x, FLAGS.batch, verbose=0),
     }
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(-1, FLAGS.rounds):

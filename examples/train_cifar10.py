@@ -183,7 +183,7 @@ def judge(run: training.Run, model: Any, data: Data) -> dict[str, Any]:
     files = judging.export_files(model, run.folder, data)
     if FLAGS.method == "dgate":
         x, y = data.test.arrays()
-        found = model.predict(x)
+        found = model.predict(x, verbose=0)
         return {
             "files": files,
             "accuracy": float((found["label"] == y).mean()),
