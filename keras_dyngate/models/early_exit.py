@@ -290,7 +290,8 @@ class EarlyExitModel(DynamicPrediction):
             y: Labels; None with a dataset, and where only `exit_shares` is given.
             macs: Highest mean MACs per sample; thresholds of the best accuracy.
             accuracy_drop: Accuracy that may be lost against the head, 0 to 1; thresholds
-                of the fewest MACs.
+                of the fewest MACs. The wish is kept on this data; on other data more
+                may be lost, the more so the fewer samples these are.
             exit_shares: Share of samples to leave at each gate.
             latency: Highest mean time, ms; thresholds of the best accuracy.
             path_ms: Measured time of a sample that leaves at each exit, the head last;
