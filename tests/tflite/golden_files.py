@@ -44,7 +44,8 @@ def write(method, quantization, folder):
         representative_data=tinted(32),
         labels=LABELS,
     )
-    write_golden(path, path.with_suffix(""), tinted(6, seed=1))
+    # Images without near ties: other kernels round 8-bit numbers another way.
+    write_golden(path, path.with_suffix(""), tinted(6, seed=4))
     path.unlink()
     return path.with_suffix("")
 
