@@ -17,6 +17,8 @@ from tests.stubs import randomize
 
 ROOT = Path(kd.__file__).parent.parent
 
+pytestmark = pytest.mark.heavy
+
 
 def run(code, *arguments):
     """Run code in another process; what it prints, read as JSON."""

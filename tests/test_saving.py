@@ -9,6 +9,8 @@ from tests.stubs import images, randomize
 
 SHAPE = (8, 8, 3)
 
+pytestmark = pytest.mark.heavy
+
 
 def loaded(model, tmp_path):
     model.save(tmp_path / "model.keras")

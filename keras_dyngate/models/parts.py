@@ -33,7 +33,8 @@ def check_arguments(
             f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}"
         )
     shape = tuple(input_shape or (side, side, 3))
-    if len(shape) != 3 or shape[-1] is None:
+    turned = shape[0] in (1, 3) and shape[-1] not in (1, 3)  # channels first
+    if len(shape) != 3 or shape[-1] is None or turned:
         raise ValueError(
             "`input_shape` must be (height, width, channels) with known channels. "
             f"Received: input_shape={input_shape!r}"

@@ -19,6 +19,8 @@ FILTERS = 3
 PRICE = kd.GateSparsity(0.0, weighting="macs")
 GATEABLE = 2 * 4 * 4 * 3 * 3 * FILTERS * FILTERS
 
+pytestmark = pytest.mark.heavy
+
 
 def make(bias=0.0, blocks=1, rate=0.0, prices=(PRICE,)):
     keras.utils.set_random_seed(0)

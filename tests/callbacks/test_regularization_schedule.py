@@ -12,6 +12,8 @@ import keras_dyngate as kd
 from keras_dyngate._backend import before_assign
 from keras_dyngate.callbacks import regularization_schedule
 
+pytestmark = pytest.mark.heavy
+
 
 class One(kd.GateRegularizer):
     """Penalty 1, whatever the gates do."""

@@ -13,6 +13,8 @@ from tests.export.nets import SHAPE, images
 layers = keras.layers
 X = images(6)
 
+pytestmark = pytest.mark.heavy
+
 
 def trunk():
     keras.utils.set_random_seed(0)

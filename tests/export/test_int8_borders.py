@@ -19,6 +19,8 @@ CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 IMAGE = tf.TensorSpec([1, SIZE, SIZE, 3], tf.float32)
 GATES = tf.TensorSpec([BLOCKS * GROUPS], tf.float32)
 
+pytestmark = pytest.mark.heavy
+
 
 def normal(seed, *shape):
     rng = np.random.default_rng(seed)

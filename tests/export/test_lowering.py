@@ -18,9 +18,12 @@ from keras_dyngate.export.lowering import (  # noqa: E402
 from tests.export.nets import spread_gates  # noqa: E402
 from tests.stubs import randomize  # noqa: E402
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
-)
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
+    ),
+]
 
 SHAPE = (6, 6, 16)
 BLOCKS = {

@@ -18,6 +18,8 @@ from tests.export.nets import SHAPE, conv_net, enliven, images, tinted, with_exi
 layers, ops = keras.layers, keras.ops
 X = tinted(8)
 
+pytestmark = pytest.mark.heavy
+
 
 def net(seed=0):
     """A cast, a constant, a sum, a nested model, a gated block, a softmax of its own."""

@@ -11,7 +11,7 @@ from tests import layer_checks
 from tests.backend_utils import gradients
 from tests.stubs import built, randomize
 
-pytestmark = pytest.mark.usefixtures("numpy_initializers")
+pytestmark = [pytest.mark.usefixtures("numpy_initializers"), pytest.mark.heavy]
 
 to_numpy = keras.ops.convert_to_numpy
 SHAPE = (7, 6, 8)

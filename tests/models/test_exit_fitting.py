@@ -5,6 +5,8 @@ import pytest
 from keras_dyngate import DecisionGate, add_decision_gates
 from keras_dyngate.models.exit_fitting import fit_gate, spreads
 
+pytestmark = pytest.mark.heavy
+
 
 def test_a_feature_that_hardly_varies_has_no_huge_weight():
     """Else 8-bit weights, which share one scale, would round the others to zero."""

@@ -6,7 +6,7 @@ from scipy.special import expit, softmax
 import keras_dyngate as kd
 from tests.stubs import images, outputs, randomize
 
-pytestmark = pytest.mark.usefixtures("numpy_initializers")
+pytestmark = [pytest.mark.usefixtures("numpy_initializers"), pytest.mark.heavy]
 
 layers = keras.layers
 to_numpy = keras.ops.convert_to_numpy

@@ -6,7 +6,7 @@ import keras_dyngate as kd
 from keras_dyngate.models.resnet import ARCHITECTURES
 from tests.stubs import images, outputs, randomize
 
-pytestmark = pytest.mark.usefixtures("numpy_initializers")
+pytestmark = [pytest.mark.usefixtures("numpy_initializers"), pytest.mark.heavy]
 
 SMALL = {"input_shape": (8, 8, 3), "width": 0.25}
 
@@ -237,6 +237,10 @@ class TestGates:
         ({"classes": 0}, "`classes` must be a positive integer. Received: classes=0"),
         ({"input_shape": (8, 8)}, r"`input_shape` must be .*Received: .*\(8, 8\)"),
         ({"input_shape": (8, 8, None)}, "`input_shape` must be .*known channels"),
+        (
+            {"input_shape": (3, 32, 32)},
+            "`input_shape` must be .height, width, channels",
+        ),
         ({"gate_groups": 2, "gate_group_size": 2}, "Give one of `gate_group_size` and"),
         ({"gate_groups": 3}, "`gate_groups` must divide .*16 .*gate_groups=3"),
         ({"gate_groups": 0}, "`gate_groups` must be a positive integer"),

@@ -9,7 +9,7 @@ from keras_dyngate.models.weights import trunk_slots
 from tests import reference
 from tests.stubs import images, outputs, randomize
 
-pytestmark = pytest.mark.usefixtures("numpy_initializers")
+pytestmark = [pytest.mark.usefixtures("numpy_initializers"), pytest.mark.heavy]
 
 SMALL = {"input_shape": (8, 8, 3), "width": 0.25, "classifier_activation": None}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -16,9 +16,12 @@ from keras_dyngate.runtime.lint import lint  # noqa: E402
 from tests.export.nets import images, small_net, spread_gates  # noqa: E402
 from tests.runtime.mutations import FOREIGN, mutations  # noqa: E402
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
-)
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
+    ),
+]
 WEIGHTS = np.arange(2 * 2 * 3 * 8, dtype="float32").reshape(2, 2, 3, 8) / 100
 IMAGE = tf.TensorSpec([1, 5, 5, 3], tf.float32, name="image")
 
