@@ -51,6 +51,7 @@ _MODULES = {
         "BatchNormalization",
         "ChannelPadding",
         "DecisionGate",
+        "ExitHead",
         "GatedBasicBlock",
         "GatedBottleneckBlock",
         "NestedConv2D",

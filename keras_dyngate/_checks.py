@@ -12,6 +12,13 @@ def positive_int(name: str, value: Any) -> int:
     return int(value)
 
 
+def boolean(name: str, value: Any) -> bool:
+    """`value` if it is True or False, else a `ValueError`."""
+    if not isinstance(value, bool):
+        raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
+    return value
+
+
 def member(name: str, value: Any, count: int) -> int:
     """`value` if it is an int from 1 to `count`, else a `ValueError`."""
     if positive_int(name, value) > count:

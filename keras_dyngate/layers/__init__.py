@@ -3,6 +3,8 @@
 from keras_dyngate.layers.batch_normalization import BatchNormalization
 from keras_dyngate.layers.channel_padding import ChannelPadding
 from keras_dyngate.layers.decision_gate import DecisionGate
+from keras_dyngate.layers.exit_gate import ExitGate
+from keras_dyngate.layers.exit_head import ExitHead
 from keras_dyngate.layers.gated_basic_block import GatedBasicBlock
 from keras_dyngate.layers.gated_block import GatedBlock
 from keras_dyngate.layers.gated_bottleneck_block import GatedBottleneckBlock
@@ -16,6 +18,8 @@ __all__ = [
     "BatchNormalization",
     "ChannelPadding",
     "DecisionGate",
+    "ExitGate",
+    "ExitHead",
     "GatedBasicBlock",
     "GatedBlock",
     "GatedBottleneckBlock",

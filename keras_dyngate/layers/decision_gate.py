@@ -11,21 +11,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dyngate._checks import one_of, positive_int
+from keras_dyngate._checks import one_of
 from keras_dyngate._registration import serializable
-from keras_dyngate._saving import KeepsFrozen
-from keras_dyngate.losses import OneVsAllHinge, ScoreCrossEntropy
+from keras_dyngate.layers.exit_gate import CONFIDENCES, ExitGate
 
 POOLINGS = ("avg", "avg4x4", "flatten")
-CONFIDENCES = ("score", "distance", "margin", "entropy")
-OBJECTIVES: dict[str, type[keras.losses.Loss]] = {
-    "hinge": OneVsAllHinge,
-    "cross_entropy": ScoreCrossEntropy,
-}
 
 
 @serializable
-class DecisionGate(KeepsFrozen, keras.layers.Layer):
+class DecisionGate(ExitGate):
     """Pools a feature map and gives each class a score, `s = W x + b`, in float32.
 
     Trained with the one-vs-all hinge, a score is that of a linear support vector
@@ -39,11 +33,8 @@ class DecisionGate(KeepsFrozen, keras.layers.Layer):
             and lower edge is dropped); "flatten". Both options are designs of this
             library. Features without height and width are taken as they are.
         objective: What the gate is trained for: "hinge" (default) or "cross_entropy".
-        confidence: "score", the largest score (default); "distance", the largest score
-            over the norm of its weights; "margin", the largest score minus the second
-            (design of this library); "entropy", minus the entropy of the softmax of the
-            scores, in nats. One score s is as good as the two scores (0, s) of no and
-            yes; its "score" is its size, its "distance" that over the norm.
+        confidence: "score" (default), "distance", "margin", "entropy" or
+            "probability"; see `ExitGate`.
 
     Input shape: `[batch, height, width, channels]`, `[batch, steps, channels]` or
         `[batch, channels]`.
@@ -67,25 +58,14 @@ class DecisionGate(KeepsFrozen, keras.layers.Layer):
         confidence: str = "score",
         **kwargs: Any,
     ) -> None:
-        super().__init__(autocast=False, **kwargs)  # float32, whatever the policy
-        self.classes = positive_int("classes", classes)
+        super().__init__(classes, objective, confidence, **kwargs)
         self.pooling = one_of("pooling", pooling, POOLINGS)
-        self.objective = one_of("objective", objective, tuple(OBJECTIVES))
-        self.confidence = confidence
+        # float32, whatever the policy
         self.dense = keras.layers.Dense(self.classes, dtype="float32", name="dense")
 
     @property
-    def confidence(self) -> str:
-        """Which function of the scores is compared with the threshold; may be set."""
-        return self._confidence
-
-    @confidence.setter
-    def confidence(self, confidence: str) -> None:
-        self._confidence = one_of("confidence", confidence, CONFIDENCES)
-
-    def loss(self) -> keras.losses.Loss:
-        """A new loss of the gate's objective, on class indices or one-hot labels."""
-        return OBJECTIVES[self.objective]()
+    def confidences(self) -> tuple[str, ...]:
+        return CONFIDENCES
 
     def build(self, input_shape: Any) -> None:
         self.dense.build(self._pooled_shape(input_shape))
@@ -123,40 +103,19 @@ class DecisionGate(KeepsFrozen, keras.layers.Layer):
             x = ops.average_pool(x, 4, 4, "valid", data_format="channels_last")
         return ops.reshape(x, (-1, math.prod(x.shape[1:])))
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, training: bool | None = None) -> Any:
         return self.dense(self.pool(x))
 
     def confidence_of(self, scores: Any) -> Any:
-        """How sure the gate is, `[batch]`; a sample leaves where this >= threshold."""
-        one = scores.shape[-1] == 1
-        if one and self.confidence in ("margin", "entropy"):
-            scores = ops.concatenate([ops.zeros_like(scores), scores], axis=-1)
-        if self.confidence == "entropy":
-            log_p = ops.log_softmax(scores)
-            return ops.sum(ops.exp(log_p) * log_p, axis=-1)
-        if self.confidence == "margin":
-            top = ops.top_k(scores, 2)[0]
-            return top[..., 0] - top[..., 1]
-        if self.confidence == "distance":
-            norms = ops.norm(ops.cast(self.dense.kernel, "float32"), axis=0)
-            scores = ops.divide(scores, norms)
-        return ops.max(ops.abs(scores) if one else scores, axis=-1)
+        if self.confidence != "distance":
+            return super().confidence_of(scores)
+        norms = ops.norm(ops.cast(self.dense.kernel, "float32"), axis=0)
+        scores = ops.divide(scores, norms)
+        return ops.max(ops.abs(scores) if self.classes == 1 else scores, axis=-1)
 
     def kernel_macs(self, input_shape: Any) -> int:
         """MACs of the linear layer for one image."""
         return self._pooled_shape(input_shape)[1] * self.classes
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
-        return input_shape[0], self.classes
-
-    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
-        return keras.KerasTensor((x.shape[0], self.classes), "float32")
-
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "classes": self.classes,
-            "pooling": self.pooling,
-            "objective": self.objective,
-            "confidence": self.confidence,
-        }
+        return {**super().get_config(), "pooling": self.pooling}

@@ -18,6 +18,8 @@ from keras_dyngate._graph import FlatGraph, flat_graph
 from keras_dyngate._logits import is_softmax, squashing_call
 from keras_dyngate.cost.counter import each_macs
 
+INPUT = "input"
+
 
 @dataclasses.dataclass(frozen=True)
 class CutPoint:
@@ -107,6 +109,12 @@ def check_trunk(model: Any) -> int:
     return int(shape[1])
 
 
+def input_place(graph: FlatGraph) -> str:
+    """What a model's input is called among its places: "input", if no layer is."""
+    taken = any(call.path == INPUT for call in graph.calls)
+    return f"{INPUT}:0" if taken else INPUT
+
+
 def places(graph: FlatGraph) -> dict[str, Place]:
     """The input and every call of a flat graph by path, in the order of execution."""
     calls, (entry,) = graph.calls, graph.inputs
@@ -123,8 +131,9 @@ def places(graph: FlatGraph) -> dict[str, Place]:
         )
 
     nothing = "no MACs are spent up to it"
-    found = {entry.name: place(entry.name, -1, entry, nothing)}
-    alive = {id(entry): entry.name}  # tensors that a later call needs, and their makers
+    start = input_place(graph)
+    found = {start: place(start, -1, entry, nothing)}
+    alive = {id(entry): start}  # tensors that a later call needs, and their makers
     for i, (call, cost) in enumerate(zip(calls, costs, strict=True)):
         name = call.path
         macs += cost

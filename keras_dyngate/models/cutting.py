@@ -16,6 +16,7 @@ from keras_dyngate.models.cut_points import (
     CutPoint,
     Place,
     checked_graph,
+    input_place,
     listed,
     places,
 )
@@ -29,7 +30,7 @@ class _Resolver:
         self.places = places(graph)
         # Who makes a tensor; a nested model stands for its last one.
         self.maker = {id(x): c.path for c in graph.calls for x in c.outputs}
-        self.maker |= {id(x): x.name for x in graph.inputs}
+        self.maker |= {id(x): input_place(graph) for x in graph.inputs}
 
     def path_of(self, item: Any) -> str:
         if isinstance(item, CutPoint):
@@ -133,7 +134,9 @@ def _nearest(name: str, found: dict[str, Place]) -> str:
     return f"nearest cut points: {', '.join(near)}" if near else "no layer is one"
 
 
-def resolve_cuts(model: keras.Model, after: Sequence[Any]) -> list[str]:
+def resolve_cuts(
+    model: keras.Model, after: Sequence[Any], at_input: bool = False
+) -> list[str]:
     """The paths of the layers after which a model is to be cut.
 
     Args:
@@ -143,6 +146,7 @@ def resolve_cuts(model: keras.Model, after: Sequence[Any]) -> list[str]:
             where no other layer is called so), the layers themselves, tensors of the
             model or of a nested one, indices into `model.layers` (negative ones count
             from the end), or `CutPoint`s. A nested model stands for its last layer.
+        at_input: Whether the model's input may be the first of them.
 
     Returns:
         Names of layers, paths inside nested models.
@@ -151,11 +155,11 @@ def resolve_cuts(model: keras.Model, after: Sequence[Any]) -> list[str]:
         ValueError: If a layer is unknown or no cut point, or if they are none, repeated
             or in another order; or if `cut_points` refuses the model.
     """
-    return list(_resolved(model, checked_graph(model), after))
+    return list(_resolved(model, checked_graph(model), after, at_input))
 
 
 def _resolved(
-    model: keras.Model, graph: FlatGraph, after: Sequence[Any]
+    model: keras.Model, graph: FlatGraph, after: Sequence[Any], at_input: bool
 ) -> dict[str, Place]:
     received = f"Received: after={after!r}"
     if not isinstance(after, (list, tuple)) or not after:
@@ -164,6 +168,8 @@ def _resolved(
     found = resolver.places
     names = [resolver.path_of(item) for item in after]
     for name in names:
+        if at_input and found[name].index < 0:
+            continue
         if problem := found[name].problem:
             raise ValueError(
                 f"`after` must hold cut points; {name!r} is none: {problem} "
@@ -178,14 +184,16 @@ def _resolved(
     return {name: found[name] for name in names}
 
 
-def split(model: keras.Model, after: Sequence[Any]) -> list[Part]:
+def split(
+    model: keras.Model, after: Sequence[Any], at_input: bool = False
+) -> list[Part]:
     """Cut a model into stages that share its layers and weights.
 
     The model itself stays as it is, and can be split again, elsewhere too.
 
     Args:
         model: As for `cut_points`.
-        after: As for `resolve_cuts`.
+        after, at_input: As for `resolve_cuts`. A part that ends at the input hands it on.
 
     Returns:
         One part more than there are cuts: from the model's input to the output of the
@@ -196,11 +204,14 @@ def split(model: keras.Model, after: Sequence[Any]) -> list[Part]:
         ValueError: If `resolve_cuts` refuses the model or the layers.
     """
     graph = checked_graph(model)
-    ends = [place.index + 1 for place in _resolved(model, graph, after).values()]
+    cuts = _resolved(model, graph, after, at_input)
+    ends = [place.index + 1 for place in cuts.values()]
     parts, start, inputs = [], 0, graph.inputs
     for number, end in enumerate([*ends, len(graph.calls)]):
         last = end == len(graph.calls)
         output = graph.outputs[0] if last else graph.calls[end - 1].outputs[0]
+        if not end:
+            output = graph.inputs[0]
         stretch = Stretch(inputs, graph.calls[start:end], output)
         parts.append(Part(stretch, name=f"{model.name}_stage_{number}"))
         start, inputs = end, (output,)

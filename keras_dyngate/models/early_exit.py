@@ -20,7 +20,7 @@ from keras import ops
 
 from keras_dyngate import _hooks
 from keras_dyngate._backend import before_assign
-from keras_dyngate._checks import positive_int
+from keras_dyngate._checks import boolean, positive_int
 from keras_dyngate._graph import Part, flat_graph
 from keras_dyngate._logits import raw_operation, squashing_call
 from keras_dyngate._registration import serializable
@@ -28,7 +28,7 @@ from keras_dyngate._saving import refuse_legacy_file
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.calibration.exit_table import ExitOutcome, ExitTable
 from keras_dyngate.cost import MacProfile
-from keras_dyngate.layers import DecisionGate
+from keras_dyngate.layers import ExitGate
 from keras_dyngate.models import exit_fitting
 from keras_dyngate.models.cut_points import check_trunk
 from keras_dyngate.models.cutting import resolve_cuts, split
@@ -58,21 +58,30 @@ class EarlyExitModel(DynamicPrediction):
 
     Args:
         trunk: A functional or Sequential classifier.
-        after: Layers of the trunk, a gate after each; see `add_decision_gates`.
-        gates: One `DecisionGate` per layer.
+        after: Layers of the trunk, a gate after each; see `add_decision_gates`. The
+            trunk's input may come first: the gate there is a net of its own.
+        gates: One `DecisionGate` or `ExitHead` per place.
+        combine: Whether an exit answers with a weighted geometric mean of its own and
+            all earlier exits' probabilities; `calibrate` fits the weights. After Wolczyk
+            et al., Zero Time Waste, NeurIPS 2021, arXiv 2106.05409.
 
     Attributes:
         trunk: The trunk.
         gates: The gates, in the order of the trunk.
         thresholds: `[gates]`, float32; infinity at first: nobody leaves. Set it, or let
             `calibrate` do so. It is saved with the model.
+        mixing: `[gates + 1, gates + 1]`, float32: exit k answers with the sum over j of
+            `mixing[k, j]` times the raw scores of exit j, whose softmax is that mean.
+            The unit matrix at first: each answers alone. A diagonal one is temperature
+            scaling (Guo et al., ICML 2017). Saved with the model.
     """
 
     def __init__(
         self,
         trunk: keras.Model,
         after: Sequence[Any],
-        gates: Sequence[DecisionGate],
+        gates: Sequence[ExitGate],
+        combine: bool = False,
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -80,9 +89,9 @@ class EarlyExitModel(DynamicPrediction):
         # Images are not cast here: the trunk does so, by its own policy.
         super().__init__(name=name or f"{trunk.name}_exits", autocast=False, **kwargs)
         self.trunk = trunk
-        self.after = tuple(resolve_cuts(trunk, after))
+        self.after = tuple(resolve_cuts(trunk, after, at_input=True))
         self.gates = list(gates)
-        parts = split(trunk, self.after)
+        parts = split(trunk, self.after, at_input=True)
         classes = parts[-1].output_shape[-1]
         if len(self.gates) != len(self.after) or any(
             gate.classes != classes for gate in self.gates
@@ -96,6 +105,12 @@ class EarlyExitModel(DynamicPrediction):
             raise ValueError(
                 f"`gates` must have names of their own, none of them {HEAD!r}. "
                 f"Received: {names[:-1]}"
+            )
+        self.combine = boolean("combine", combine)
+        if combine and any(gate.confidence == "distance" for gate in self.gates):
+            raise ValueError(
+                "`combine` goes with confidences of scores, not with 'distance'. "
+                f"Received: combine={combine!r}"
             )
         _refuse_shared_blocks(parts)
         for part, gate in zip(parts, self.gates, strict=False):
@@ -118,6 +133,15 @@ class EarlyExitModel(DynamicPrediction):
             name="thresholds",
             shape=(len(self.gates),),
             initializer=keras.initializers.Constant(np.inf),
+            trainable=False,
+            dtype="float32",
+            autocast=False,
+        )
+        exits = len(self.gates) + 1
+        self._mixing = self.add_weight(
+            name="mixing",
+            shape=(exits, exits),
+            initializer=keras.initializers.Identity(),
             trainable=False,
             dtype="float32",
             autocast=False,
@@ -162,6 +186,35 @@ class EarlyExitModel(DynamicPrediction):
         self._thresholds.assign(self.checked_thresholds(thresholds))
 
     @property
+    def mixing(self) -> np.ndarray:
+        return ops.convert_to_numpy(self._mixing)
+
+    @mixing.setter
+    def mixing(self, mixing: Any) -> None:
+        exits = len(self.gates) + 1
+        try:
+            found = np.asarray(mixing, "float32")
+        except (TypeError, ValueError):  # no numbers
+            found = np.empty(0)
+        fits = found.shape == (exits, exits) and np.isfinite(found).all()
+        if not fits or np.triu(found, 1).any():
+            raise ValueError(
+                f"`mixing` must be a lower triangular matrix of {exits} rows, one per "
+                f"exit. Received: mixing={mixing!r}"
+            )
+        before_assign(self)
+        self._mixing.assign(found)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an exit answers with more than its own raw scores."""
+        return not np.array_equal(self.mixing, np.eye(len(self.gates) + 1))
+
+    def answer(self, index: int, so_far: np.ndarray) -> np.ndarray:
+        weights = self.mixing[index, : index + 1]
+        return np.einsum("k,nkc->nc", weights, so_far)
+
+    @property
     def calibrated(self) -> bool:
         """Whether thresholds were set: not all are still infinite."""
         return not np.isposinf(self.thresholds).all()
@@ -172,6 +225,7 @@ class EarlyExitModel(DynamicPrediction):
         outputs: dict[str, Any] = {}
         stays: Any = 1.0  # per sample: 1 until it leaves
         exits: Any = 0.0
+        so_far: list[Any] = []
         (x,) = (fitting(image, self.input_shape) for image in keras.tree.flatten(x))
         for index, stage in enumerate(self.stages):
             with _hooks.recording() as found:
@@ -180,7 +234,10 @@ class EarlyExitModel(DynamicPrediction):
             if stage.gate is None:
                 outputs[HEAD] = x
                 break
-            scores = outputs[stage.gate.name] = stage.gate(x)
+            scores = outputs[stage.gate.name] = stage.gate(x, training=training)
+            so_far.append(scores)
+            weights = ops.reshape(self._mixing[index, : index + 1], (-1, 1, 1))
+            scores = ops.sum(weights * ops.stack(so_far), axis=0)
             # Not `logical_not`: TensorFlow makes that of >= a <, false for NaN too.
             leaves = stage.gate.confidence_of(scores) >= self._thresholds[index]
             stays = stays * (1.0 - ops.cast(leaves, "float32"))
@@ -266,7 +323,7 @@ class EarlyExitModel(DynamicPrediction):
 
         A dataset may have weights; here every sample counts once.
         """
-        return exit_fitting.exit_table(self, x, y, batch_size)
+        return exit_fitting.exit_scores(self, x, y, batch_size).table(self)
 
     def calibrate(
         self,
@@ -358,6 +415,7 @@ class EarlyExitModel(DynamicPrediction):
             "trunk": serialize(self.trunk),
             "after": list(self.after),
             "gates": [serialize(gate) for gate in self.gates],
+            "combine": self.combine,
         }
 
     @classmethod

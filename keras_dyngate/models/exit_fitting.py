@@ -212,7 +212,37 @@ class _Said(DecisionModel):
         return {"scores": scores, "decisions": decisions}
 
 
-def exit_table(model: Any, x: Any, y: Any, batch_size: int | None) -> ExitTable:
+@dataclasses.dataclass(frozen=True)
+class ExitScores:
+    """What every exit says of some samples, nobody leaving. N samples, n gates.
+
+    Attributes:
+        scores: Raw ones, `[N, n + 1, classes]`, the head last.
+        macs: MACs spent on a sample that leaves at each exit, `[N, n + 1]`.
+        truth: Class indices, int `[N]`, or None.
+    """
+
+    scores: np.ndarray
+    macs: np.ndarray
+    truth: np.ndarray | None
+
+    def table(self, model: Any) -> ExitTable:
+        """With the model's mixing of scores, and its gates' confidences."""
+        exits = self.scores.shape[1]
+        said = [model.answer(k, self.scores[:, : k + 1]) for k in range(exits)]
+        confidence = [
+            ops.convert_to_numpy(gate.confidence_of(ops.convert_to_tensor(scores)))
+            for gate, scores in zip(model.gates, said, strict=False)
+        ]
+        return ExitTable(
+            confidence=np.stack(confidence, axis=1),
+            labels=np.stack([label_of(scores) for scores in said], axis=1),
+            macs=self.macs,
+            truth=self.truth,
+        )
+
+
+def exit_scores(model: Any, x: Any, y: Any, batch_size: int | None) -> ExitScores:
     """A pass over the data with nobody leaving."""
     said = _Said(model, name="said")
     parts, labels = [], []
@@ -222,20 +252,12 @@ def exit_table(model: Any, x: Any, y: Any, batch_size: int | None) -> ExitTable:
             labels.append(batch.y)
     found = _joined(parts)
     scores, decisions = found["scores"], found["decisions"]
-    confidence = [
-        ops.convert_to_numpy(gate.confidence_of(ops.convert_to_tensor(of_gate)))
-        for gate, of_gate in zip(model.gates, scores, strict=False)
-    ]
     profile, macs = count_macs(model), []
     for index in range(len(scores)):
         decisions["exit"] = np.full((len(scores[0]), 1), index)
         macs.append(profile.of(decisions))
-    return ExitTable(
-        confidence=np.stack(confidence, axis=1),
-        labels=np.stack([label_of(each) for each in scores], axis=1),
-        macs=np.stack(macs, axis=1),
-        truth=_joined(labels) if labels else None,
-    )
+    truth = _joined(labels) if labels else None
+    return ExitScores(np.stack(scores, axis=1), np.stack(macs, axis=1), truth)
 
 
 def _checked_path_ms(path_ms: Any, exits: int) -> list[float]:

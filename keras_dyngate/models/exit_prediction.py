@@ -25,14 +25,23 @@ from keras_dyngate.models.exit_training import JointTraining
 class DynamicPrediction(JointTraining):
     """Base of a model that drops the samples that leave early.
 
-    A subclass has `gates`, `thresholds`, `raw_stages` (the last one in raw scores) and
-    their `stage_profiles`.
+    A subclass has `gates`, `thresholds`, `raw_stages` (the last one in raw scores), their
+    `stage_profiles`, and `answer`, by which exits may combine their scores.
     """
 
     thresholds: Any
 
     @property
     def raw_stages(self) -> Sequence[Stage]:
+        raise NotImplementedError
+
+    def answer(self, index: int, so_far: np.ndarray) -> np.ndarray:
+        """The scores `[N, classes]` that an exit answers with.
+
+        Args:
+            index: Of the exit.
+            so_far: Raw scores of it and those before, `[N, index + 1, classes]`.
+        """
         raise NotImplementedError
 
     @property
@@ -77,12 +86,12 @@ class DynamicPrediction(JointTraining):
         Returns:
             A dict of arrays, in the order of `x`: `logits` `[N, classes]`, the raw scores
             of the exit that answered (a gate's scores are on a scale of their own; the
-            head's are those before its softmax or sigmoid); `label` `[N]`, their
-            largest, or with one output 1 for a score above 0; `score` `[N]`, the
-            confidence that was compared with the threshold (at the head: the largest
-            logit, or the size of the one); `exit` `[N]`, the gate's index or, for the
-            head, their number; `macs` `[N]`, what was spent, gates and controllers
-            included.
+            head's are those before its softmax or sigmoid; exits that combine give
+            weighted sums); `label` `[N]`, their largest, or with one output 1 for a score
+            above 0; `score` `[N]`, the confidence that was compared with the threshold
+            (at the head: the largest logit, or the size of the one); `exit` `[N]`, the
+            gate's index or, for the head, their number; `macs` `[N]`, what was spent,
+            gates and controllers included.
         """
         size = positive_int("batch_size", 32 if batch_size is None else batch_size)
         data = batches(x, batch_size=size, steps=steps)
@@ -129,7 +138,14 @@ class DynamicPrediction(JointTraining):
 
         callbacks.on_predict_begin()
         groups = list(
-            run_stages(self.raw_stages, self.stage_profiles, told(), size, leaves)
+            run_stages(
+                self.raw_stages,
+                self.stage_profiles,
+                told(),
+                size,
+                self.answer,
+                leaves,
+            )
         )
         callbacks.on_predict_end()
         return _in_order(groups)

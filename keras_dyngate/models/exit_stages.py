@@ -16,7 +16,7 @@ from keras_dyngate import _hooks
 from keras_dyngate._graph import Part
 from keras_dyngate.cost import MacProfile, MacRow
 from keras_dyngate.cost.counter import part_profile
-from keras_dyngate.layers import DecisionGate
+from keras_dyngate.layers import ExitGate
 
 PADDING = 8  # a batch that is not full is padded to a multiple of 1/8 of a full one
 
@@ -28,7 +28,7 @@ class Stage(keras.Model):
     no gate, and its features are the net's answer.
     """
 
-    def __init__(self, part: Part, gate: DecisionGate | None, **kwargs: Any):
+    def __init__(self, part: Part, gate: ExitGate | None, **kwargs: Any):
         super().__init__(autocast=False, **kwargs)
         self.part, self.gate = part, gate
         # Batches differ in size: XLA would compile each anew on TensorFlow.
@@ -40,7 +40,7 @@ class Stage(keras.Model):
             features = self.part(x, training=training)
         outputs = {"features": features, "decisions": dict(found)}
         if self.gate is not None:
-            outputs["scores"] = self.gate(features)
+            outputs["scores"] = self.gate(features, training=training)
         return outputs
 
     def profile(self) -> MacProfile:
@@ -71,29 +71,29 @@ def padded_size(count: int, batch_size: int) -> int:
 
 @dataclasses.dataclass
 class _Queue:
-    """Samples that wait for a stage."""
+    """Samples that wait for a stage, with the raw scores of the exits before it."""
 
     features: list[np.ndarray] = dataclasses.field(default_factory=list)
     rows: list[np.ndarray] = dataclasses.field(default_factory=list)
     macs: list[np.ndarray] = dataclasses.field(default_factory=list)
+    scores: list[np.ndarray] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self.rows)
 
-    def put(self, features: Any, rows: np.ndarray, macs: np.ndarray) -> None:
-        if len(rows):
-            self.features.append(np.asarray(features))
-            self.rows.append(rows)
-            self.macs.append(macs)
+    def put(self, **values: Any) -> None:
+        if len(values["rows"]):
+            for name, value in values.items():
+                getattr(self, name).append(np.asarray(value))
 
-    def take(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def take(self, count: int) -> tuple[np.ndarray, ...]:
         parts = []
-        for name in ("features", "rows", "macs"):
+        for name in ("features", "rows", "macs", "scores"):
             held = getattr(self, name)
             joined = held[0] if len(held) == 1 else np.concatenate(held)
             parts.append(joined[:count])
             setattr(self, name, [joined[count:]] if count < len(joined) else [])
-        return parts[0], parts[1], parts[2]
+        return tuple(parts)
 
 
 def run_stages(
@@ -101,6 +101,7 @@ def run_stages(
     profiles: Sequence[MacProfile],
     images: Iterable[np.ndarray],
     batch_size: int,
+    answer: Callable[[int, np.ndarray], np.ndarray],
     leaves: Callable[[int, np.ndarray], tuple[np.ndarray, np.ndarray]],
 ) -> Iterator[tuple[int, Left]]:
     """Run samples through the stages; those that leave are dropped from the batch.
@@ -110,7 +111,9 @@ def run_stages(
         profiles: Of the stages, counted once.
         images: Batches of images.
         batch_size: Of every stage: samples wait until a batch is full, or none comes.
-        leaves: From (stage, scores) to (which samples leave, their confidence).
+        answer: From (stage, raw scores of all exits so far `[N, stage + 1, classes]`) to
+            the scores that this exit answers with `[N, classes]`.
+        leaves: From (stage, those scores) to (which samples leave, their confidence).
 
     Yields:
         (exit, `Left`) of samples, in no particular order.
@@ -118,7 +121,7 @@ def run_stages(
     queues = [_Queue() for _ in stages]
 
     def run(index: int, count: int) -> tuple[int, Left]:
-        features, rows, macs = queues[index].take(count)
+        features, rows, macs, earlier = queues[index].take(count)
         size = padded_size(len(rows), batch_size)
         if size > len(rows):  # any real sample will do
             features = features[np.arange(size) % len(rows)]
@@ -126,17 +129,30 @@ def run_stages(
         found = keras.tree.map_structure(lambda a: np.asarray(a)[: len(rows)], found)
         macs = macs + profiles[index].of(found["decisions"])
         last = index == len(stages) - 1
-        scores = found["features" if last else "scores"]
+        raw = found["features" if last else "scores"].astype("float32")
+        so_far = np.concatenate([earlier, raw[:, None]], axis=1)
+        scores = answer(index, so_far)
         gone, confidence = leaves(index, scores)
         if not last:
             stay = ~gone
-            queues[index + 1].put(found["features"][stay], rows[stay], macs[stay])
+            queues[index + 1].put(
+                features=found["features"][stay],
+                rows=rows[stay],
+                macs=macs[stay],
+                scores=so_far[stay],
+            )
         return index, Left(rows[gone], scores[gone], confidence[gone], macs[gone])
 
+    classes = stages[-1].part.output_shape[-1]
     seen = 0
     for batch in images:
         rows = np.arange(seen, seen + len(batch))
-        queues[0].put(batch, rows, np.zeros(len(batch), np.int64))
+        queues[0].put(
+            features=batch,
+            rows=rows,
+            macs=np.zeros(len(batch), np.int64),
+            scores=np.zeros((len(batch), 0, classes), "float32"),
+        )
         seen += len(batch)
         for index, queue in enumerate(queues):
             while len(queue) >= batch_size:

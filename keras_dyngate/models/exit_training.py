@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_dyngate.layers import DecisionGate
+from keras_dyngate.layers import ExitGate
 from keras_dyngate.models.exit_data import as_keras_data
 
 HEAD = "head"  # the trunk's own answer among the outputs
@@ -17,7 +17,7 @@ class JointTraining(keras.Model):
     A subclass has `gates`, and says whether the head's outputs are probabilities.
     """
 
-    gates: Sequence[DecisionGate]
+    gates: Sequence[ExitGate]
 
     @property
     def ends_in_probabilities(self) -> bool:
