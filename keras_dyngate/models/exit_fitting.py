@@ -34,6 +34,7 @@ from keras_dyngate.models.exit_data import (
     fitting,
     takes_bytes,
 )
+from keras_dyngate.models.exit_training import HEAD
 
 STEPS = 20  # per epoch at least, if need be in smaller batches
 
@@ -43,32 +44,41 @@ class GateFit:
     """How the fit of one gate went, on the data it was fitted on.
 
     Attributes:
-        loss: Of the gate's objective.
-        accuracy: Share of samples whose largest score is the true class's. Both are
-            weighted where the data are.
-        features: How many numbers the gate reads.
-        seconds: Of the fit, without the pass through the trunk.
+        loss: Of the gate's objective; None for heads, which learn together.
+        accuracy: Share of samples whose largest score is the true class's, of heads in
+            the last epoch, on the pictures as they were varied; NaN where no labels were
+            given. Weighted where the data are.
+        features: How many numbers a linear gate reads; None for heads.
+        seconds: Of the fit; of linear gates without the pass through the trunk, of heads
+            of all that learned together.
+        validation_accuracy: On `validation_data`, of heads.
     """
 
-    loss: float
+    loss: float | None
     accuracy: float
-    features: int
+    features: int | None
     seconds: float
+    validation_accuracy: float | None = None
 
 
 class _Pooled(keras.Model):
-    """All gates' pooled features of a batch, by gate."""
+    """All linear gates' pooled features of a batch, by gate, and the net's raw scores."""
 
-    def __init__(self, exits: Any) -> None:
+    def __init__(self, exits: Any, head: bool) -> None:
         super().__init__(name="pooled_features", autocast=False)
-        self.exits = exits
+        self.exits, self.head = exits, head
 
     def call(self, x: Any) -> dict[str, Any]:
-        pooled = {}
-        for stage in self.exits.stages[:-1]:
+        found = {}
+        for stage in self.exits.raw_stages:
+            if stage.gate is None and not self.head:
+                break
             x = stage.part(x, training=False)
-            pooled[stage.gate.name] = stage.gate.pool(x)
-        return pooled
+            if isinstance(stage.gate, DecisionGate):
+                found[stage.gate.name] = stage.gate.pool(x)
+            elif stage.gate is None:
+                found[HEAD] = x
+        return found
 
 
 def _joined(parts: list[Any]) -> Any:
@@ -80,18 +90,20 @@ def _joined(parts: list[Any]) -> Any:
 def pooled_features(
     model: Any, x: Any, y: Any, sample_weight: Any, batch_size: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray | None]:
-    """Each gate's features `[N, features]`, class indices and weights `[N]`, one pass.
+    """Each linear gate's features `[N, features]`, labels and weights `[N]`, one pass.
+
+    Where there are no labels, the trunk's own are taken.
 
     Raises:
-        ValueError: For data without labels, or with weights here and not there.
+        ValueError: For weights here and not there.
     """
-    extractor = _Pooled(model)
+    extractors = {given: _Pooled(model, head=not given) for given in (True, False)}
     features, labels, weights = [], [], []
     for batch in checked_batches(model, x, y, sample_weight, batch_size):
-        if batch.y is None:
-            raise ValueError("`y` must be given with images. Received: y=None")
-        labels.append(batch.y)
-        features.append(extractor.predict_on_batch(batch.x))
+        found = extractors[batch.y is not None].predict_on_batch(batch.x)
+        said = found.pop(HEAD, None)
+        labels.append(label_of(said) if batch.y is None else batch.y)
+        features.append(found)
         if batch.weight is not None:
             weights.append(_checked_weights(batch.weight))
     if weights and len(weights) < len(labels):

@@ -14,11 +14,11 @@ import keras
 
 from keras_dyngate._graph import flat_graph
 from keras_dyngate.cost import count_macs
+from keras_dyngate.models.heads import MOMENTUM
 
 SIZES = (160, 128, 96)  # pixels, tried in turn
 ALPHA = 0.35
 MOST = 0.12  # of the trunk's MACs that the automatic one may cost
-MOMENTUM = 0.97  # of its normalization: few steps have to do
 
 
 def first_net(

@@ -14,6 +14,7 @@ from keras_dyngate.cost import count_macs
 
 ROWS = 6  # of the last map at most
 DROPOUT = 0.2
+MOMENTUM = 0.97  # of normalization: few steps have to do
 WIDTHS = (
     192,
     160,
@@ -53,7 +54,7 @@ def _conv_body(shape: Sequence[int], classes: int, width: int) -> keras.Model:
     layers = keras.layers
     image = keras.Input(shape)
     x = layers.Conv2D(2 * width, 1, use_bias=False)(image)
-    x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
+    x = layers.ReLU(6.0)(layers.BatchNormalization(momentum=MOMENTUM)(x))
     x = layers.Dropout(DROPOUT)(layers.GlobalAveragePooling2D()(x))
     return keras.Model(image, layers.Dense(classes)(x))
 
@@ -67,7 +68,7 @@ def _separable_body(shape: Sequence[int], classes: int, width: int) -> keras.Mod
         x = layers.SeparableConv2D(
             filters, 3, strides=stride, padding="same", use_bias=False
         )(x)
-        x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
+        x = layers.ReLU(6.0)(layers.BatchNormalization(momentum=MOMENTUM)(x))
     x = layers.Dropout(DROPOUT)(layers.GlobalAveragePooling2D()(x))
     return keras.Model(image, layers.Dense(classes)(x))
 
