@@ -136,7 +136,9 @@ def test_shares_of_pictures(files, tmp_path):
 )
 def test_bad_arguments(files, arguments, message):
     folder, _, _ = files
-    done = emulate("exits", folder / "exits.tflite", folder / "plain.tflite", *arguments)
+    done = emulate(
+        "exits", folder / "exits.tflite", folder / "plain.tflite", *arguments
+    )
     assert done.returncode != 0
     assert re.search(message, done.stdout + done.stderr), done.stderr[-500:]
 
