@@ -5,10 +5,10 @@ r"""Do early exits save time? Measured in LiteRT, against the plain net, in one 
 
 puts decision gates on a net with random weights, sets the thresholds so that as many
 images leave at each exit, and times, interleaved: the plain net, the file as it decides,
-and the path to each exit. `--model` is a constructor of this library or, with
-`--applications`, of keras.applications. `time ratio` and `cost ratio` are a path's time and
-MACs over the plain net's; the time is compared round by round, and the median taken. MMACs
-are millions of MACs.
+and the path to each exit, with its place in the net. `--model` is a constructor of this
+library or, with `--applications`, of keras.applications. `time ratio` and `cost ratio` are
+a path's time and MACs over the plain net's; the time is compared round by round, and the
+median taken. MMACs are millions of MACs.
 """
 
 import json
@@ -29,8 +29,8 @@ from rich.table import Table
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
 from keras_dyngate.export import quiet
-from keras_dyngate.export.exits import limits_to
 from keras_dyngate.runtime import compare_latency, describe_machine
+from keras_dyngate.runtime.exit_places import exit_places, limits_to
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "resnet34", "Constructor of the trunk.")
@@ -99,8 +99,11 @@ def main(argv: list[str]) -> None:
         **{f"to exit {i}": macs[i] for i in range(gates + 1)},
     }
     table = Table(title=f"{trunk.name}, LiteRT, {FLAGS.quantization}, 1 thread")
-    for column in ("path", "mean ms", "time ratio", "MMACs", "cost ratio"):
-        table.add_column(column, justify="left" if column == "path" else "right")
+    for column in ("path", "place", "mean ms", "time ratio", "MMACs", "cost ratio"):
+        left = column in ("path", "place")
+        table.add_column(column, justify="left" if left else "right")
+    noted = enumerate(exit_places(file.metadata))
+    places = {f"to exit {index}": str(place) for index, place in noted}
     result: dict[str, Any] = {"rows": {}}
     for name, cost in rows.items():
         ratio = float(np.median(times[name] / times["plain"]))
@@ -109,9 +112,11 @@ def main(argv: list[str]) -> None:
             "time_ratio": ratio,
             "macs": cost,
             "cost_ratio": cost / rows["plain"],
+            "place": places.get(name),
         }
         table.add_row(
             name,
+            places.get(name),
             f"{times[name].mean():.2f}",
             f"{ratio:.3f}",
             f"{cost / 1e6:.1f}",

@@ -2,11 +2,11 @@
 
     python tflite/inspect_model.py net.tflite
 
-prints signatures, conditional branches and what they hold, operators with their
-versions, the oldest runtime, whether weights are stored once; then what is wrong with the
-file (a lint). Exit status: 0 if nothing is, 1 if something is, 2 if the file cannot be
-read. `--json out.json` writes all of it; `--allow float-convolution,...` leaves findings
-out that are meant to be.
+prints signatures, places and costs of early exits, conditional branches and what they
+hold, operators with their versions, the oldest runtime, whether weights are stored once;
+then what is wrong with the file (a lint). Exit status: 0 if nothing is, 1 if something is,
+2 if the file cannot be read. `--json out.json` writes all of it; `--allow
+float-convolution,...` leaves findings out that are meant to be.
 """
 
 import dataclasses
@@ -55,6 +55,12 @@ def show(report: FileReport) -> None:
             f"{len(signature.branches)} conditional branches; "
             f"reads {signature.weight_bytes:,} bytes of constants"
         )
+    if report.exits:
+        print("\nexits, as the output `exit` counts them")
+        for index, exit_ in enumerate(report.exits):
+            print(
+                f"    {index}: {exit_.name}, {exit_}, {exit_.macs:,} MACs, {exit_.share}"
+            )
     if report.branches:
         print("\nconditional branches (graph:operator), taken / otherwise")
         for branch in report.branches:
@@ -83,7 +89,8 @@ def as_json(report: FileReport, findings: list[Finding]) -> dict[str, Any]:
     fields["signatures"] = {
         name: dataclasses.asdict(entry) for name, entry in report.signatures.items()
     }
-    fields["branches"] = [dataclasses.asdict(branch) for branch in report.branches]
+    for name in ("branches", "exits"):
+        fields[name] = [dataclasses.asdict(each) for each in fields[name]]
     return {**fields, "findings": [dataclasses.asdict(finding) for finding in findings]}
 
 

@@ -17,15 +17,7 @@ from keras_dyngate.export.graph import Plan, View, call_traced, in_thousands, vi
 from keras_dyngate.export.lowering import Lowering, value
 from keras_dyngate.models.early_exit import EarlyExitModel
 
-FAR = 1e30  # a threshold that nobody, or with a minus everybody, reaches
 ANSWER = ("logits", "label", "score", "exit", "executed_macs")
-
-
-def limits_to(exit_index: int, gates: int) -> np.ndarray:
-    """Thresholds, float32 `[gates]`, at which every sample leaves at one exit."""
-    limits = np.full(gates, FAR, "float32")
-    limits[exit_index:] = -FAR
-    return limits
 
 
 def plan_exits(

@@ -47,7 +47,7 @@ from keras_dyngate.export.arguments import (
 )
 from keras_dyngate.export.carried_bytes import carry_bytes
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert
-from keras_dyngate.export.exits import limits_to, plan_exits
+from keras_dyngate.export.exits import plan_exits
 from keras_dyngate.export.filled_constants import fill_constants
 from keras_dyngate.export.float_kernels import float_depthwise, float_gates
 from keras_dyngate.export.graph import Plan, plan_classifier
@@ -63,6 +63,7 @@ from keras_dyngate.export.views import (
 from keras_dyngate.models.anytime_model import AnytimeModel
 from keras_dyngate.models.early_exit import EarlyExitModel
 from keras_dyngate.runtime import LiteRTModel, flatbuffer
+from keras_dyngate.runtime.exit_places import limits_to
 from keras_dyngate.runtime.litert_model import METADATA_NAME
 
 # The converter and its calibration are not made for several at a time.

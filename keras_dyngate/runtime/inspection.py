@@ -11,6 +11,7 @@ Neither Keras nor TensorFlow is needed, and no native code sees the file.
 import contextlib
 import dataclasses
 import hashlib
+import json
 import math
 import os
 import struct
@@ -22,6 +23,8 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.runtime.exit_places import ExitPlace, exit_places
+from keras_dyngate.runtime.litert_model import METADATA_NAME
 
 TYPES: dict[int, str] = {
     code: name.lower()
@@ -94,6 +97,7 @@ class FileReport:
         branches: Every IF that a signature may meet.
         operators: How many of each kind, over all graphs.
         versions: Highest version of each kind of operator.
+        exits: Places of early exits, where the exporter noted them.
         min_runtime: The oldest LiteRT (TensorFlow Lite) that runs the file, as its
             converter noted; None if it did not.
         weight_bytes: Of all constants.
@@ -107,6 +111,7 @@ class FileReport:
     branches: tuple[BranchReport, ...]
     operators: dict[str, int]
     versions: dict[str, int]
+    exits: tuple[ExitPlace, ...]
     min_runtime: str | None
     weight_bytes: int
     repeated_bytes: int
@@ -165,6 +170,7 @@ def _inspect(path: str, content: bytes) -> FileReport:
         version = int(model.operatorCodes[operator.opcodeIndex].version)
         versions[name] = max(versions.get(name, 0), version)
     noted = flatbuffer.get_metadata(model, "min_runtime_version")
+    report = json.loads(flatbuffer.get_metadata(model, METADATA_NAME) or "{}")
     total, repeated = _stored(model)
     signatures = {
         _text(entry.signatureKey): _signature(model, entry)
@@ -178,6 +184,7 @@ def _inspect(path: str, content: bytes) -> FileReport:
         branches=tuple(b for b in _branches(model) if b.name in met),
         operators=dict(names.most_common()),
         versions=versions,
+        exits=exit_places(report),
         min_runtime=None if noted is None else _text(noted.rstrip(b"\0")) or None,
         weight_bytes=total,
         repeated_bytes=repeated,

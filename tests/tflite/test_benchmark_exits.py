@@ -36,4 +36,7 @@ def test_paths_beside_the_plain_net(tmp_path):
     assert rows["as it decides"]["macs"] == pytest.approx(sum(per_exit) / 3)
     assert all(row["mean_ms"] > 0 and row["time_ratio"] > 0 for row in rows.values())
     assert found["mean_over_paths"] > 0 and found["bytes_over_plain"] > 1
+    places = [rows[f"to exit {i}"]["place"] for i in range(3)]
+    named = ["after stage1_block2", "after stage2_block2", "at the end"]
+    assert places in (named, [None] * 3)  # files may not name them
     assert "time ratio" in done.stdout and "MMACs" in done.stdout

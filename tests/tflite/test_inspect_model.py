@@ -51,12 +51,35 @@ def test_a_gated_file(tmp_path):
     assert "classify(image: float32 [1, 12, 12, 3])" in done.stdout
     assert "executed_macs: int32 [1] (thousands of MACs)" in done.stdout
     assert f"up to {macs.gateable:,} more in 4 conditional branches" in done.stdout
+    assert "exits, as the output" not in done.stdout
     assert "each once" in done.stdout and " CONV_2D (" in done.stdout
     assert done.stdout.rstrip().endswith("nothing is wrong with it")
     found = json.loads(out.read_text())
     assert found["signatures"]["explain"]["conditional_macs"] == macs.gateable
     assert found["findings"] == [] and found["repeated_bytes"] == 0
     assert len(found["branches"]) == 8
+
+
+def test_places_of_exits(tmp_path):
+    import keras_dyngate as kd
+    from tests.export.nets import conv_net, tinted, with_exits
+    from tests.tflite.files import note_exits
+
+    path, out = tmp_path / "net.tflite", tmp_path / "out.json"
+    model = with_exits(conv_net(), ["a"], tinted(8))
+    kd.export_tflite(model, tmp_path / "exits.tflite")
+    note_exits(tmp_path / "exits.tflite", path, ["a", None])
+    done = inspect(path, f"--json={out}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, last = kd.count_macs(model).per_exit
+    share = f"{first / last:.2f}"[1:]
+    assert f"0: gate_1, after a, {first:,} MACs, {share} of the MACs" in done.stdout
+    assert f"1: head, at the end, {last:,} MACs, 1.00 of the MACs" in done.stdout
+    exits = json.loads(out.read_text())["exits"]
+    assert [(each["after"], each["macs"]) for each in exits] == [
+        ("a", first),
+        (None, last),
+    ]
 
 
 def test_findings_and_damage(tmp_path):

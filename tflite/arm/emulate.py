@@ -9,8 +9,15 @@ instructions of each signature.
     python tflite/arm/emulate.py gated --rates 1,0.5,0.25 --at_most 1.05,0.56,0.32
 
 holds a gated net (random weights) at open rates and counts instructions beside its plain
-twin. Counts hardly vary from run to run, unlike times: with `--at_most` they make a check
-of what skipping costs and saves. Exit status: 0; 1 if answers differ or a ratio is above
+twin.
+
+    python tflite/arm/emulate.py exits net.tflite plain.tflite --pictures photos
+
+counts the way to each early exit beside a plain file's call, on every CPU of `--cpus`, and
+the mean over the shares of pictures that leave at each: those of a folder or .npz of
+pictures at the file's own thresholds (which are decided on this machine), or `--shares`.
+Counts hardly vary from run to run, unlike times: with `--at_most` they make a check of
+what skipping costs and saves. Exit status: 0; 1 if answers differ or a ratio is above
 its limit; 2 for a wrong command line; 3 if a tool is missing. The first call fetches
 LiteRT for aarch64 and builds the runner in `--folder`.
 """
@@ -25,20 +32,33 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 from emulator import CPUS, ArmMachine, Unavailable
+from exit_paths import (
+    count_call,
+    count_paths,
+    exits_of,
+    shares_as_said,
+    shares_by_pictures,
+)
 from rich.console import Console
 from rich.table import Table
 
 from keras_dyngate._files import write_whole
-from keras_dyngate.runtime import compare_golden
+from keras_dyngate.runtime import LiteRTModel, compare_golden
+from keras_dyngate.runtime.exit_places import exit_places
 from keras_dyngate.runtime.golden import MODEL, read_cases, runner_arguments
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from pictures import read_pictures  # noqa: E402
+
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "folder", str(HERE.parent / "build" / "arm"), "Where what was built is kept."
 )
-flags.DEFINE_list("cpus", list(CPUS), "Of golden: the CPUs.")
-flags.DEFINE_enum("counted", "cortex-a76", list(CPUS), "CPU to count instructions on.")
+flags.DEFINE_list("cpus", list(CPUS), "Of golden and exits: the CPUs.")
+flags.DEFINE_enum(
+    "counted", "cortex-a76", list(CPUS), "Of golden and gated: CPU to count on."
+)
 flags.DEFINE_float("tolerance", 1e-5, "Of golden: largest relative difference.")
 flags.DEFINE_string("model", "gated_resnet34", "Of gated: constructor of the net.")
 flags.DEFINE_integer("gate_groups", 4, "Of gated: decisions per gated convolution.")
@@ -48,7 +68,17 @@ flags.DEFINE_enum(
     "quantization", "none", ["none", "dynamic", "int8"], "Of gated: of all files."
 )
 flags.DEFINE_list("rates", ["1", "0.5", "0.25", "0"], "Of gated: open rates to force.")
-flags.DEFINE_list("at_most", [], "Of gated: the largest ratio at each of the rates.")
+flags.DEFINE_list(
+    "at_most",
+    [],
+    "Of gated: the largest ratio at each of the rates. Of exits: the largest mean ratio on "
+    "each of the CPUs.",
+)
+flags.DEFINE_string(
+    "pictures", None, "Of exits: folder or .npz that decides the shares."
+)
+flags.DEFINE_integer("limit", None, "Of exits: how many of the pictures; default: all.")
+flags.DEFINE_list("shares", None, "Of exits: share of the samples that leave at each.")
 flags.DEFINE_string("json", None, "Where to write the figures.")
 
 
@@ -57,6 +87,14 @@ def _table(title: str, columns: str) -> Table:
     for index, column in enumerate(columns.split(", ")):
         table.add_column(column, justify="right" if index else "left")
     return table
+
+
+def _within(rows: list[Any]) -> bool:
+    """Whether no row's ratio is above its limit."""
+    return all(
+        row["at_most"] is None or row["instruction_ratio"] <= row["at_most"]
+        for row in rows
+    )
 
 
 def golden(machine: ArmMachine, folders: list[str]) -> tuple[bool, list[Any]]:
@@ -144,29 +182,80 @@ def gated(machine: ArmMachine) -> tuple[bool, list[Any]]:
             f"{row['time_ratio']:.3f}",
         )
     Console().print(table)
-    well = all(
-        row["at_most"] is None or row["instruction_ratio"] <= row["at_most"]
-        for row in rows
+    return _within(rows), rows
+
+
+def exits(machine: ArmMachine, path: str, plain: str) -> tuple[bool, list[Any]]:
+    """The way to each exit beside a plain file's call, on every CPU, and their mean."""
+    file, other = LiteRTModel(path), LiteRTModel(plain)
+    count = exits_of(file)
+    if FLAGS.shares:
+        shares = shares_as_said(FLAGS.shares, count)
+    else:
+        shape = file.signatures["classify"].inputs["image"].shape[1:]
+        shares = shares_by_pictures(
+            file, read_pictures(FLAGS.pictures, shape, FLAGS.limit)
+        )
+    places = [str(place) for place in exit_places(file.metadata)] or [""] * count
+    limits = [float(limit) for limit in FLAGS.at_most] or [None] * len(FLAGS.cpus)
+    table = _table(
+        f"{Path(path).name} beside {Path(plain).name}",
+        "CPU, exit, place, share, M instructions, ratio, at most",
     )
-    return well, rows
+    rows: list[Any] = []
+    for cpu, limit in zip(FLAGS.cpus, limits, strict=True):
+        whole = count_call(machine, cpu, other, "classify")
+        paths = count_paths(machine, cpu, file)
+        found = [
+            ("plain", "", None, whole, None),
+            *((i, places[i], shares[i], paths[i], None) for i in range(count)),
+            ("mean", "", None, np.dot(shares, paths), limit),
+        ]
+        for exit_, place, share, instructions, most in found:
+            row = {
+                "cpu": cpu,
+                "exit": exit_,
+                "place": place,
+                "share": None if share is None else float(share),
+                "instructions": float(instructions),
+                "instruction_ratio": float(instructions / whole),
+                "at_most": most,
+            }
+            rows.append(row)
+            table.add_row(
+                cpu,
+                f"{exit_}",
+                place,
+                "" if share is None else f"{share:.3f}",
+                f"{instructions / 1e6:.2f}",
+                f"{row['instruction_ratio']:.3f}",
+                "" if most is None else f"{most:.2f}",
+            )
+        table.add_section()
+    Console().print(table)
+    return _within(rows), rows
 
 
 def main(argv: list[str]) -> int:
-    if len(argv) < 2 or (argv[1], len(argv) > 2) not in (
-        ("golden", True),
-        ("gated", False),
-    ):
-        raise app.UsageError("Say `golden FOLDER ...` or `gated`.")
+    command, given = (argv[1], argv[2:]) if len(argv) > 1 else ("", [])
+    suits = {"golden": len(given) > 0, "gated": not given, "exits": len(given) == 2}
+    if not suits.get(command):
+        raise app.UsageError("Say `golden FOLDER ...`, `gated` or `exits FILE PLAIN`.")
     if set(FLAGS.cpus) - set(CPUS):
         raise app.UsageError(f"--cpus takes {', '.join(CPUS)}.")
-    if len(FLAGS.at_most) not in (0, len(FLAGS.rates)):
-        raise app.UsageError("--at_most needs one limit for each of --rates.")
+    if command == "exits" and bool(FLAGS.shares) == bool(FLAGS.pictures):
+        raise app.UsageError("exits needs one of --shares and --pictures.")
+    limited = "cpus" if command == "exits" else "rates"
+    if len(FLAGS.at_most) not in (0, len(FLAGS[limited].value)):
+        raise app.UsageError(f"--at_most needs one limit for each of --{limited}.")
     try:
         machine = ArmMachine(FLAGS.folder)
-        if argv[1] == "golden":
-            well, rows = golden(machine, argv[2:])
-        else:
+        if command == "golden":
+            well, rows = golden(machine, given)
+        elif command == "gated":
             well, rows = gated(machine)
+        else:
+            well, rows = exits(machine, *given)
     except Unavailable as error:
         print(f"skipped: {error}", file=sys.stderr)
         return 3

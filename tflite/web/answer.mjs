@@ -22,11 +22,31 @@ export function topProbability(logits) {
   return 1 / logits.reduce((sum, logit) => sum + Math.exp(logit - top), 0);
 }
 
+/** Where an exit is, as the exporter noted it; null in files that do not say. */
+function placeOf(exit, {exits}) {
+  const noted = exits?.[exit];
+  if (!noted) return null;
+  const {name, after, macs, macs_share: share} = noted;
+  return {name, after, macs, share};
+}
+
+/** "2 of 5, after b4_add, .45 of the MACs"; null for an answer of a net without exits. */
+export function exitText({exit, place}, exits) {
+  if (exit === null) return null;
+  const text = `${exit + 1} of ${exits}`;
+  if (!place) return text;
+  const after = place.after === 'input' ? 'the input' : place.after;
+  const where = after === null ? 'at the end' : `after ${after}`;
+  return `${text}, ${where}, ${place.share.toFixed(2).replace(/^0/, '')} of the MACs`;
+}
+
 /**
  * What a signature's outputs say.
  *
  * `probability` is null at an early exit: scores of a gate are no logarithms of
- * probabilities. `executedMacs` and `macs` are MACs, not thousands. `share` is of the plain
+ * probabilities. `place` tells of the exit taken: its name, the layer it is after ("input"
+ * before the trunk, null at the end), the MACs from the image to there, and their share of
+ * those to the end; null in files that do not say. `executedMacs` and `macs` are MACs, not thousands. `share` is of the plain
  * net's MACs, controllers included, so that a net that computes everything may have a little
  * over 1.
  */
@@ -43,6 +63,7 @@ export function readAnswer(outputs, metadata, exits = 0) {
     probability: outputs.logits && !early ? topProbability(outputs.logits) : null,
     score: outputs.score?.[0] ?? null,
     exit,
+    place: placeOf(exit, metadata),
     executedMacs,
     macs,
     share: executedMacs !== null && macs ? executedMacs / macs : null,

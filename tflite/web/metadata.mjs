@@ -11,9 +11,16 @@ const BUFFER = {data: 0};
 
 const arrayOf = (type) => (value) =>
   Array.isArray(value) && value.every((item) => typeof item === type);
+const isPlace = ({name, after, macs, macs_share: share}) =>
+  typeof name === 'string' && (after === null || typeof after === 'string') &&
+  typeof macs === 'number' && typeof share === 'number';
 const FIELDS = { // of the report; the others are only handed on
   labels: {fits: arrayOf('string'), what: 'a list of texts'},
   thresholds: {fits: arrayOf('number'), what: 'a list of numbers'},
+  exits: {
+    fits: (value) => Array.isArray(value) && value.every((item) => isPlace(item ?? {})),
+    what: 'a list of name, after, macs and macs_share',
+  },
   macs: {fits: (value) => value > 0 && typeof value === 'number', what: 'above 0'},
 };
 

@@ -1,6 +1,6 @@
 // Puts an answer on the page. Texts of a file go in as text, never as markup.
 
-import {SURE} from './answer.mjs';
+import {exitText, SURE} from './answer.mjs';
 
 const $ = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(0)} %`;
@@ -36,8 +36,7 @@ function time({ms, inTime = true, overrun}) {
 }
 
 function place(answer, exits) {
-  if (answer.steps) return `${answer.step} of ${answer.steps}`;
-  return answer.exit === null ? null : `${answer.exit + 1} of ${exits}`;
+  return answer.steps ? `${answer.step} of ${answer.steps}` : exitText(answer, exits);
 }
 
 function position(answer, model, {position: at, deadline}) {

@@ -29,8 +29,20 @@ final class JsonCheck {
         unreadable(new String(new char[100000]).replace("\0", "{\"a\":"));
 
         Metadata nothing = new Metadata(null);
-        check(nothing.labels.isEmpty() && nothing.macs == 0, "no metadata");
-        for (String text : new String[] {"[]", "3", "{\"labels\": [1]}", "{\"thresholds\": [\"x\"]}"})
+        check(nothing.labels.isEmpty() && nothing.macs == 0 && nothing.exits.isEmpty(), "no metadata");
+        String head = "{\"name\": \"head\", \"after\": null, \"macs\": 9e3, \"macs_share\": 1.0}";
+        String gate = "{\"name\": \"gate_1\", \"after\": \"b4_add\", \"macs\": 4040, \"macs_share\": 0.449}";
+        List<ExitPlace> exits = new Metadata(
+                ("{\"exits\": [" + gate + ", " + gate.replace("b4_add", "input") + ", " + head + "]}")
+                        .getBytes()).exits;
+        check(exits.size() == 3 && exits.get(0).macs == 4040 && exits.get(2).after == null, "exits");
+        check(exits.get(0).toString().equals("after b4_add, .45 of the MACs"), "a place");
+        check(exits.get(1).toString().equals("after the input, .45 of the MACs"), "a first net's place");
+        check(exits.get(2).toString().equals("at the end, 1.00 of the MACs"), "the head's place");
+        for (String text : new String[] {"[]", "3", "{\"labels\": [1]}", "{\"thresholds\": [\"x\"]}",
+                "{\"exits\": [3]}", "{\"exits\": [{}]}", "{\"exits\": [" + head.replace("9e3", "null") + "]}",
+                "{\"exits\": [" + head.replace("null", "[]") + "]}",
+                "{\"exits\": [" + head.replace("\"after\"", "\"before\"") + "]}"})
             refused(IllegalArgumentException.class, "must", () -> new Metadata(text.getBytes()));
         refused(IllegalArgumentException.class, "must be JSON",
                 () -> new Metadata(new byte[] {(byte) 0xff, (byte) 0xfe, 0}));

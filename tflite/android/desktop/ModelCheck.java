@@ -111,7 +111,8 @@ final class ModelCheck {
         if (model.kind == DynamicModel.Kind.EXITS) {
             exits(name, model, image, said);
         } else {
-            check(said.exit == -1 && Double.isNaN(said.openRate), name + "no exits");
+            check(said.exit == -1 && said.place == null && model.exits == 0
+                    && Double.isNaN(said.openRate), name + "no exits");
             refused(ARGUMENT, "`thresholds`", () -> model.classify(image, new float[0]));
             refused(ARGUMENT, "`thresholds`", () -> model.stages(image, new float[0]));
             refused(ARGUMENT, "`mode`", () -> model.run(Mode.STAGES, image, 0.5));
@@ -149,6 +150,9 @@ final class ModelCheck {
 
     private static void exits(String name, DynamicModel model, ByteBuffer image, Result said) {
         int gates = model.thresholdsAt(0.5).length;
+        check(model.exits == gates + 1, name + "exits");
+        if (said.place != null) // in a golden net an exit always costs the same
+            check(Math.abs(said.place.macs - said.executedMacs) < 1000, name + said.place);
         for (Mode mode : new Mode[] {Mode.CLASSIFY_AT, Mode.STAGES}) {
             Result own = model.run(mode, image, 0.5);
             check(own.label == said.label && own.exit == said.exit, name + mode + " at its own thresholds");

@@ -73,8 +73,13 @@ test('refuses a buffer that the file lacks', () => {
 
 test('refuses reports of another form', () => {
   for (const text of ['', '{', '[]', 'null', '"x"', '{"labels": "cat"}', '{"macs": -1}',
-    '{"thresholds": [1, "2"]}', '{"labels": [1]}']) {
+    '{"thresholds": [1, "2"]}', '{"labels": [1]}', '{"exits": {}}', '{"exits": [null]}',
+    '{"exits": [{"name": "head", "macs": 1, "macs_share": 1}]}',
+    '{"exits": [{"name": "head", "after": null, "macs": "1", "macs_share": 1}]}']) {
     assert.throws(() => readReport(smallFile(text)), /must be .*Received: /, text);
   }
   assert.deepEqual(readReport(smallFile('{"labels": null}')), {labels: null});
+  const exits = [{name: 'first', after: 'input', macs: 1, macs_share: 0.1},
+    {name: 'head', after: null, macs: 10, macs_share: 1}];
+  assert.deepEqual(readReport(smallFile(JSON.stringify({exits}))), {exits});
 });

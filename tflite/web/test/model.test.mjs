@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import {test} from 'node:test';
 
-import {labelOf, openRates, readAnswer, thresholdsAt, topProbability} from '../answer.mjs';
+import {exitText, labelOf, openRates, readAnswer, thresholdsAt, topProbability} from '../answer.mjs';
 import {DynamicModel} from '../model.mjs';
 import {setUpNode} from '../node.mjs';
 import {smallFile} from './files.mjs';
@@ -26,7 +26,7 @@ function fake(signatures, answers, metadata = {}) {
 const says = (label, macs, more = {}) => () =>
   ({label: [label], logits: [0, Math.log(3)], executed_macs: [macs], ...more});
 
-function exitsModel() {
+function exitsModel(more = {}) {
   const at = {image: IMAGE, thresholds: {dtype: 'float32', shape: [2]}};
   const exit = (thresholds) => [1.5, 2.5].findIndex((score, k) => score >= thresholds[k]);
   return fake(
@@ -37,7 +37,7 @@ function exitsModel() {
       const k = left < 0 ? 2 : left;
       return says(1, [10, 20, 41][k], {exit: [k], score: [k + 1.5]})();
     }},
-    {thresholds: [2, 2], macs: 40000, labels: ['cat', 'dog']});
+    {thresholds: [2, 2], macs: 40000, labels: ['cat', 'dog'], ...more});
 }
 
 test('exits: one slider moves from the first exit to the last', async () => {
@@ -48,14 +48,32 @@ test('exits: one slider moves from the first exit to the last', async () => {
   const own = await model.classify(BLANK, {repeats: 3});
   assert.equal(model.calls.length, 3);
   assert.deepEqual(own, {
-    label: 1, labelName: 'dog', probability: null, score: 2.5, exit: 1, executedMacs: 20000,
-    macs: 40000, share: 0.5, ms: 1, thresholds: [2, 2],
+    label: 1, labelName: 'dog', probability: null, score: 2.5, exit: 1, place: null,
+    executedMacs: 20000, macs: 40000, share: 0.5, ms: 1, thresholds: [2, 2],
   });
+  assert.equal(exitText(own, model.exits), '2 of 3'); // an older file
   const first = await model.classify(BLANK, {position: 0});
   assert.deepEqual([first.exit, first.share], [0, 0.25]);
   const last = await model.classify(BLANK, {position: 1});
   assert.deepEqual([last.exit, last.share], [2, 1.025]);
   assert.ok(Math.abs(last.probability - 0.75) < 1e-9); // of the net's own head
+});
+
+test('exits: an answer tells where its exit is', async () => {
+  const noted = (name, after, macs) => ({name, after, macs, macs_share: macs / 41000});
+  const model = exitsModel({exits: [
+    noted('first', 'input', 10000), noted('gate_1', 'b4_add', 20000),
+    noted('head', null, 41000)]});
+  const said = [];
+  for (const position of [0, 0.5, 1]) {
+    const answer = await model.classify(BLANK, {position});
+    assert.equal(answer.place.macs, answer.executedMacs);
+    said.push(exitText(answer, model.exits));
+  }
+  assert.deepEqual(said, [
+    '1 of 3, after the input, .24 of the MACs', '2 of 3, after b4_add, .49 of the MACs',
+    '3 of 3, at the end, 1.00 of the MACs']);
+  assert.equal(exitText(readAnswer({logits: [0, 1]}, {}), 0), null); // no exits at all
 });
 
 test('thresholds rise with the position, through the own ones', () => {

@@ -34,12 +34,15 @@ public final class DynamicModel implements AutoCloseable {
     public final List<String> labels;
     /** MACs of the whole net; 0 if the file does not say. */
     public final long wholeMacs;
+    /** How many exits there are, the net's own head included; 0 for other nets. */
+    public final int exits;
 
     private final SignatureModel model;
     private final AnytimeSteps.Clock clock;
     private final AnytimeSteps steps;
     private final SignatureModel.Tensor image;
     private final float[] thresholds;
+    private final List<ExitPlace> places;
     private final Set<Mode> modes = EnumSet.of(Mode.CLASSIFY);
 
     /** Opens a file; the arguments are those of SignatureModel. */
@@ -68,12 +71,14 @@ public final class DynamicModel implements AutoCloseable {
         Metadata metadata = new Metadata(model.metadata("keras_dyngate"));
         labels = metadata.labels;
         wholeMacs = metadata.macs;
+        places = metadata.exits;
 
         List<String> signatures = model.signatures();
         boolean anytime = !AnytimeSteps.namesIn(signatures).isEmpty();
         steps = anytime ? new AnytimeSteps(model, clock, SignatureModel.buffer(image.bytes)) : null;
         boolean at = signatures.contains("classify_at");
         thresholds = new float[at ? model.inputs("classify_at").get("thresholds").bytes / 4 : 0];
+        exits = at ? thresholds.length + 1 : 0;
         for (int i = 0; i < Math.min(thresholds.length, metadata.thresholds.size()); i++)
             thresholds[i] = metadata.thresholds.get(i).floatValue();
         boolean gates = signatures.contains("explain")
@@ -223,7 +228,9 @@ public final class DynamicModel implements AutoCloseable {
         int label = outputs.get("label").getInt(0);
         boolean named = label >= 0 && label < labels.size();
         String name = named ? labels.get(label) : "class " + label;
-        return new Result(label, name, ms, exit, step, late, openRate, 1000 * thousands, wholeMacs);
+        ExitPlace place = exit >= 0 && exit < places.size() ? places.get(exit) : null;
+        return new Result(label, name, ms, exit, place, step, late, openRate, 1000 * thousands,
+                wholeMacs);
     }
 
     /** Share of the decisions that are above 0: bytes, or weights in float32. */

@@ -10,6 +10,7 @@ import java.util.Map;
 final class Metadata {
     final List<String> labels;
     final List<Double> thresholds;
+    final List<ExitPlace> exits;
     final long macs;
 
     /** @param json UTF-8, or null. */
@@ -22,6 +23,10 @@ final class Metadata {
         Map<?, ?> entries = (Map<?, ?>) found;
         labels = listOf(String.class, entries.get("labels"));
         thresholds = listOf(Double.class, entries.get("thresholds"));
+        List<ExitPlace> places = new ArrayList<>();
+        for (Map<?, ?> noted : listOf(Map.class, entries.get("exits")))
+            places.add(new ExitPlace(noted));
+        exits = Collections.unmodifiableList(places);
         Object whole = entries.get("macs");
         macs = whole instanceof Double ? ((Double) whole).longValue() : 0;
     }

@@ -9,6 +9,8 @@ public final class Result {
     public final double ms;
     /** The exit that was taken, from 0; -1 if the way of running has none. */
     public final int exit;
+    /** Where that exit is; null if there is none, or the file does not say. */
+    public final ExitPlace place;
     /** The sub-network that answered, from 1; 0 if the way of running has none. */
     public final int step;
     /** Whether a later step was started but ended after the deadline. */
@@ -18,12 +20,13 @@ public final class Result {
     /** MACs that ran, exact to a thousand, and of the whole net (0 if the file does not say). */
     public final long executedMacs, wholeMacs;
 
-    Result(int label, String name, double ms, int exit, int step, boolean late, double openRate,
-            long executedMacs, long wholeMacs) {
+    Result(int label, String name, double ms, int exit, ExitPlace place, int step, boolean late,
+            double openRate, long executedMacs, long wholeMacs) {
         this.label = label;
         this.name = name;
         this.ms = ms;
         this.exit = exit;
+        this.place = place;
         this.step = step;
         this.late = late;
         this.openRate = openRate;

@@ -253,7 +253,8 @@ public final class MainActivity extends Activity {
     private String describe(Result found, Mode mode, double position) {
         StringBuilder lines = new StringBuilder(found.name);
         add(lines, "\n%.2f ms", found.ms);
-        if (found.exit >= 0) add(lines, ", exit %d", found.exit + 1);
+        if (found.exit >= 0) add(lines, ", exit %d of %d", found.exit + 1, model.exits);
+        if (found.place != null) lines.append(", ").append(found.place);
         if (found.step > 0) add(lines, ", step %d", found.step);
         if (found.late) lines.append(", late");
         if (!Double.isNaN(found.openRate))
