@@ -257,6 +257,27 @@ class Stretch:
     output: keras.KerasTensor
 
 
+def joined(
+    stretches: Sequence[Stretch],
+    operation: Callable[[Call], Operation] | None = None,
+    name: str | None = None,
+) -> keras.Model:
+    """A functional model of stretches one after another; the layers are shared.
+
+    Args:
+        stretches: Each takes what the one before gives.
+        operation: What to run in place of a call's own operation.
+        name: Of the model.
+    """
+    start = stretches[0].inputs[0]
+    image = x = keras.Input(batch_shape=start.shape, dtype=start.dtype)
+    for stretch in stretches:
+        table = {id(stretch.inputs[0]): x}
+        run_calls(stretch.calls, table, operation)
+        x = table[id(stretch.output)]
+    return keras.Model(image, x, name=name)
+
+
 class Part(keras.Model):
     """A stretch of a flat graph as a model of its own, which shares the layers.
 

@@ -1,0 +1,147 @@
+"""
+Title: Exits on real photos, taught
+Description: Heads, joint training, first nets and static rivals on a folder of photos.
+
+    python examples/exits_on_photos.py --net net.keras --photos FOLDER \\
+        --first_weights mobilenet_v2_0.35.weights.h5 --arm joint --seed 0
+
+FOLDER has train, val and test, each with a folder per class. An arm is one way of making
+exits; each writes what every exit says of the photos of val and test, `scores.npz`, and
+the net, to `--out`/seed/arm, and goes on where it was cut off. `judge_exits.py` reads
+them: thresholds from one half of val and test, results from the other, and times of
+files.
+
+linear, conv, separable     heads on the frozen net: "_untaught" by the labels alone
+joint                       separable heads, then all together, then the first net of 128
+first_96, first_128, first_160      MobileNetV2 .35 alone, taught by the joint net
+plain_128, plain_112                the net itself on smaller pictures, taught likewise
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from absl import app, flags
+
+import keras_dyngate as kd
+from keras_dyngate._files import write_whole
+from keras_dyngate.models.exit_fitting import exit_scores
+from keras_dyngate.models.first_nets import small_net
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("net", None, "A trained .keras classifier.", required=True)
+flags.DEFINE_string("photos", None, "Folder of train, val and test.", required=True)
+flags.DEFINE_string("first_weights", "imagenet", "Of MobileNetV2 .35, no top.")
+flags.DEFINE_list("arm", ["joint"], "Which arms, one after the other.")
+flags.DEFINE_list("after", ["b4_add", "b7_add", "b10_add", "b13_add"], "Exits.")
+flags.DEFINE_integer("epochs", 20, "Of heads and first nets.")
+flags.DEFINE_integer("joint_epochs", 12, "Of all together.")
+flags.DEFINE_integer("seed", 0, "Of everything random.")
+flags.DEFINE_string("out", "outputs/exits_on_photos", "Folder for what is made.")
+
+
+def photos(part: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Centre crops, uint8, and labels."""
+    data = keras.utils.image_dataset_from_directory(
+        Path(FLAGS.photos) / part,
+        class_names=sorted(p.name for p in (Path(FLAGS.photos) / "train").iterdir()),
+        image_size=(size, size),
+        crop_to_aspect_ratio=True,
+        shuffle=False,
+        batch_size=64,
+        verbose=False,
+    )
+    pairs = [(np.rint(x).astype("uint8"), np.asarray(y)) for x, y in data]
+    x, y = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return x, y
+
+
+def smaller(net: keras.Model, size: int) -> keras.Model:
+    """The same net on pictures of another size, with weights of its own."""
+    config = json.loads(json.dumps(net.get_config()))
+    for layer in config["layers"]:
+        if layer["class_name"] == "InputLayer":
+            shape = layer["config"]["batch_shape"]
+            layer["config"]["batch_shape"] = [shape[0], size, size, shape[-1]]
+    found = type(net).from_config(config)
+    found.set_weights(net.get_weights())
+    return found
+
+
+def build(arm: str, net: keras.Model, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The net with the exits of an arm, and how they are taught."""
+    options: dict[str, Any] = {"epochs": FLAGS.epochs, "seed": FLAGS.seed}
+    kind, _, rest = arm.partition("_")
+    if kind in ("linear", "conv", "separable"):
+        model = kd.add_decision_gates(net, FLAGS.after, head=kind)
+        if kind == "linear":
+            options = {"weight_decay": 1e-3}
+        elif rest == "untaught":
+            options["teacher"] = None
+        return model, options
+    if kind == "joint":
+        first = small_net(128, net.output_shape[-1], weights=FLAGS.first_weights)
+        model = kd.add_decision_gates(net, FLAGS.after, head="separable", first=first)
+        return model, {**options, "joint_epochs": FLAGS.joint_epochs}
+    taught = keras.models.load_model(folder.parent / "joint" / "net.keras").trunk
+    if kind == "plain":
+        first = smaller(net, int(rest))
+    else:
+        classes = net.output_shape[-1]
+        first = small_net(int(rest), classes, weights=FLAGS.first_weights)
+    return kd.add_decision_gates(taught, first=first), options
+
+
+def run(arm: str) -> None:
+    folder = Path(FLAGS.out) / str(FLAGS.seed) / arm
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "scores.npz").exists():
+        print(f"{arm}: done already")
+        return
+    keras.utils.set_random_seed(FLAGS.seed)
+    net = keras.models.load_model(FLAGS.net, compile=False)
+    size = net.input_shape[1]
+    model, options = build(arm, net, folder)
+    if arm != "linear":
+        options["checkpoint"] = folder / "taught"
+    fits = model.fit_gates(*photos("train", size), **options)
+    print(arm, {name: f"{fit.accuracy:.3f}" for name, fit in fits.items()})
+    found: dict[str, np.ndarray] = {}
+    for part in ("val", "test"):
+        scores = exit_scores(model, *photos(part, size), batch_size=64)
+        found[f"{part}_scores"], found[f"{part}_truth"] = scores.scores, scores.truth
+        right = scores.scores.argmax(-1) == scores.truth[:, None]
+        print(arm, part, np.round(right.mean(0), 4).tolist(), flush=True)
+    model.save(folder / "net.keras")
+    with open(folder / "beside.npz", "wb") as target:
+        np.savez(target, **found)
+    os.replace(folder / "beside.npz", folder / "scores.npz")
+    about = {
+        "places": [*model.after, None],
+        "names": [*(gate.name for gate in model.gates), "head"],
+        "stage_macs": [profile.total for profile in model.stage_profiles],
+        "head_macs": [
+            gate.kernel_macs(stage.part.output_shape)
+            for gate, stage in zip(model.gates, model.stages, strict=False)
+        ],
+        "seconds": {name: fit.seconds for name, fit in fits.items()},
+        "options": {name: str(value) for name, value in options.items()},
+    }
+    write_whole(folder / "about.json", json.dumps(about, indent=1).encode())
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    for arm in FLAGS.arm:
+        run(arm)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,189 @@
+"""Thresholds of a file with early exits, chosen by what the file itself says and takes.
+
+    outcome = calibrate_tflite("net.tflite", images, labels, accuracy_drop=0.01)
+    print(outcome)              # thresholds are in the file now, times are the file's
+
+A file in eight bits has scores of its own: thresholds that were chosen in Keras suit it
+less well. Nothing is converted anew: the thresholds are constants of the file.
+"""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_dyngate._files import writable_target, write_whole
+from keras_dyngate.calibration.exit_table import ExitOutcome, ExitTable
+from keras_dyngate.calibration.wish import Wish
+from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.runtime.exit_places import limits_to
+from keras_dyngate.runtime.labels import LabelSpec
+from keras_dyngate.runtime.litert_model import METADATA_NAME, LiteRTModel, macs_of
+from keras_dyngate.runtime.samples import labelled_samples
+
+AT = "classify_at"  # the signature that takes thresholds
+NAME = "thresholds"
+
+
+def _gates(model: LiteRTModel) -> int:
+    """How many gates a file has, or a `ValueError`."""
+    if AT not in model.signatures or NAME not in model.signatures[AT].inputs:
+        raise ValueError(
+            f"`path` must be a file with early exits and the signature {AT!r}, which "
+            f"takes thresholds. Received: {model.path} with {sorted(model.signatures)}"
+        )
+    return int(model.signatures[AT].inputs[NAME].shape[0])
+
+
+def file_exit_table(
+    model: LiteRTModel, x: Any, y: Any = None
+) -> tuple[ExitTable, tuple[float, ...]]:
+    """What every exit of a file says of every sample, and the time to each.
+
+    Args:
+        model: A file with the signature `classify_at`.
+        x, y: As for `LiteRTModel.evaluate`; an array alone has no labels.
+
+    Returns:
+        An `ExitTable`, and the median ms to each exit, the head last.
+
+    Raises:
+        ValueError: For a file without exits, or data that do not suit it.
+    """
+    gates = _gates(model)
+    spec = {k: v for k, v in model.signatures[AT].inputs.items() if k != NAME}
+    labelled = y is not None or not hasattr(x, "shape")
+    truth = y if labelled else np.zeros(len(x), int)
+    limits = [limits_to(index, gates) for index in range(gates + 1)]
+    found: dict[str, list[Any]] = {k: [] for k in ("score", "label", "macs", "ms")}
+    truths = []
+    classes = model._classes(AT)
+    samples = labelled_samples(
+        x, truth, None, specs=spec, labels=LabelSpec((), classes)
+    )
+    for sample in samples:
+        rows: dict[str, list[Any]] = {name: [] for name in found}
+        for limit in limits:
+            start = time.perf_counter()
+            outputs = model.run(AT, **sample.inputs, thresholds=limit)
+            rows["ms"].append(1e3 * (time.perf_counter() - start))
+            rows["score"].append(float(outputs["score"].ravel()[0]))
+            rows["label"].append(int(outputs["label"].ravel()[0]))
+            rows["macs"].append(macs_of(outputs))
+        for name, row in rows.items():
+            found[name].append(row)
+        truths.append(int(sample.label))
+    if not truths:
+        raise ValueError("`x` must hold at least one sample. Received: none")
+    table = ExitTable(
+        confidence=np.array(found["score"], "float32")[:, :-1],
+        labels=np.array(found["label"]),
+        macs=np.array(found["macs"]),
+        truth=np.array(truths) if labelled else None,
+    )
+    return table, tuple(np.median(found["ms"], axis=0).tolist())
+
+
+def set_thresholds(
+    path: str | os.PathLike[str], thresholds: Sequence[float]
+) -> None:
+    """Write thresholds into a file; it is replaced in one step.
+
+    Args:
+        path: A file with early exits.
+        thresholds: One number per gate; infinity lets nobody leave.
+
+    Raises:
+        ValueError: For a file without exits, or other thresholds.
+    """
+    target = writable_target("path", path)
+    model = LiteRTModel(path)
+    noted = model.metadata.get(NAME)
+    limits = np.asarray(thresholds, "float32")
+    if not isinstance(noted, list):
+        raise ValueError(
+            "`path` must be a file with early exits that `export_tflite` wrote. "
+            f"Received: {target}"
+        )
+    if limits.shape != (len(noted),) or np.isnan(limits).any():
+        raise ValueError(
+            f"`thresholds` must be {len(noted)} numbers, one per gate. "
+            f"Received: thresholds={thresholds!r}"
+        )
+    file = flatbuffer.read(target.read_bytes())
+    limits = np.nan_to_num(limits)  # JSON knows no infinity
+    replaced = 0
+    for graph in file.subgraphs:
+        for tensor in graph.tensors:
+            held = NAME.encode() in (tensor.name or b"")
+            values = flatbuffer.constant(file, tensor, np.float32) if held else None
+            if values is not None and values.shape == limits.shape:
+                tensor.buffer = flatbuffer.intern_buffer(file, limits.tobytes())
+                replaced += 1
+    views = [name for name in ("classify", "explain") if name in model.signatures]
+    if replaced < len(views):
+        raise ValueError(
+            f"`path` must hold thresholds as constants. Received: {target} with "
+            f"{replaced} of {len(views)}"
+        )
+    flatbuffer.drop_unused_buffers(file)
+    metadata = {**model.metadata, NAME: limits.tolist()}
+    flatbuffer.set_metadata(file, METADATA_NAME, json.dumps(metadata).encode())
+    write_whole(target, flatbuffer.write(file))
+
+
+def calibrate_tflite(
+    path: str | os.PathLike[str],
+    x: Any,
+    y: Any = None,
+    *,
+    accuracy_drop: float | None = None,
+    agreement: float | None = None,
+    confidence: float | None = None,
+    macs: float | None = None,
+    exit_shares: Sequence[float] | None = None,
+    latency: float | None = None,
+    num_threads: int = 1,
+) -> ExitOutcome:
+    """Choose the thresholds of a file by its own answers and times, and write them in.
+
+    As `EarlyExitModel.calibrate`, but on the file: it is run to every exit on every
+    image. With `accuracy_drop` and `agreement` the expected time is least, with
+    `latency` it is kept to; weights by which exits combine stay as they are.
+
+    Args:
+        path: A file with early exits and the signature `classify_at`; it is replaced in
+            one step.
+        x: Images, an array, or a dataset of (image, label), as `LiteRTModel.evaluate`
+            takes them; not those of the test.
+        y: Labels of an array; None where none are needed.
+        accuracy_drop, agreement, confidence, macs, exit_shares, latency: As in
+            `EarlyExitModel.calibrate`; one of them, `confidence` apart. `latency` is in
+            ms of this machine.
+        num_threads: Of the timed runs.
+
+    Returns:
+        An `ExitOutcome` on these images, with `ms`.
+
+    Raises:
+        ValueError: For a file without exits, if no thresholds keep to the wish, or for a
+            bad argument. The file stays as it was then.
+    """
+    model = LiteRTModel(path, num_threads=num_threads)
+    gates = _gates(model)
+    wish: dict[str, Any] = {
+        "macs": macs,
+        "accuracy_drop": accuracy_drop,
+        "agreement": agreement,
+        "confidence": confidence,
+        "exit_shares": exit_shares,
+        "latency": latency,
+    }
+    Wish(gates, **wish, path_ms=[1.0] * (gates + 1))  # refused before any run
+    table, path_ms = file_exit_table(model, x, y)
+    chosen = Wish(gates, **wish, path_ms=path_ms).choose(table)
+    set_thresholds(path, chosen.thresholds)
+    return chosen
