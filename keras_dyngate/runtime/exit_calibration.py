@@ -87,9 +87,7 @@ def file_exit_table(
     return table, tuple(np.median(found["ms"], axis=0).tolist())
 
 
-def set_thresholds(
-    path: str | os.PathLike[str], thresholds: Sequence[float]
-) -> None:
+def set_thresholds(path: str | os.PathLike[str], thresholds: Sequence[float]) -> None:
     """Write thresholds into a file; it is replaced in one step.
 
     Args:

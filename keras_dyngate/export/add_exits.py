@@ -1,0 +1,412 @@
+"""From a trained classifier and pictures to a file that answers early where it may.
+
+    result = kd.add_exits(model, (x_train, y_train), (x_val, y_val), quantization="int8")
+    print(result)
+
+Places, heads, a first net, teaching, thresholds on the file, and the static nets that
+stand against it: whichever is best at the wished accuracy is the answer.
+"""
+
+import dataclasses
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dyngate._checks import boolean, fraction
+from keras_dyngate._files import writable_target, write_whole
+from keras_dyngate._graph import flat_graph
+from keras_dyngate._labels import label_of
+from keras_dyngate._logits import raw_operation
+from keras_dyngate.calibration.exit_table import ExitTable
+from keras_dyngate.calibration.paired_loss import loss_p_value
+from keras_dyngate.calibration.wish import Wish, sweep
+from keras_dyngate.cost.counter import model_profile
+from keras_dyngate.export.exits_result import (
+    EXITS,
+    ExitsResult,
+    StaticNet,
+    class_rows,
+    exit_rows,
+)
+from keras_dyngate.export.exporter import export_tflite
+from keras_dyngate.models.cut_at_exit import cut_at_exit
+from keras_dyngate.models.cut_points import check_trunk, checked_graph
+from keras_dyngate.models.decision_gates import add_decision_gates
+from keras_dyngate.models.early_exit import EarlyExitModel
+from keras_dyngate.models.exit_data import batches, class_indices, fitting
+from keras_dyngate.models.first_nets import automatic_size
+from keras_dyngate.models.placement import place_exits
+from keras_dyngate.runtime import LiteRTModel, compare_latency
+from keras_dyngate.runtime.exit_calibration import file_exit_table, set_thresholds
+
+PLACES = 2  # exits in the net that "auto" looks for
+JOINT_EPOCHS = 12
+EPOCHS = 12
+REPRESENTATIVE = 128  # training pictures for 8 bits
+TIMED = 64  # validation pictures that files are timed on, in turn
+HARDLY = 0.01  # an exit that fewer pictures than that leave at is left out
+NEAR = 0.02  # a static net this far below the wish in Keras is not made a file of
+
+
+def add_exits(
+    model: keras.Model,
+    train: Any,
+    validation: Any,
+    *,
+    max_accuracy_drop: float = 0.0,
+    confidence: float | None = None,
+    quantization: str | None = None,
+    exits: int | str | Sequence[Any] = "auto",
+    first: keras.Model | str | None = "auto",
+    first_weights: str | os.PathLike[str] | None = "imagenet",
+    head: Any = "separable",
+    joint: bool = False,
+    epochs: int = EPOCHS,
+    path: str | os.PathLike[str] = "exits.tflite",
+    labels: Sequence[str] | None = None,
+    checkpoint: Any = None,
+    verbose: Any = "auto",
+    seed: int = 0,
+) -> ExitsResult:
+    """Give a trained classifier early exits, as a file, and say whether they pay.
+
+    Args:
+        model: Any functional or Sequential classifier, trained. It stays as it is.
+        train: Images and labels, `(x, y)` or a dataset of such batches. What the exits
+            are taught on, and what 8-bit files are calibrated with.
+        validation: The like, not among those of `train`: places, thresholds and the
+            choice between nets come from it, so that another set must judge the result.
+        max_accuracy_drop: Accuracy that may be lost on `validation` against the net as
+            it is, -1 to 1. Default 0.
+        confidence: Probability at which that holds on fresh pictures too, such as .9
+            (see `EarlyExitModel.calibrate`); None (default): on these alone.
+        quantization: Of the file; as in `export_tflite`.
+        exits: Places: "auto" (default), up to two chosen by time (`place_exits`); so
+            many at most; or a list of them, as `after` of `add_decision_gates`.
+        first: A first net, "auto" (default; none where the pictures are too small or the
+            trunk is), or None. See `add_decision_gates`.
+        first_weights: See `add_decision_gates`.
+        head: See `add_decision_gates`. Default "separable".
+        joint: Whether all weights then learn together, 12 epochs, on a copy of the net.
+        epochs: Of the teaching on the frozen trunk. Default 12.
+        path: Of the file to write. Default "exits.tflite".
+        labels: Class names for the file.
+        checkpoint: Path: the teaching is kept beside it and gone on with.
+        verbose: "auto" (default): a line per epoch; 0: nothing.
+        seed: Of all that is random in the teaching.
+
+    Returns:
+        An `ExitsResult`: model, file, table, curve, the static nets, and one sentence.
+
+    Raises:
+        ValueError: For a model that cannot carry exits, pictures or labels that do not
+            suit it, a wish that cannot be kept to, or a bad argument.
+    """
+    start = time.perf_counter()
+    check_trunk(model)
+    drop = fraction("max_accuracy_drop", max_accuracy_drop, low=-1)
+    boolean("joint", joint)
+    target = writable_target("path", path)
+    x_val, y_val = _arrays("validation", model, validation)
+    x_train, y_train = train if isinstance(train, tuple) else (train, None)
+    pictures = _some(train)
+    plain_labels = _labels(model, x_val)
+    places, placement = _places(model, train, (x_val, y_val), exits, quantization)
+    trunk = _copy(model) if joint else model
+    profile = model_profile(model)
+    shape = checked_graph(model).inputs[0].shape
+    if isinstance(first, str) and first == "auto":
+        first = "auto" if automatic_size(shape, profile.total) else None
+    if not places and first is None:
+        raise ValueError(
+            "`exits` found no place where an exit pays, and there is no first net: give "
+            f"places as a list, or `first`. Received: exits={exits!r}, first=None\n"
+            f"{placement}"
+        )
+    net = add_decision_gates(
+        trunk,
+        places,
+        head=head,
+        first=first,
+        first_weights=first_weights,
+        combine=True,
+    )
+    net.fit_gates(
+        x_train,
+        y_train,
+        epochs=epochs,
+        joint_epochs=JOINT_EPOCHS if joint else 0,
+        validation_data=(x_val, y_val),
+        checkpoint=checkpoint,
+        verbose=verbose,
+        seed=seed,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        maker = _Maker(
+            Path(folder), quantization, pictures, labels, x_val, y_val, plain_labels
+        )
+        wish = {"accuracy_drop": drop, "confidence": confidence}
+        net, file, table, path_ms, chosen = _calibrated(maker, net, wish)
+        plain = maker.static("the plain net", model, quantization)
+        rivals = _rivals(maker, model, net, plain, drop, confidence)
+        nets = [plain, *rivals]
+        ms = maker.time({EXITS: file, **{n.name: n.content for n in nets}})
+        plain, *rivals = (dataclasses.replace(n, ms=ms[n.name]) for n in nets)
+        answer, content = _best(file, ms[EXITS], rivals)
+        write_whole(target, content)
+    names = [*(gate.name for gate in net.gates), "head"]
+    spots = [*net.after, None]
+    answers = {rival.name: rival.model for rival in rivals}
+    return ExitsResult(
+        model=answers.get(answer, net),
+        path=str(target),
+        answer=answer,
+        exits_model=net,
+        exits=exit_rows(names, spots, table, chosen.thresholds, path_ms, plain.ms),
+        outcome=chosen,
+        ms=ms[EXITS],
+        plain=plain,
+        rivals=tuple(rivals),
+        curve=tuple(sweep(table, table, points=39, path_ms=path_ms)),
+        classes=class_rows(table, chosen.thresholds),
+        placement=placement,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _arrays(name: str, model: keras.Model, data: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Images and class indices of a set that is gone through several times."""
+    x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    graph = checked_graph(model)
+    shape, classes = tuple(graph.inputs[0].shape), int(graph.outputs[0].shape[-1])
+    images, truth = [], []
+    for batch in batches(x, y, batch_size=256):
+        if batch.y is None:
+            raise ValueError(
+                f"`{name}` must hold labels: (images, labels) or a dataset of such "
+                "batches. Received: images alone"
+            )
+        images.append(np.asarray(fitting(batch.x, shape)))
+        truth.append(class_indices(batch.y, classes))
+    if not images:
+        raise ValueError(f"`{name}` must hold at least one sample. Received: none")
+    return np.concatenate(images), np.concatenate(truth)
+
+
+def _some(train: Any) -> np.ndarray:
+    """A few training pictures, spread over an array, the first ones of a dataset."""
+    x, y = train if isinstance(train, tuple) else (train, None)
+    if hasattr(x, "shape"):
+        rows = np.linspace(0, len(x) - 1, min(len(x), REPRESENTATIVE)).astype(int)
+        return np.asarray(x)[rows]
+    found: list[np.ndarray] = []
+    for batch in batches(x, y):
+        found.append(batch.x)
+        if sum(map(len, found)) >= REPRESENTATIVE:
+            break
+    return np.concatenate(found)[:REPRESENTATIVE]
+
+
+def _labels(model: keras.Model, x: np.ndarray) -> np.ndarray:
+    """What a classifier answers, by its raw scores."""
+    graph = flat_graph(model)
+    assert graph is not None
+    scores = model.predict(x, batch_size=64, verbose=0)
+    raw = raw_operation(graph)(graph.calls[-1]) is graph.calls[-1].operation
+    one = scores.shape[-1] == 1
+    return label_of(scores - 0.5 if one and not raw else scores)
+
+
+def _copy(model: keras.Model) -> keras.Model:
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _places(
+    model: keras.Model,
+    train: Any,
+    validation: tuple[np.ndarray, np.ndarray],
+    exits: Any,
+    quantization: str | None,
+) -> tuple[list[Any], Any]:
+    """Where exits are to be, and how that was found."""
+    if isinstance(exits, (list, tuple)):
+        return list(exits), None
+    whole = isinstance(exits, int) and not isinstance(exits, bool) and exits >= 0
+    if exits != "auto" and not whole:
+        raise ValueError(
+            "`exits` must be 'auto', how many at most, or a list of places. "
+            f"Received: exits={exits!r}"
+        )
+    if exits == 0:
+        return [], None
+    x, y = train if isinstance(train, tuple) else (train, None)
+    placement = place_exits(
+        model,
+        x,
+        y,
+        exits=PLACES if exits == "auto" else exits,
+        quantization=quantization,
+        validation_data=validation,
+    )
+    return list(placement.exits), placement
+
+
+class _Maker:
+    """Makes files of nets, and judges them on the validation pictures."""
+
+    def __init__(
+        self,
+        folder: Path,
+        quantization: str | None,
+        pictures: np.ndarray,
+        labels: Sequence[str] | None,
+        x: np.ndarray,
+        y: np.ndarray,
+        plain_labels: np.ndarray,
+    ) -> None:
+        self.folder, self.quantization, self.pictures = folder, quantization, pictures
+        self.labels, self.x, self.y, self.plain_labels = labels, x, y, plain_labels
+
+    def file(self, model: keras.Model, quantization: str | None) -> LiteRTModel:
+        """A file of a net, which stays in the folder."""
+        path = self.folder / f"{len(list(self.folder.iterdir()))}.tflite"
+        eight = quantization in ("dynamic", "int8")
+        export_tflite(
+            model,
+            path,
+            quantization=quantization,
+            representative_data=self.pictures if eight else None,
+            labels=self.labels,
+            parity_data=False,
+        )
+        return LiteRTModel(path)
+
+    def exits(self, model: EarlyExitModel) -> tuple[Path, ExitTable, tuple[float, ...]]:
+        """A file with exits, what they say, and the time to each."""
+        litert = self.file(model, self.quantization)
+        table, path_ms = file_exit_table(litert, self.x, self.y)
+        return litert.path, dataclasses.replace(table, plain=self.plain_labels), path_ms
+
+    def static(
+        self, name: str, model: keras.Model, quantization: str | None
+    ) -> StaticNet:
+        """A static net as a file; its time is measured later."""
+        litert = self.file(model, quantization)
+        found = litert.evaluate(self.x, self.y)
+        return StaticNet(
+            name=name,
+            model=model,
+            quantization=quantization or "float32",
+            content=litert.path.read_bytes(),
+            accuracy=found["accuracy"],
+            ms=found["median_ms"],
+            macs=model_profile(model).total,
+            kept=True,
+        )
+
+    def time(self, files: dict[str, bytes]) -> dict[str, float]:
+        """Mean ms of a picture by each file, interleaved."""
+        candidates: dict[str, Any] = {}
+        rows = np.linspace(0, len(self.x) - 1, min(len(self.x), TIMED)).astype(int)
+        inputs = [{"image": image} for image in self.x[rows]]
+        for index, (name, content) in enumerate(files.items()):
+            path = self.folder / f"timed_{index}.tflite"
+            path.write_bytes(content)
+            candidates[name] = (LiteRTModel(path), "classify", inputs)
+        times = compare_latency(candidates, rounds=3 * len(inputs))
+        shares = {
+            name: float(np.median(each.reshape(3, -1), axis=0).mean())
+            for name, each in times.items()
+        }
+        return shares
+
+
+def _calibrated(
+    maker: _Maker, net: EarlyExitModel, wish: dict[str, Any]
+) -> tuple[EarlyExitModel, bytes, ExitTable, tuple[float, ...], Any]:
+    """The net without exits that hardly any picture leaves at, its file and thresholds."""
+    while True:
+        net.fit_mixing(maker.x, maker.y)
+        net.thresholds = np.full(len(net.gates), 1.0, "float32")
+        path, table, path_ms = maker.exits(net)
+        chosen = Wish(len(net.gates), **wish, path_ms=path_ms).choose(table)
+        used = [
+            index for index, share in enumerate(chosen.shares[:-1]) if share >= HARDLY
+        ]
+        if len(used) in (0, len(net.gates)):
+            net.thresholds = chosen.thresholds
+            set_thresholds(path, chosen.thresholds)
+            return net, path.read_bytes(), table, path_ms, chosen
+        net = EarlyExitModel(
+            net.trunk,
+            [net.after[index] for index in used],
+            [net.gates[index] for index in used],
+            combine=net.combine,
+            name=net.name,
+        )
+
+
+def _rivals(
+    maker: _Maker,
+    model: keras.Model,
+    net: EarlyExitModel,
+    plain: StaticNet,
+    drop: float,
+    confidence: float | None,
+) -> list[StaticNet]:
+    """Static nets that come near the wish: each exit alone, the net itself in int8."""
+    right = maker.plain_labels == maker.y
+    wanted = float(right.mean()) - drop
+    tried: list[tuple[str, keras.Model, str | None]] = []
+    for number, place in enumerate(net.after, 1):
+        static = cut_at_exit(net, number)
+        if float((_labels(static, maker.x) == maker.y).mean()) < wanted - NEAR:
+            continue
+        first = not net.stages[number - 1].part.stretch.calls
+        name = "the first net alone" if first else f"cut after {place}"
+        tried.append((name, static, maker.quantization))
+    if net.trunk is not model:
+        tried.append(("the plain net, taught", net.trunk, maker.quantization))
+    if maker.quantization != "int8":
+        tried.append(("the plain net in int8", model, "int8"))
+    return [
+        dataclasses.replace(
+            found := maker.static(*each),
+            kept=_keeps(maker, found, right, drop, confidence),
+        )
+        for each in tried
+    ]
+
+
+def _keeps(
+    maker: _Maker,
+    net: StaticNet,
+    right: np.ndarray,
+    drop: float,
+    confidence: float | None,
+) -> bool:
+    """Whether a static net loses no more than was wished, or promised."""
+    if confidence is None:
+        return net.accuracy >= float(right.mean()) - drop - 1e-9
+    path = maker.folder / "judged.tflite"
+    path.write_bytes(net.content)
+    mine = LiteRTModel(path).evaluate(maker.x, maker.y)["labels"] == maker.y
+    worse, better = int((right & ~mine).sum()), int((mine & ~right).sum())
+    return loss_p_value(worse, better, len(right), drop) <= 1 - confidence
+
+
+def _best(exits: bytes, ms: float, rivals: Sequence[StaticNet]) -> tuple[str, bytes]:
+    """The answer: the fastest of what keeps to the wish, and its file."""
+    found = [net for net in rivals if net.kept and net.ms < ms]
+    if not found:
+        return EXITS, exits
+    best = min(found, key=lambda net: net.ms)
+    return best.name, best.content

@@ -1,0 +1,219 @@
+"""What `add_exits` found: the net, its file, a table, the static nets beside it."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dyngate.calibration.exit_table import ExitOutcome, ExitTable, exits_of
+
+EXITS = "exits"  # the answer, where the dynamic net is that
+
+
+@dataclasses.dataclass(frozen=True)
+class Exit:
+    """One exit of a file, as the validation pictures use it.
+
+    Attributes:
+        name: Of its gate, or "head".
+        after: Its place, "input" at the net's input; None: the net's own head.
+        ms: Median time of a picture that leaves there.
+        time_share: That over the plain file's.
+        macs: Of such a picture, mean.
+        share: Of the pictures that leave there.
+        accuracy: Of those; NaN where none does.
+    """
+
+    name: str
+    after: str | None
+    ms: float
+    time_share: float
+    macs: float
+    share: float
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class StaticNet:
+    """A net without exits, as a file.
+
+    Attributes:
+        name: What it is.
+        model: In Keras.
+        quantization: Of the file.
+        content: The file.
+        accuracy: On the validation pictures, by the file.
+        ms: Median time of a picture.
+        macs: Of a picture.
+        kept: Whether it loses no more than was wished.
+    """
+
+    name: str
+    model: keras.Model
+    quantization: str
+    content: bytes = dataclasses.field(repr=False)
+    accuracy: float
+    ms: float
+    macs: int
+    kept: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class PerClass:
+    """Who of a class leaves early: `share` of its pictures, `accuracy` of those."""
+
+    label: int
+    pictures: int
+    share: float
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ExitsResult:
+    """The result of `add_exits`.
+
+    Attributes:
+        model: The answer in Keras: the net with exits, or the static net that is better.
+        path: Its file.
+        answer: "exits", or the name of that static net.
+        exits_model: The net with exits in any case.
+        exits: Table of its exits, in the precision of the file.
+        outcome: Of its thresholds on the validation pictures, with the file's times;
+            its head is the plain net, as it was given.
+        ms: Mean time of a picture by the file with exits.
+        plain: The net as it was given, in the file's precision.
+        rivals: Static nets that were tried.
+        curve: Accuracy over cost on the validation pictures; thresholds on the same.
+        classes: Who leaves early, by class.
+        placement: How the places were chosen, if they were.
+        seconds: Of the whole.
+    """
+
+    model: keras.Model
+    path: str
+    answer: str
+    exits_model: Any
+    exits: tuple[Exit, ...]
+    outcome: ExitOutcome
+    ms: float
+    plain: StaticNet
+    rivals: tuple[StaticNet, ...]
+    curve: tuple[ExitOutcome, ...]
+    classes: tuple[PerClass, ...]
+    placement: Any
+    seconds: float
+
+    @property
+    def sentence(self) -> str:
+        """What it saves, and whether it pays."""
+        plain = self.plain
+        if self.answer != EXITS:
+            (best,) = (net for net in self.rivals if net.name == self.answer)
+            return (
+                f"{best.name}, {best.quantization}, is the answer: {best.ms:.2f} ms a "
+                f"picture, {best.ms / plain.ms:.2f} of the plain net's time and "
+                f"{best.macs / plain.macs:.2f} of its MACs, accuracy {best.accuracy:.1%} "
+                f"(plain {plain.accuracy:.1%}); exits took {self.ms:.2f} ms at "
+                f"{self.outcome.accuracy:.1%}."
+            )
+        text = (
+            f"Exits save {1 - self.ms / plain.ms:.0%} of the time: {self.ms:.2f} ms a "
+            f"picture, {self.ms / plain.ms:.2f} of the plain net's time and "
+            f"{self.outcome.macs / plain.macs:.2f} of its MACs, accuracy "
+            f"{self.outcome.accuracy:.1%} (plain {plain.accuracy:.1%}); "
+        )
+        if self.ms >= plain.ms:
+            return (
+                text.replace("Exits save", "Exits do not pay here: they save")[:-2]
+                + "."
+            )
+        rivals = [net for net in self.rivals if net.kept]
+        if not rivals:
+            return text + "no static net that was tried is as accurate as wished."
+        best = min(rivals, key=lambda net: net.ms)
+        return (
+            f"{text}the best static net, {best.name}, takes {best.ms:.2f} ms for "
+            f"{best.accuracy:.1%}."
+        )
+
+    def __str__(self) -> str:
+        lines = [f"{'exit':8}{'after':28}{'ms':>7}{'time':>7}{'MACs':>7}{'leave':>8}"]
+        lines[0] += f"{'right':>8}"
+        for row in self.exits:
+            lines.append(
+                f"{row.name:8}{row.after or 'the end':28}{row.ms:7.2f}"
+                f"{row.time_share:7.2f}{row.macs / self.plain.macs:7.2f}"
+                f"{row.share:8.1%}{row.accuracy:8.1%}"
+            )
+        lines.append(
+            f"{'static net':36}{'ms':>7}{'time':>7}{'MACs':>7}{'':8}{'right':>8}"
+        )
+        for net in (self.plain, *self.rivals):
+            title = f"{net.name}, {net.quantization}"
+            lines.append(
+                f"{title:36}{net.ms:7.2f}{net.ms / self.plain.ms:7.2f}"
+                f"{net.macs / self.plain.macs:7.2f}{'':8}{net.accuracy:8.1%}"
+            )
+        early = [row for row in self.classes if row.share]
+        if early:
+            worst = sorted(early, key=lambda row: row.accuracy)[:3]
+            found = [
+                f"{row.label} ({row.accuracy:.0%} of the {row.share:.0%} that leave)"
+                for row in worst
+            ]
+            lines.append(
+                f"classes least right among those that leave: {', '.join(found)}"
+            )
+        if self.outcome.promise is not None:
+            lines.append(f"promised: {self.outcome.promise}")
+        return "\n".join([*lines, self.sentence, f"file: {self.path}"])
+
+
+def exit_rows(
+    names: Sequence[str],
+    places: Sequence[str | None],
+    table: ExitTable,
+    thresholds: Sequence[float],
+    path_ms: Sequence[float],
+    plain_ms: float,
+) -> tuple[Exit, ...]:
+    """The table of a file's exits on labelled pictures."""
+    exits, rows = exits_of(table.confidence, thresholds), np.arange(len(table.labels))
+    right = table.correct[rows, exits]
+    found = []
+    for index, (name, place) in enumerate(zip(names, places, strict=True)):
+        mine = exits == index
+        found.append(
+            Exit(
+                name=name,
+                after=place,
+                ms=path_ms[index],
+                time_share=path_ms[index] / plain_ms,
+                macs=float(table.macs[:, index].mean()),
+                share=float(mine.mean()),
+                accuracy=float(right[mine].mean()) if mine.any() else float("nan"),
+            )
+        )
+    return tuple(found)
+
+
+def class_rows(table: ExitTable, thresholds: Sequence[float]) -> tuple[PerClass, ...]:
+    """Who leaves early, by class, on labelled pictures."""
+    assert table.truth is not None
+    exits, rows = exits_of(table.confidence, thresholds), np.arange(len(table.labels))
+    right, early = table.correct[rows, exits], exits < table.confidence.shape[1]
+    found = []
+    for label in np.unique(table.truth):
+        mine = table.truth == label
+        gone = mine & early
+        found.append(
+            PerClass(
+                int(label),
+                int(mine.sum()),
+                float(gone.sum() / mine.sum()),
+                float(right[gone].mean()) if gone.any() else float("nan"),
+            )
+        )
+    return tuple(found)
