@@ -33,6 +33,7 @@ _MODULES = {
     "calibration": (
         "ExitOutcome",
         "PackingReport",
+        "Promise",
         "channel_importance",
         "pack_channels",
         "prime_gates",

@@ -7,9 +7,12 @@ thresholds never looks at any.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:  # which imports this module
+    from keras_dyngate.calibration.promise import Promise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,7 @@ class ExitOutcome:
         accuracy: Share of right answers; None without labels.
         head_accuracy: That of the head alone, for comparison; None without labels.
         ms: Expected time per sample, if the time to each exit was given.
+        promise: What holds on fresh data, if a `confidence` was asked for.
     """
 
     thresholds: tuple[float, ...]
@@ -64,6 +68,7 @@ class ExitOutcome:
     accuracy: float | None
     head_accuracy: float | None
     ms: float | None = None
+    promise: "Promise | None" = None
 
     def __str__(self) -> str:
         parts = [f"exits {' / '.join(f'{share:.1%}' for share in self.shares)}"]
@@ -73,6 +78,8 @@ class ExitOutcome:
                 f"accuracy {self.accuracy:.2%} (head {self.head_accuracy:.2%})"
             )
         parts.append("time not given" if self.ms is None else f"{self.ms:.2f} ms")
+        if self.promise is not None:
+            parts.append(f"promised: {self.promise}")
         return ", ".join(parts)
 
 
