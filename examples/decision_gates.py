@@ -28,8 +28,8 @@ from absl import app, flags
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
 from keras_dyngate.calibration.exit_table import ExitTable, outcome
+from keras_dyngate.calibration.wish import Wish, sweep
 from keras_dyngate.export import quiet
-from keras_dyngate.models.exit_fitting import Wish, sweep
 from keras_dyngate.runtime import compare_latency, describe_machine
 from keras_dyngate.runtime.exit_places import limits_to
 from keras_dyngate.visualization import exit_curves

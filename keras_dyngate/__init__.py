@@ -33,6 +33,7 @@ _MODULES = {
     "calibration": (
         "ExitOutcome",
         "PackingReport",
+        "Promise",
         "channel_importance",
         "pack_channels",
         "prime_gates",
@@ -46,7 +47,7 @@ _MODULES = {
     ),
     "cost": ("MacProfile", "MacRow", "count_macs", "summary"),
     "decisions": ("decide",),
-    "export": ("ExportReport", "export_tflite"),
+    "export": ("ExitsResult", "ExportReport", "add_exits", "export_tflite"),
     "layers": (
         "BatchNormalization",
         "ChannelPadding",
@@ -72,6 +73,7 @@ _MODULES = {
         "EarlyExitModel",
         "add_auxiliary_head",
         "add_decision_gates",
+        "cut_at_exit",
         "cut_points",
         "densenet121",
         "densenet169",
@@ -97,7 +99,7 @@ _MODULES = {
         "GateSparsity",
         "LinearSchedule",
     ),
-    "runtime": ("AnytimeRunner", "LiteRTModel"),
+    "runtime": ("AnytimeRunner", "LiteRTModel", "calibrate_tflite"),
     "taxonomy": ("HierarchicalTaxonomy",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -28,11 +28,11 @@ def member(name: str, value: Any, count: int) -> int:
     return int(value)
 
 
-def fraction(name: str, value: Any) -> float:
-    """`value` as a float in [0, 1], or a `ValueError` naming the argument `name`."""
-    if isinstance(value, (bool, str)) or not 0.0 <= float(value) <= 1.0:
+def fraction(name: str, value: Any, low: int = 0) -> float:
+    """`value` as a float in [low, 1], or a `ValueError` naming the argument `name`."""
+    if isinstance(value, (bool, str)) or not low <= float(value) <= 1.0:
         raise ValueError(
-            f"`{name}` must be a number from 0 to 1. Received: {name}={value!r}"
+            f"`{name}` must be a number from {low} to 1. Received: {name}={value!r}"
         )
     return float(value)
 

@@ -38,7 +38,8 @@ def test_a_device_needs_neither_keras_nor_a_backend():
         import json, sys
         import keras_dyngate.runtime
         import keras_dyngate as kd
-        kd.LiteRTModel
+        kd.LiteRTModel, kd.ExitOutcome, kd.Promise
+        from keras_dyngate.calibration import exit_search, mixing, wish
         heavy = ("keras", "tensorflow", "jax", "torch", "scipy", "rich")
         print(json.dumps([name for name in heavy if name in sys.modules]))
     """

@@ -1,16 +1,30 @@
-"""Fitting a trained net to its use, on data and without training."""
+"""Fitting a trained net to its use, on data and without training.
 
-from keras_dyngate.calibration.exit_table import ExitOutcome, ExitTable
-from keras_dyngate.calibration.importance import channel_importance
-from keras_dyngate.calibration.packing import pack_channels
-from keras_dyngate.calibration.packing_report import PackingReport
-from keras_dyngate.calibration.priming import prime_gates
+Public names resolve on first use (PEP 562): choosing thresholds needs NumPy alone, and
+`keras_dyngate.runtime` does so without Keras.
+"""
 
-__all__ = [
-    "ExitOutcome",
-    "ExitTable",
-    "PackingReport",
-    "channel_importance",
-    "pack_channels",
-    "prime_gates",
-]
+import importlib
+from typing import Any
+
+_HOME = {
+    "ExitOutcome": "exit_table",
+    "ExitTable": "exit_table",
+    "PackingReport": "packing_report",
+    "Promise": "promise",
+    "channel_importance": "importance",
+    "pack_channels": "packing",
+    "prime_gates": "priming",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,9 +7,12 @@ thresholds never looks at any.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:  # which imports this module
+    from keras_dyngate.calibration.promise import Promise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +24,15 @@ class ExitTable:
         labels: Class each exit would answer, int `[N, n + 1]`.
         macs: MACs spent on a sample that leaves at each exit, `[N, n + 1]`.
         truth: Class indices, int `[N]`, or None.
+        plain: Class that the net without exits answers, int `[N]`, what losses are
+            counted against; None: the head's.
     """
 
     confidence: np.ndarray
     labels: np.ndarray
     macs: np.ndarray
     truth: np.ndarray | None = None
+    plain: np.ndarray | None = None
 
     @property
     def correct(self) -> np.ndarray:
@@ -35,11 +41,24 @@ class ExitTable:
             raise ValueError("Accuracy needs labels. Received: images without labels")
         return self.labels == self.truth[:, None]
 
+    @property
+    def plain_labels(self) -> np.ndarray:
+        """What losses are counted against, int `[N]`."""
+        return self.labels[:, -1] if self.plain is None else self.plain
+
+    @property
+    def plain_correct(self) -> np.ndarray:
+        """Which of those answers are right, bool `[N]`."""
+        if self.truth is None:
+            raise ValueError("Accuracy needs labels. Received: images without labels")
+        return self.plain_labels == self.truth
+
     def take(self, rows: Any) -> "ExitTable":
         """The table of some of the samples."""
-        truth = None if self.truth is None else self.truth[rows]
+        held = dataclasses.fields(self)
+        values = {field.name: getattr(self, field.name) for field in held}
         return ExitTable(
-            self.confidence[rows], self.labels[rows], self.macs[rows], truth
+            **{name: None if v is None else v[rows] for name, v in values.items()}
         )
 
 
@@ -53,8 +72,10 @@ class ExitOutcome:
         macs: Mean MACs per sample, decision gates and controllers included.
         macs_share: `macs` relative to everything leaving at the head.
         accuracy: Share of right answers; None without labels.
-        head_accuracy: That of the head alone, for comparison; None without labels.
+        head_accuracy: That of the head alone, for comparison, or of the net without
+            exits; None without labels.
         ms: Expected time per sample, if the time to each exit was given.
+        promise: What holds on fresh data, if a `confidence` was asked for.
     """
 
     thresholds: tuple[float, ...]
@@ -64,6 +85,7 @@ class ExitOutcome:
     accuracy: float | None
     head_accuracy: float | None
     ms: float | None = None
+    promise: "Promise | None" = None
 
     def __str__(self) -> str:
         parts = [f"exits {' / '.join(f'{share:.1%}' for share in self.shares)}"]
@@ -73,6 +95,8 @@ class ExitOutcome:
                 f"accuracy {self.accuracy:.2%} (head {self.head_accuracy:.2%})"
             )
         parts.append("time not given" if self.ms is None else f"{self.ms:.2f} ms")
+        if self.promise is not None:
+            parts.append(f"promised: {self.promise}")
         return ", ".join(parts)
 
 
@@ -107,7 +131,7 @@ def outcome(
         macs=macs,
         macs_share=macs / float(table.macs[:, -1].mean()),
         accuracy=float(table.correct[rows, exits].mean()) if known else None,
-        head_accuracy=float(table.correct[:, -1].mean()) if known else None,
+        head_accuracy=float(table.plain_correct.mean()) if known else None,
         ms=None if path_ms is None else float(np.dot(shares, path_ms)),
     )
 

@@ -1,6 +1,8 @@
 """Export to .tflite: conditional lowering, quantization, signatures, parity."""
 
+from keras_dyngate.export.add_exits import add_exits
 from keras_dyngate.export.conversion import quiet
+from keras_dyngate.export.exits_result import ExitsResult
 from keras_dyngate.export.exporter import export_tflite
 from keras_dyngate.export.lowering import Branch
 from keras_dyngate.export.parity import Parity, check_parity
@@ -8,8 +10,10 @@ from keras_dyngate.export.report import ExportReport
 
 __all__ = [
     "Branch",
+    "ExitsResult",
     "ExportReport",
     "Parity",
+    "add_exits",
     "check_parity",
     "export_tflite",
     "quiet",

@@ -25,6 +25,7 @@ from keras_dyngate._labels import label_of
 from keras_dyngate._logits import raw_operation
 from keras_dyngate.calibration.exit_table import ExitTable
 from keras_dyngate.calibration.paired_loss import loss_p_value
+from keras_dyngate.calibration.promise import path_rows
 from keras_dyngate.calibration.wish import Wish, sweep
 from keras_dyngate.cost.counter import model_profile
 from keras_dyngate.export.exits_result import (
@@ -151,8 +152,7 @@ def add_exits(
         maker = _Maker(
             Path(folder), quantization, pictures, labels, x_val, y_val, plain_labels
         )
-        wish = {"accuracy_drop": drop, "confidence": confidence}
-        net, file, table, path_ms, chosen = _calibrated(maker, net, wish)
+        net, file, table, path_ms, chosen = _calibrated(maker, net, drop, confidence)
         plain = maker.static("the plain net", model, quantization)
         rivals = _rivals(maker, model, net, plain, drop, confidence)
         nets = [plain, *rivals]
@@ -330,18 +330,26 @@ class _Maker:
 
 
 def _calibrated(
-    maker: _Maker, net: EarlyExitModel, wish: dict[str, Any]
+    maker: _Maker, net: EarlyExitModel, drop: float, confidence: float | None
 ) -> tuple[EarlyExitModel, bytes, ExitTable, tuple[float, ...], Any]:
-    """The net without exits that hardly any picture leaves at, its file and thresholds."""
+    """The net without exits that hardly any picture leaves at, its file and thresholds.
+
+    A promise is shared with the static nets: half of what may go wrong is for each side.
+    """
+    sure = None if confidence is None else (1 + confidence) / 2
     while True:
-        net.fit_mixing(maker.x, maker.y)
+        rows = path_rows(len(maker.x)) if confidence else np.arange(len(maker.x))
+        net.fit_mixing(maker.x[rows], maker.y[rows])
         net.thresholds = np.full(len(net.gates), 1.0, "float32")
         path, table, path_ms = maker.exits(net)
-        chosen = Wish(len(net.gates), **wish, path_ms=path_ms).choose(table)
-        used = [
-            index for index, share in enumerate(chosen.shares[:-1]) if share >= HARDLY
-        ]
-        if len(used) in (0, len(net.gates)):
+        gates = len(net.gates)
+        tried = Wish(gates, accuracy_drop=drop, path_ms=path_ms).choose(
+            table.take(rows)
+        )
+        used = [k for k, share in enumerate(tried.shares[:-1]) if share >= HARDLY]
+        if len(used) in (0, gates):
+            wish = Wish(gates, accuracy_drop=drop, confidence=sure, path_ms=path_ms)
+            chosen = wish.choose(table)
             net.thresholds = chosen.thresholds
             set_thresholds(path, chosen.thresholds)
             return net, path.read_bytes(), table, path_ms, chosen
@@ -380,7 +388,7 @@ def _rivals(
     return [
         dataclasses.replace(
             found := maker.static(*each),
-            kept=_keeps(maker, found, right, drop, confidence),
+            kept=_keeps(maker, found, right, drop, confidence, len(net.gates) + 2),
         )
         for each in tried
     ]
@@ -392,15 +400,17 @@ def _keeps(
     right: np.ndarray,
     drop: float,
     confidence: float | None,
+    tried: int,
 ) -> bool:
-    """Whether a static net loses no more than was wished, or promised."""
+    """Whether a static net, one of so many, loses no more than was wished, or promised."""
     if confidence is None:
         return net.accuracy >= float(right.mean()) - drop - 1e-9
     path = maker.folder / "judged.tflite"
     path.write_bytes(net.content)
     mine = LiteRTModel(path).evaluate(maker.x, maker.y)["labels"] == maker.y
     worse, better = int((right & ~mine).sum()), int((mine & ~right).sum())
-    return loss_p_value(worse, better, len(right), drop) <= 1 - confidence
+    level = (1 - confidence) / 2 / tried
+    return loss_p_value(worse, better, len(right), drop) <= level
 
 
 def _best(exits: bytes, ms: float, rivals: Sequence[StaticNet]) -> tuple[str, bytes]:

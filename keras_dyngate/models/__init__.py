@@ -6,6 +6,7 @@ from keras_dyngate.models import resnet as _resnet
 from keras_dyngate.models.anytime_model import AnytimeModel
 from keras_dyngate.models.anytime_nets import *  # noqa: F403
 from keras_dyngate.models.auxiliary_head import add_auxiliary_head
+from keras_dyngate.models.cut_at_exit import cut_at_exit
 from keras_dyngate.models.cut_points import CutPoint, cut_points
 from keras_dyngate.models.decision_gates import add_decision_gates
 from keras_dyngate.models.densenet import densenet121, densenet169, densenet201
@@ -23,6 +24,7 @@ __all__ = [
     "EarlyExitModel",
     "add_auxiliary_head",
     "add_decision_gates",
+    "cut_at_exit",
     "cut_points",
     "densenet121",
     "densenet169",

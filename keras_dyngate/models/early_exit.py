@@ -27,6 +27,9 @@ from keras_dyngate._registration import serializable
 from keras_dyngate._saving import refuse_legacy_file
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.calibration.exit_table import ExitOutcome, ExitTable
+from keras_dyngate.calibration.mixing import fit_mixing
+from keras_dyngate.calibration.promise import path_rows
+from keras_dyngate.calibration.wish import Wish, sweep
 from keras_dyngate.cost import MacProfile
 from keras_dyngate.layers import DecisionGate, ExitGate
 from keras_dyngate.models import exit_fitting, exit_teaching
@@ -414,41 +417,100 @@ class EarlyExitModel(DynamicPrediction):
         *,
         macs: float | None = None,
         accuracy_drop: float | None = None,
+        agreement: float | None = None,
         exit_shares: Sequence[float] | None = None,
         latency: float | None = None,
         path_ms: Sequence[float] | None = None,
+        confidence: float | None = None,
         batch_size: int | None = None,
     ) -> ExitOutcome:
         """Choose and set the thresholds, on data that is not the test set.
 
-        Give one of `macs`, `accuracy_drop`, `exit_shares` and `latency`.
+        Give one of `macs`, `accuracy_drop`, `agreement`, `exit_shares` and `latency`.
 
         Args:
             x: Images, an array or a dataset of batches; weights that it may have do not
                 count here.
-            y: Labels; None with a dataset, and where only `exit_shares` is given.
+            y: Labels; None with a dataset, and where only `exit_shares` or `agreement`
+                is given.
             macs: Highest mean MACs per sample; thresholds of the best accuracy.
-            accuracy_drop: Accuracy that may be lost against the head, 0 to 1; thresholds
-                of the fewest MACs. The wish is kept on this data; on other data more
-                may be lost, the more so the fewer samples these are.
+            accuracy_drop: Accuracy that may be lost against the head, -1 to 1 (below 0:
+                that has to be won); thresholds of the fewest MACs, or of the least time
+                where `path_ms` is given. The wish is kept on this data; on other data
+                more may be lost, the more so the fewer samples these are: see
+                `confidence`.
+            agreement: Share of samples, 0 to 1, whose answer is to be the head's; needs
+                no labels, else as `accuracy_drop`.
             exit_shares: Share of samples to leave at each gate.
             latency: Highest mean time, ms; thresholds of the best accuracy.
             path_ms: Measured time of a sample that leaves at each exit, the head last;
                 needed with `latency`. `ExportReport.exit_ms` has them for a file.
+            confidence: Of a promise: with at least this probability, above 0 and at most
+                0.999, the thresholds keep to `accuracy_drop` or `agreement` on fresh
+                data. They are tested on four fifths of the data, which takes 288 samples
+                for a drop of .01 at .9, and more to save much; `ExitOutcome.promise`
+                says how many. Default None: nothing is promised.
             batch_size: Of the pass over the data.
 
         Returns:
             An `ExitOutcome` on this data.
 
         Raises:
-            ValueError: If no thresholds keep to the wish, or for a bad argument.
+            ValueError: If no thresholds keep to the wish, for too few samples to promise
+                it, or for a bad argument.
         """
-        wish = exit_fitting.Wish(
-            len(self.gates), macs, accuracy_drop, exit_shares, latency, path_ms
+        wish = Wish(
+            len(self.gates),
+            macs=macs,
+            accuracy_drop=accuracy_drop,
+            agreement=agreement,
+            exit_shares=exit_shares,
+            latency=latency,
+            path_ms=path_ms,
+            confidence=confidence,
         )
-        chosen = wish.choose(self.exit_table(x, y, batch_size))
+        found = exit_fitting.exit_scores(self, x, y, batch_size)
+        before = self.mixing
+        self._fit_mixing(
+            found if confidence is None else found.take(path_rows(len(found.scores)))
+        )
+        try:
+            chosen = wish.choose(found.table(self))
+        except ValueError:
+            self.mixing = before
+            raise
         self.thresholds = chosen.thresholds
         return chosen
+
+    def fit_mixing(
+        self, x: Any, y: Any = None, *, batch_size: int | None = None
+    ) -> np.ndarray:
+        """Fit and set how much each exit's scores count, on data that is not the test set.
+
+        With `combine` the weights of all exits up to each; else temperatures alone, and
+        these only if a confidence is "probability" or "entropy". `calibrate` does it too;
+        where it promises something, on other samples than it tests.
+
+        Args:
+            x, y: As in `calibrate`, with labels.
+            batch_size: Of the pass over the data.
+
+        Returns:
+            The new `mixing`, `[gates + 1, gates + 1]`.
+
+        Raises:
+            ValueError: For data without labels.
+        """
+        found = exit_fitting.exit_scores(self, x, y, batch_size)
+        if found.truth is None:
+            raise ValueError("`y` must be given with images. Received: y=None")
+        self._fit_mixing(found)
+        return self.mixing
+
+    def _fit_mixing(self, found: exit_fitting.ExitScores) -> None:
+        scaled = any(g.confidence in ("probability", "entropy") for g in self.gates)
+        if found.truth is not None and (self.combine or scaled):
+            self.mixing = fit_mixing(found.scores, found.truth, combine=self.combine)
 
     def curve(
         self,
@@ -480,7 +542,7 @@ class EarlyExitModel(DynamicPrediction):
                 x, y = data if isinstance(data, tuple) else (data, None)
                 data = self.exit_table(x, y, batch_size)
             tables.append(data)
-        return exit_fitting.sweep(*tables, points=points, path_ms=path_ms)
+        return sweep(*tables, points=points, path_ms=path_ms)
 
     # Saving
 

@@ -1,11 +1,11 @@
-"""How an `EarlyExitModel` learns: its gates from cached features, its thresholds.
+"""How an `EarlyExitModel` learns: its gates from cached features, its exit table.
 
 Everything here reads the trunk and never writes it.
 """
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -13,17 +13,9 @@ import numpy as np
 from keras import ops
 
 from keras_dyngate._backend import copy_variable
-from keras_dyngate._checks import fraction
 from keras_dyngate._image_range import RangeWatch
 from keras_dyngate._labels import label_of
-from keras_dyngate.calibration.exit_search import Goal, search
-from keras_dyngate.calibration.exit_table import (
-    ExitOutcome,
-    ExitTable,
-    budgeted_sweep,
-    outcome,
-    thresholds_for_shares,
-)
+from keras_dyngate.calibration.exit_table import ExitTable
 from keras_dyngate.cost import count_macs
 from keras_dyngate.decisions import DecisionModel
 from keras_dyngate.layers import DecisionGate
@@ -238,6 +230,11 @@ class ExitScores:
     macs: np.ndarray
     truth: np.ndarray | None
 
+    def take(self, rows: Any) -> "ExitScores":
+        """The scores of some of the samples."""
+        truth = None if self.truth is None else self.truth[rows]
+        return ExitScores(self.scores[rows], self.macs[rows], truth)
+
     def table(self, model: Any) -> ExitTable:
         """With the model's mixing of scores, and its gates' confidences."""
         exits = self.scores.shape[1]
@@ -251,6 +248,7 @@ class ExitScores:
             labels=np.stack([label_of(scores) for scores in said], axis=1),
             macs=self.macs,
             truth=self.truth,
+            plain=label_of(self.scores[:, -1]) if model.mixing[-1, :-1].any() else None,
         )
 
 
@@ -270,91 +268,3 @@ def exit_scores(model: Any, x: Any, y: Any, batch_size: int | None) -> ExitScore
         macs.append(profile.of(decisions))
     truth = _joined(labels) if labels else None
     return ExitScores(np.stack(scores, axis=1), np.stack(macs, axis=1), truth)
-
-
-def _checked_path_ms(path_ms: Any, exits: int) -> list[float]:
-    found = np.asarray([] if path_ms is None else path_ms, "float64")
-    if found.shape != (exits,) or not (found > 0).all():
-        raise ValueError(
-            f"`path_ms` must be {exits} measured times, one per exit, the head last. "
-            f"Received: path_ms={path_ms!r}"
-        )
-    return found.tolist()
-
-
-@dataclasses.dataclass(frozen=True)
-class Wish:
-    """What thresholds are to keep to: one thing; see `EarlyExitModel.calibrate`.
-
-    Checked when made, before any pass over data, for a net of so many `gates`.
-    """
-
-    gates: int
-    macs: float | None = None
-    accuracy_drop: float | None = None
-    exit_shares: Sequence[float] | None = None
-    latency: float | None = None
-    path_ms: Sequence[float] | None = None
-
-    @property
-    def name(self) -> str:
-        """Of the argument that was given."""
-        names = ("macs", "accuracy_drop", "exit_shares", "latency")
-        given = [name for name in names if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"Give one of {names}. Received: {given or 'none'}")
-        return given[0]
-
-    def __post_init__(self) -> None:
-        _ = self.name  # raises unless one thing is wished
-        if self.path_ms is not None or self.latency is not None:
-            _checked_path_ms(self.path_ms, self.gates + 1)
-        if self.accuracy_drop is not None:
-            fraction("accuracy_drop", self.accuracy_drop)
-        if self.exit_shares is not None:
-            shares = np.asarray(self.exit_shares, "float64")
-            fits = shares.shape == (self.gates,) and (shares >= 0).all()
-            if not fits or shares.sum() > 1 + 1e-9:
-                raise ValueError(
-                    f"`exit_shares` must be {self.gates} shares, one per gate, of sum 1 "
-                    f"at most. Received: exit_shares={self.exit_shares!r}"
-                )
-
-    def choose(self, table: ExitTable) -> ExitOutcome:
-        """Thresholds that keep to the wish on a table, or a `ValueError`."""
-        if self.exit_shares is not None:
-            chosen = thresholds_for_shares(table.confidence, self.exit_shares)
-            return outcome(table, chosen, self.path_ms)
-        if self.macs is not None:
-            goal = Goal(table.macs, budget=float(self.macs))
-        elif self.accuracy_drop is not None:
-            lowest = float(table.correct[:, -1].mean() - self.accuracy_drop)
-            goal = Goal(table.macs, accuracy=lowest)
-        else:
-            assert self.latency is not None and self.path_ms is not None
-            times = np.tile(np.asarray(self.path_ms), (len(table.labels), 1))
-            goal = Goal(times, budget=float(self.latency))
-        chosen, kept = search(table, goal)
-        found = outcome(table, chosen, self.path_ms)
-        if not kept:
-            name = self.name
-            raise ValueError(
-                f"`{name}` cannot be kept to on this data. "
-                f"Received: {name}={getattr(self, name)!r}; the closest found: {found}"
-            )
-        return found
-
-
-def sweep(
-    calibration: ExitTable,
-    test: ExitTable,
-    *,
-    points: int,
-    path_ms: Sequence[float] | None,
-) -> list[ExitOutcome]:
-    """The budgeted sweep's thresholds from one table, applied to another."""
-    times = None
-    if path_ms is not None:
-        times = _checked_path_ms(path_ms, test.labels.shape[1])
-    thresholds = budgeted_sweep(calibration.confidence, points)
-    return [outcome(test, item, times) for item in thresholds]

@@ -2,6 +2,7 @@
 
 from keras_dyngate.runtime.anytime_runner import AnytimeAnswer, AnytimeRunner
 from keras_dyngate.runtime.comparison import compare_latency
+from keras_dyngate.runtime.exit_calibration import calibrate_tflite, set_thresholds
 from keras_dyngate.runtime.golden import compare_golden, write_golden
 from keras_dyngate.runtime.latency import LatencyReport, measure_latency
 from keras_dyngate.runtime.litert_model import LiteRTModel
@@ -12,9 +13,11 @@ __all__ = [
     "AnytimeRunner",
     "LatencyReport",
     "LiteRTModel",
+    "calibrate_tflite",
     "compare_golden",
     "compare_latency",
     "describe_machine",
     "measure_latency",
+    "set_thresholds",
     "write_golden",
 ]

@@ -15,6 +15,7 @@ from sklearn.svm import SVC
 
 import keras_dyngate as kd
 from keras_dyngate._hooks import recording
+from keras_dyngate.calibration.wish import Wish
 from keras_dyngate.decisions import predict_with_decisions
 from keras_dyngate.models import exit_stages
 from tests.exit_tables import by_loops
@@ -825,7 +826,7 @@ class TestCalibrate:
                 "of sum 1 at most. Received: exit_shares=.0.5",
             ),
             ({"exit_shares": [-0.1, 0.6]}, "`exit_shares` must be 2 shares"),
-            ({"accuracy_drop": 1.5}, "`accuracy_drop` must be a number from 0 to 1"),
+            ({"accuracy_drop": 1.5}, "`accuracy_drop` must be a number from -1 to 1"),
             (
                 {"macs": 500},
                 r"`macs` cannot be kept to on this data. Received: macs=500; ",
@@ -847,6 +848,19 @@ class TestCalibrate:
         with pytest.raises(ValueError, match=message):
             tabled.model.calibrate(tabled.x, tabled.y, batch_size=100, **wishes)
         np.testing.assert_array_equal(tabled.model.thresholds, [1.0, 2.0])
+
+    def test_agreement(self, tabled):
+        found = tabled.model.calibrate(tabled.x, agreement=0.9)
+        assert found == Wish(2, agreement=0.9).choose(tabled.table)
+        np.testing.assert_array_equal(tabled.model.thresholds, found.thresholds)
+
+    def test_promised(self, tabled):
+        found = tabled.model.calibrate(
+            tabled.x, tabled.y, accuracy_drop=0.2, confidence=0.8
+        )
+        wish = Wish(2, accuracy_drop=0.2, confidence=0.8)
+        assert found == wish.choose(tabled.table) and found.promise.confidence == 0.8
+        np.testing.assert_array_equal(tabled.model.thresholds, found.thresholds)
 
     def test_accuracy_needs_labels(self, trained):
         with pytest.raises(ValueError, match="Accuracy needs labels"):
