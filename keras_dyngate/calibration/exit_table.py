@@ -55,10 +55,11 @@ class ExitTable:
 
     def take(self, rows: Any) -> "ExitTable":
         """The table of some of the samples."""
-        held = dataclasses.fields(self)
-        values = {field.name: getattr(self, field.name) for field in held}
+        truth, plain = (
+            None if v is None else v[rows] for v in (self.truth, self.plain)
+        )
         return ExitTable(
-            **{name: None if v is None else v[rows] for name, v in values.items()}
+            self.confidence[rows], self.labels[rows], self.macs[rows], truth, plain
         )
 
 

@@ -340,7 +340,7 @@ def _calibrated(
     while True:
         rows = path_rows(len(maker.x)) if confidence else np.arange(len(maker.x))
         net.fit_mixing(maker.x[rows], maker.y[rows])
-        net.thresholds = np.full(len(net.gates), 1.0, "float32")
+        net.thresholds = [1.0] * len(net.gates)
         path, table, path_ms = maker.exits(net)
         gates = len(net.gates)
         tried = Wish(gates, accuracy_drop=drop, path_ms=path_ms).choose(
