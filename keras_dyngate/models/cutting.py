@@ -59,6 +59,8 @@ class _Resolver:
 
     def _named(self, name: str) -> str:
         """A path, or the end of one that is the only one to end so."""
+        if name == self.graph.inputs[0].name:
+            name = input_place(self.graph)
         paths = [*self.places, *self.graph.models]
         if name in paths:
             return self._end(name)

@@ -385,7 +385,7 @@ class EarlyExitModel(DynamicPrediction):
         if linear:
             size = 256 if batch_size is None else batch_size
             features, labels, weights = exit_fitting.pooled_features(
-                self, x, y, sample_weight, size
+                self, x, y, sample_weight, size, taught=teacher is not None
             )
             for gate in linear:
                 found[gate.name] = exit_fitting.fit_gate(

@@ -80,18 +80,20 @@ def _joined(parts: list[Any]) -> Any:
 
 
 def pooled_features(
-    model: Any, x: Any, y: Any, sample_weight: Any, batch_size: int
+    model: Any, x: Any, y: Any, sample_weight: Any, batch_size: int, taught: bool
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray | None]:
     """Each linear gate's features `[N, features]`, labels and weights `[N]`, one pass.
 
-    Where there are no labels, the trunk's own are taken.
+    Where there are no labels, the trunk's own are taken if the gates are `taught`.
 
     Raises:
-        ValueError: For weights here and not there.
+        ValueError: For data without labels else, or with weights here and not there.
     """
     extractors = {given: _Pooled(model, head=not given) for given in (True, False)}
     features, labels, weights = [], [], []
     for batch in checked_batches(model, x, y, sample_weight, batch_size):
+        if batch.y is None and not taught:
+            raise ValueError("`y` must be given with images. Received: y=None")
         found = extractors[batch.y is not None].predict_on_batch(batch.x)
         said = found.pop(HEAD, None)
         labels.append(label_of(said) if batch.y is None else batch.y)
