@@ -12,6 +12,15 @@ def positive_int(name: str, value: Any) -> int:
     return int(value)
 
 
+def positive_number(name: str, value: Any) -> float:
+    """`value` as a float above 0, or a `ValueError` naming the argument `name`."""
+    if isinstance(value, (bool, str)) or value is None or not 0.0 < float(value):
+        raise ValueError(
+            f"`{name}` must be a number above 0. Received: {name}={value!r}"
+        )
+    return float(value)
+
+
 def boolean(name: str, value: Any) -> bool:
     """`value` if it is True or False, else a `ValueError`."""
     if not isinstance(value, bool):

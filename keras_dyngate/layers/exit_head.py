@@ -5,6 +5,7 @@ scores = head(features)
 leave = head.confidence_of(scores) >= 0.8
 """
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -61,8 +62,8 @@ class ExitHead(ExitGate):
         **kwargs: Any,
     ) -> None:
         super().__init__(classes, objective, confidence, **kwargs)
-        if isinstance(body, dict):
-            body = keras.saving.deserialize_keras_object(body)
+        if isinstance(body, dict):  # Keras takes a model's config apart
+            body = keras.saving.deserialize_keras_object(copy.deepcopy(body))
         self.body = body
         graph = flat_graph(body) if isinstance(body, keras.Model) else None
         if graph is None or len(graph.inputs) != 1:

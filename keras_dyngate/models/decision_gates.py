@@ -80,14 +80,10 @@ def add_decision_gates(
             out the model's classes, or for a bad argument.
     """
     classes = check_trunk(model)
-    if first is None or len(after):
-        names = resolve_cuts(model, after)
-    else:
-        names = []
-    heads, poolings = (
-        _per_place("head", head, names),
-        _per_place("pooling", pooling, names),
-    )
+    alone = first is not None and isinstance(after, (list, tuple)) and not after
+    names = [] if alone else resolve_cuts(model, after)
+    heads = _per_place("head", head, names)
+    poolings = _per_place("pooling", pooling, names)
     for one in heads:
         if isinstance(one, str):
             one_of("head", one, KINDS)

@@ -355,6 +355,8 @@ class EarlyExitModel(DynamicPrediction):
         for name, value in (("epochs", epochs), ("batch_size", batch_size)):
             if value is not None:
                 positive_int(name, value)
+        if hasattr(x, "__next__"):
+            x = list(x)  # read more than once
         linear = [gate for gate in self.gates if isinstance(gate, DecisionGate)]
         found: dict[str, exit_fitting.GateFit] = {}
         if len(linear) < len(self.gates):

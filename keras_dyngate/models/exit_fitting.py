@@ -99,7 +99,7 @@ def pooled_features(
         labels.append(label_of(said) if batch.y is None else batch.y)
         features.append(found)
         if batch.weight is not None:
-            weights.append(_checked_weights(batch.weight))
+            weights.append(checked_weights(batch.weight))
     if weights and len(weights) < len(labels):
         raise ValueError(
             "`x` must have weights in every batch or in none. Received: "
@@ -130,7 +130,8 @@ def checked_batches(
         watch.warn("x", stacklevel=4)
 
 
-def _checked_weights(weights: Any) -> np.ndarray:
+def checked_weights(weights: Any) -> np.ndarray:
+    """Weights of samples as float64 `[N]`, or a `ValueError`."""
     found = np.asarray(weights, "float64").reshape(len(weights), -1)
     if found.shape[1] != 1 or not (found >= 0).all():
         raise ValueError(

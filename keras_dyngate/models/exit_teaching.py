@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from keras_dyngate._checks import fraction, positive_int, positive_number
 from keras_dyngate._graph import Part, Stretch, flat_graph
 from keras_dyngate._labels import label_of
 from keras_dyngate._logits import raw_operation
@@ -19,7 +20,11 @@ from keras_dyngate.callbacks import TrainingCheckpoint
 from keras_dyngate.layers import DecisionGate, ExitGate
 from keras_dyngate.models.cut_points import check_trunk
 from keras_dyngate.models.exit_data import Batch, as_keras_data
-from keras_dyngate.models.exit_fitting import GateFit, checked_batches
+from keras_dyngate.models.exit_fitting import (
+    GateFit,
+    checked_batches,
+    checked_weights,
+)
 from keras_dyngate.models.exit_training import HEAD
 from keras_dyngate.models.teaching import PacedAdam, Students, TimeLeft, frozen
 from keras_dyngate.models.teaching_data import (
@@ -57,6 +62,13 @@ class Recipe:
     verbose: Any
     seed: int
 
+    def __post_init__(self) -> None:
+        positive_number("temperature", self.temperature)
+        positive_number("learning_rate", self.learning_rate)
+        fraction("label_share", self.label_share)
+        if self.joint_epochs != 0:
+            positive_int("joint_epochs", self.joint_epochs)
+
 
 def raw_teacher(model: Any, teacher: Any) -> Part | None:
     """A user's teacher in raw scores; None: the trunk.
@@ -64,7 +76,9 @@ def raw_teacher(model: Any, teacher: Any) -> Part | None:
     Raises:
         ValueError: If it is no classifier of the net's inputs and classes.
     """
-    if teacher is None or (isinstance(teacher, str) and teacher == "trunk"):
+    if teacher is None or teacher is model.trunk:
+        return None
+    if isinstance(teacher, str) and teacher == "trunk":
         return None
     if not isinstance(teacher, keras.Model):
         raise ValueError(
@@ -84,6 +98,13 @@ def raw_teacher(model: Any, teacher: Any) -> Part | None:
             f"`teacher` must tell the net's {classes} classes apart. Received: teacher="
             f"{teacher.name!r} with an output of shape {tuple(graph.outputs[0].shape)}"
         )
+    theirs, ours = tuple(graph.inputs[0].shape), model.input_shape
+    pairs = zip(theirs[1:], ours[1:], strict=False)
+    if len(theirs) != len(ours) or any(a not in (None, b) for a, b in pairs):
+        raise ValueError(
+            f"`teacher` must take what the net takes, inputs of shape {ours[1:]}. "
+            f"Received: teacher={teacher.name!r} for {theirs[1:]}"
+        )
     stretch = Stretch(graph.inputs, graph.calls, graph.outputs[0])
     return Part(stretch, raw_operation(graph))
 
@@ -99,7 +120,7 @@ class _Lesson:
         arrays = as_arrays(x, y, weight)
         if arrays is not None:
             x, y, weight = arrays
-            arrays = next(self._checked(x, y, weight, size=max(1, len(x))), None)
+            (arrays,) = self._checked(x, y, weight, size=max(1, len(x)))
         judged = None
         if validation is not None:
             pair = validation if isinstance(validation, tuple) else (validation, None)
@@ -141,7 +162,11 @@ class _Lesson:
             raise ValueError("`y` must be given with teacher=None. Received: y=None")
 
     def _checked(self, x: Any, y: Any, weight: Any, size: int) -> Iterator[Batch]:
-        return checked_batches(self.model, x, y, weight, size)
+        for batch in checked_batches(self.model, x, y, weight, size):
+            given = batch.weight is not None
+            yield batch._replace(
+                weight=checked_weights(batch.weight) if given else None
+            )
 
 
 def _normalizations(layer: keras.Layer) -> list[keras.Layer]:
@@ -170,7 +195,7 @@ def _run(
     )
     jit = False if keras.backend.backend() == "tensorflow" else "auto"
     students.compile(PacedAdam(schedule, pace), jit_compile=jit)
-    callbacks, verbose = list(recipe.callbacks), recipe.verbose
+    callbacks, verbose = list(recipe.callbacks or ()), recipe.verbose
     if verbose == "auto":
         callbacks.append(TimeLeft(title))
         verbose = 0
@@ -187,7 +212,15 @@ def _run(
     kept = TrainingCheckpoint(
         path.with_name(f"{path.stem}.{title.replace(' ', '_')}.npz"),
         every=max(1, stream.steps // 2),
-        settings={"epochs": epochs, "rate": rate, "seed": recipe.seed},
+        settings={
+            "epochs": epochs,
+            "rate": rate,
+            "steps": stream.steps,
+            "mixtures": stream.mixtures,
+            "temperature": recipe.temperature,
+            "label_share": recipe.label_share,
+            "seed": recipe.seed,
+        },
     )
     return kept.fit(students, stream, epochs=epochs, callbacks=callbacks, **options)
 
@@ -222,16 +255,16 @@ def teach(
         A `GateFit` by name, of the trunk's head too if it learned and was kept.
     """
     taught = [gate for gate in model.gates if not isinstance(gate, DecisionGate)]
+    teacher = raw_teacher(model, recipe.teacher)
     lesson = _Lesson(model, recipe, x, y, weight, validation)
     pairs = zip(model.gates, model.stages, strict=False)
     first = [g for g, stage in pairs if not stage.part.stretch.calls and g in taught]
     heads = [gate for gate in taught if gate not in first]
-    teacher = raw_teacher(model, recipe.teacher)
     found: dict[str, GateFit] = {}
 
     def on_frozen_trunk(gates: Sequence[ExitGate], title: str) -> None:
         start = time.perf_counter()
-        with frozen([model.trunk]):
+        with frozen([model.trunk, *([teacher] if teacher else [])]):
             students = _students(lesson, gates, teacher=teacher, joint=False)
             pace = _paces(lesson, first)
             history = _run(
@@ -276,7 +309,7 @@ def _jointly(
         warnings.warn(
             f"The net's own head lost by joint training, from {was:.1%} to {now:.1%} of "
             "the held-out pictures: the exits of the frozen trunk are kept",
-            stacklevel=5,
+            stacklevel=4,
         )
         return {}
     fits = _fits(lesson, [*heads, HEAD], history, start)

@@ -86,6 +86,11 @@ def small_net(
         takes_bytes: Whether pictures are 0 to 255, not scaled already.
     """
     named = weights if weights in (None, "imagenet") else None
+    if weights is not None and named is None and not Path(weights).is_file():
+        raise ValueError(
+            "`first_weights` must be 'imagenet', None or the path of a .weights.h5 "
+            f"file. Received: first_weights={str(weights)!r}"
+        )
     base = keras.applications.MobileNetV2(
         input_shape=(size, size, 3),
         alpha=ALPHA,
@@ -94,11 +99,6 @@ def small_net(
         name="mobilenetv2_035",
     )
     if weights is not None and named is None:
-        if not Path(weights).is_file():
-            raise ValueError(
-                "`first_weights` must be 'imagenet', None or the path of a .weights.h5 "
-                f"file. Received: first_weights={str(weights)!r}"
-            )
         base.load_weights(weights)
     for layer in base.layers:
         if isinstance(layer, keras.layers.BatchNormalization):

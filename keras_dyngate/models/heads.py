@@ -15,17 +15,7 @@ from keras_dyngate.cost import count_macs
 ROWS = 6  # of the last map at most
 DROPOUT = 0.2
 MOMENTUM = 0.97  # of normalization: few steps have to do
-WIDTHS = (
-    192,
-    160,
-    128,
-    96,
-    64,
-    48,
-    32,
-    24,
-    16,
-)  # of the first convolution, tried in turn
+WIDTHS = (192, 160, 128, 96, 64, 48, 32, 24, 16)  # of the first, tried in turn
 
 
 def _strides(shape: Sequence[int], convolutions: int) -> tuple[int, list[int]]:

@@ -74,7 +74,8 @@ class Students(keras.Model):
         model: An `EarlyExitModel`.
         gates: Its exits that learn.
         teacher: What gives raw scores of the pictures, frozen; None: the net's own head,
-            whose trunk stays as it is. "none": there is none, labels alone teach.
+            whose trunk stays as it is.
+        taught: Whether there is a teacher; without one, labels alone teach.
         joint: Whether the trunk learns too, and its head with it.
         temperature: Of teacher and students.
         label_share: Weight of the labels, 0 to 1; the teacher has the rest.
@@ -149,6 +150,8 @@ class Students(keras.Model):
             if sample_weight is not None:
                 loss = loss * ops.reshape(sample_weight, (-1,))
             total = total + ops.mean(loss)
+        for extra in self.losses:  # of regularizers
+            total = total + ops.sum(ops.cast(extra, "float32"))
         return total
 
     def compute_metrics(
@@ -156,6 +159,8 @@ class Students(keras.Model):
     ) -> dict[str, Any]:
         y = ops.reshape(y, (-1,))
         known = ops.cast(y >= 0, "float32")
+        if sample_weight is not None:
+            known = known * ops.reshape(sample_weight, (-1,))
         for name, metric in self.accuracies.items():
             right = ops.cast(label_in(y_pred[name]) == y, "float32")
             metric.update_state(right, sample_weight=known)
@@ -176,19 +181,18 @@ def _float32(x: Any) -> Any:
 @contextlib.contextmanager
 def frozen(layers: Iterable[keras.Layer]) -> Iterator[None]:
     """Layers, and all inside them, that do not learn for a while."""
-    every = list(
-        {
-            id(inner): inner for layer in layers for inner in layer._flatten_layers()
-        }.values()
-    )
-    flags = [layer.trainable for layer in every]
+    found = {id(i): i for layer in layers for i in layer._flatten_layers()}
+    # Outer ones first, as a flag goes to all inside; then weights that have their own.
+    every: list[Any] = sorted(found.values(), key=lambda i: -len(i._flatten_layers()))
+    every += {id(v): v for layer in every for v in layer.variables}.values()
+    flags = [item.trainable for item in every]
     try:
-        for layer in every:
-            layer.trainable = False
+        for item in every:
+            item.trainable = False
         yield
     finally:
-        for layer, flag in zip(every, flags, strict=True):  # outer ones come first
-            layer.trainable = flag
+        for item, flag in zip(every, flags, strict=True):
+            item.trainable = flag
 
 
 class TimeLeft(keras.callbacks.Callback):

@@ -170,6 +170,9 @@ def _rows(data: Batch, rows: np.ndarray) -> Batch:
 
 def as_arrays(x: Any, y: Any, sample_weight: Any) -> Batch | None:
     """Arrays as they were given, or None for a dataset."""
-    if not hasattr(x, "shape"):
+    if isinstance(x, dict) and len(x) == 1:
+        (x,) = x.values()
+    if y is None and sample_weight is None and not hasattr(x, "shape"):
         return None
-    return next(batches(x, y, sample_weight, batch_size=max(1, len(x))), None)
+    size = max(1, len(x)) if hasattr(x, "__len__") else 1
+    return next(batches(x, y, sample_weight, batch_size=size), None)
