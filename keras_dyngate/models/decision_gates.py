@@ -103,14 +103,10 @@ def add_decision_gates(
     else:
         one_of("placement", placement, ("auto",))
         after = _placed(model, after, head, first is not None, given)
-    if first is None or len(after):
-        names = resolve_cuts(model, after)
-    else:
-        names = []
-    heads, poolings = (
-        _per_place("head", head, names),
-        _per_place("pooling", pooling, names),
-    )
+    alone = first is not None and isinstance(after, (list, tuple)) and not after
+    names = [] if alone else resolve_cuts(model, after)
+    heads = _per_place("head", head, names)
+    poolings = _per_place("pooling", pooling, names)
     for one in heads:
         if isinstance(one, str):
             one_of("head", one, KINDS)
@@ -156,7 +152,7 @@ def _placed(
     given: dict[str, Any],
 ) -> list[CutPoint]:
     """The places that `place_exits` chooses."""
-    if len(after):
+    if not isinstance(after, (list, tuple)) or after:
         raise ValueError(
             "`after` must be empty where `placement='auto'` chooses the places. "
             f"Received: after={after!r}"
@@ -167,7 +163,7 @@ def _placed(
             "`data` must be pictures, (pictures, labels) or a dataset of batches, to "
             "choose places on, where `placement='auto'`. Received: data=None"
         )
-    if isinstance(head, keras.layers.Layer) or isinstance(head, (list, tuple)):
+    if isinstance(head, (keras.layers.Layer, list, tuple)):
         raise ValueError(
             "`head` must be a kind or a function that makes a layer where "
             f"`placement='auto'` chooses the places. Received: head={head!r}"

@@ -27,7 +27,7 @@ PICTURES = 1500  # at most, to teach with and to judge on
 ROWS = 6  # of a map at most
 CHANNELS = 64  # principal components of the features
 WIDTHS = (64, 128)
-EPOCHS, BATCH, RATE = 12, 32, 3e-3
+EPOCHS, BATCH, RATE = 16, 32, 5e-3
 TEMPERATURE = 2.0
 LABEL_SHARE = 0.5
 
