@@ -42,6 +42,7 @@ from keras_dyngate.models.decision_gates import add_decision_gates
 from keras_dyngate.models.early_exit import EarlyExitModel
 from keras_dyngate.models.exit_data import batches, class_indices, fitting
 from keras_dyngate.models.first_nets import automatic_size
+from keras_dyngate.models.placement import place_exits
 from keras_dyngate.runtime import LiteRTModel, compare_latency
 from keras_dyngate.runtime.exit_calibration import file_exit_table, set_thresholds
 
@@ -246,8 +247,6 @@ def _places(
         )
     if exits == 0:
         return [], None
-    from keras_dyngate.models.placement import place_exits
-
     x, y = train if isinstance(train, tuple) else (train, None)
     placement = place_exits(
         model,

@@ -11,6 +11,7 @@ from keras_dyngate.models.cut_points import CutPoint, cut_points
 from keras_dyngate.models.decision_gates import add_decision_gates
 from keras_dyngate.models.densenet import densenet121, densenet169, densenet201
 from keras_dyngate.models.early_exit import EarlyExitModel
+from keras_dyngate.models.placement import Placement, place_exits
 from keras_dyngate.models.pspnet import *  # noqa: F403
 from keras_dyngate.models.resnet import *  # noqa: F403
 from keras_dyngate.models.weights import load_trunk_weights
@@ -22,6 +23,7 @@ __all__ = [
     "AnytimeModel",
     "CutPoint",
     "EarlyExitModel",
+    "Placement",
     "add_auxiliary_head",
     "add_decision_gates",
     "cut_at_exit",
@@ -30,4 +32,5 @@ __all__ = [
     "densenet169",
     "densenet201",
     "load_trunk_weights",
+    "place_exits",
 ]

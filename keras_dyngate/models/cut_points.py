@@ -8,6 +8,7 @@ the model needs: no residual or dense connection leads around it.
 """
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -32,12 +33,17 @@ class CutPoint:
             row of `count_macs`, so everything open and controllers included.
         shape: Of its output, without the batch.
         share: `macs` over those of the whole model, controllers included, 0 to 1.
+        ms: Time from the input up to it and with it, of a file on this machine, one
+            image, one thread; None unless `cut_points` was asked to measure.
+        time_share: `ms` over that of the whole model, 0 to 1, or None.
     """
 
     layer: str
     macs: int
     shape: tuple[int | None, ...]
     share: float
+    ms: float | None = None
+    time_share: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +168,11 @@ def listed(names: Sequence[str]) -> str:
     return f"{quoted} and {rest} more layers" if rest > 0 else quoted
 
 
-def cut_points(model: keras.Model) -> list[CutPoint]:
+def cut_points(
+    model: keras.Model,
+    measure: str | os.PathLike[str] | None = None,
+    representative_data: Any = None,
+) -> list[CutPoint]:
     """The layers and operators after which a model can be cut into two stages.
 
     One tensor passes from stage to stage. A cut leaves MACs on both sides: neither
@@ -173,13 +183,28 @@ def cut_points(model: keras.Model) -> list[CutPoint]:
         model: Functional or `keras.Sequential`, built for a known image size, with one
             input and one output. A layer that is called twice is no cut point, nor is
             one inside a nested model that is called twice.
+        measure: What to measure the time of, on the TensorFlow backend. "float32",
+            "float16", "dynamic" or "int8": the stages between cut points, in a temporary
+            file of that quantization. At most 12 points are measured, the narrowest in
+            each twelfth of the MACs; times of others lie between, by their MACs (design
+            of this library). Or the path of a .tflite file that was exported of this
+            model with exits: points that are its exits have its times, exits on the way
+            included, all others none. None (default): no times.
+        representative_data: Images for that, as for `export_tflite`; 8 of them are used.
+            None: random ones, of a file a black one.
 
     Returns:
         `CutPoint`s in the order of execution.
 
     Raises:
+        RuntimeError: If it is to measure on another backend than TensorFlow.
         ValueError: If the model has no graph, several inputs or outputs, or an unknown
-            image size.
+            image size; for a file of another model, or a bad argument.
     """
     found = places(checked_graph(model)).values()
-    return [place.point for place in found if not place.problem]
+    points = [place.point for place in found if not place.problem]
+    if measure is None:
+        return points
+    from keras_dyngate.models.cut_times import timed  # it needs this module
+
+    return timed(model, points, measure, representative_data)

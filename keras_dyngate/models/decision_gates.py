@@ -10,14 +10,19 @@ from keras_dyngate._checks import one_of
 from keras_dyngate.cost import MacProfile
 from keras_dyngate.cost.counter import model_profile
 from keras_dyngate.layers import DecisionGate, ExitGate, ExitHead
-from keras_dyngate.models.cut_points import check_trunk, checked_graph, input_place
+from keras_dyngate.models.cut_points import (
+    CutPoint,
+    check_trunk,
+    checked_graph,
+    input_place,
+)
 from keras_dyngate.models.cutting import resolve_cuts, split
 from keras_dyngate.models.early_exit import EarlyExitModel
 from keras_dyngate.models.exit_data import takes_bytes
 from keras_dyngate.models.first_nets import automatic_size, first_net, small_net
-from keras_dyngate.models.heads import KINDS, head_body
+from keras_dyngate.models.heads import HEAD_SHARE, KINDS, head_body
+from keras_dyngate.models.placement import place_exits
 
-HEAD_SHARE = 0.02  # of the net's MACs that a head may cost
 KEPT = 2048  # numbers that a linear gate reads at most for "avg4x4" to be its pooling
 
 
@@ -25,6 +30,10 @@ def add_decision_gates(
     model: keras.Model,
     after: Sequence[Any] = (),
     *,
+    placement: str | None = None,
+    exits: int | None = None,
+    data: Any = None,
+    quantization: str | None = None,
     head: Any = "linear",
     first: keras.Model | str | None = None,
     first_weights: str | os.PathLike[str] | None = "imagenet",
@@ -44,7 +53,15 @@ def add_decision_gates(
             layers or operators (inside a nested model by path,
             "mobilenetv2/block_6_expand_relu", or by the name alone where it is the only
             one), the layers themselves, their tensors, or indices into `model.layers`.
-            A nested model stands for its last layer. May be empty if `first` is given.
+            A nested model stands for its last layer. May be empty if `first` is given,
+            and is with `placement`.
+        placement: "auto": the places are chosen by `place_exits`, which also says why;
+            `after` stays empty. None (default): they are those of `after`.
+        exits: How many to place at most, `first` apart; default 2. With `placement` only.
+        data: What to choose places on, with `placement` only: (pictures, labels),
+            pictures, or a dataset of batches.
+        quantization: With `placement` only: of the file that will ship, None or
+            "float32", "float16", "dynamic" or "int8".
         head: Of the exits, or one per place: "linear" (default), a `DecisionGate`;
             "conv", a 1x1 convolution, pooling and a linear layer; "separable", two 3x3
             separable convolutions before those, with strides until the map has 6 rows or
@@ -77,9 +94,15 @@ def add_decision_gates(
     Raises:
         ValueError: If the model cannot carry exits, or cannot be cut after a layer (the
             message names the nearest cut points), if a head or a first net does not put
-            out the model's classes, or for a bad argument.
+            out the model's classes, if no place for an exit pays, or for a bad argument.
     """
     classes = check_trunk(model)
+    given = {"exits": exits, "data": data, "quantization": quantization}
+    if placement is None:
+        _only_with_placement(given)
+    else:
+        one_of("placement", placement, ("auto",))
+        after = _placed(model, after, head, first is not None, given)
     alone = first is not None and isinstance(after, (list, tuple)) and not after
     names = [] if alone else resolve_cuts(model, after)
     heads = _per_place("head", head, names)
@@ -109,6 +132,58 @@ def add_decision_gates(
         body = _body(kind, shape, classes, HEAD_SHARE * profile.total)
         gates.append(_exit_head(classes, body, title, options))
     return EarlyExitModel(model, names, gates, combine=combine, name=name)
+
+
+def _only_with_placement(given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            kind = type(value).__name__
+            raise ValueError(
+                f"`{name}` goes with `placement='auto'`. Received: {name} of type {kind} "
+                "and placement=None"
+            )
+
+
+def _placed(
+    model: keras.Model,
+    after: Sequence[Any],
+    head: Any,
+    with_first: bool,
+    given: dict[str, Any],
+) -> list[CutPoint]:
+    """The places that `place_exits` chooses."""
+    if not isinstance(after, (list, tuple)) or after:
+        raise ValueError(
+            "`after` must be empty where `placement='auto'` chooses the places. "
+            f"Received: after={after!r}"
+        )
+    data, exits = given["data"], given["exits"]
+    if data is None:
+        raise ValueError(
+            "`data` must be pictures, (pictures, labels) or a dataset of batches, to "
+            "choose places on, where `placement='auto'`. Received: data=None"
+        )
+    if isinstance(head, (keras.layers.Layer, list, tuple)):
+        raise ValueError(
+            "`head` must be a kind or a function that makes a layer where "
+            f"`placement='auto'` chooses the places. Received: head={head!r}"
+        )
+    x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    found = place_exits(
+        model,
+        x,
+        y,
+        exits=2 if exits is None else exits,
+        quantization=given["quantization"],
+        head=head,
+    )
+    if not found.exits and not with_first:
+        raise ValueError(
+            "`placement='auto'` found no place where an exit pays: give places by "
+            f"`after`, or a net by `first`. Received: model={model.name!r}, of which\n"
+            f"{found}"
+        )
+    return list(found.exits)
 
 
 def _per_place(argument: str, value: Any, names: Sequence[str]) -> list[Any]:

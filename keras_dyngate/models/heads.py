@@ -12,6 +12,7 @@ import keras
 
 from keras_dyngate.cost import count_macs
 
+HEAD_SHARE = 0.02  # of the net's MACs that a head may cost
 ROWS = 6  # of the last map at most
 DROPOUT = 0.2
 MOMENTUM = 0.97  # of normalization: few steps have to do
