@@ -8,6 +8,7 @@ from keras_dyngate._walk import controllers, dynamic_layers
 from keras_dyngate.runtime import flatbuffer
 
 SHAPE = (12, 12, 3)
+NAMES = ("score", "distance", "margin", "entropy", "probability")
 
 
 def images(count, shape=SHAPE, seed=0):
@@ -127,10 +128,14 @@ def conv_net(seed=0):
 def with_exits(trunk, after, x, confidence="score", seed=0, **options):
     """Random exits, and thresholds by which as many of `x` leave at each.
 
-    `options` go to `add_decision_gates`, but for `mixing`.
+    `options` go to `add_decision_gates`, but for `mixing`. `confidence`: a name, or one
+    for each exit.
     """
     mixing = options.pop("mixing", None)
-    model = kd.add_decision_gates(trunk, list(after), confidence=confidence, **options)
+    model = kd.add_decision_gates(trunk, list(after), **options)
+    names = [confidence] * len(model.gates) if confidence in NAMES else confidence
+    for gate, name in zip(model.gates, names, strict=True):
+        gate.confidence = name
     rng = np.random.default_rng(seed)
     for gate in model.gates:
         for weight in gate.weights:
@@ -198,6 +203,22 @@ COMBINED = [  # exit 2 does without exit 1, the head with all
 
 def cascade(x, heads=("separable", "conv"), mixing=COMBINED, **options):
     """A first net and two heads before the end of `conv_net`, combined."""
-    options = {"head": list(heads), "first": tiny_first(), **options}
-    trunk, confidence = conv_net(), options.pop("confidence", "probability")
-    return with_exits(trunk, ("a", "b"), x, confidence, mixing=mixing, **options)
+    first, confidences = tiny_first(), ("probability", "entropy", "margin")
+    options = {"head": list(heads), "first": first, "mixing": mixing, **options}
+    return with_exits(conv_net(), ("a", "b"), x, confidences, **options)
+
+
+def column(answers, name):
+    return np.array([answer[name][0] for answer in answers])
+
+
+def assert_answers(found, predicted, index):
+    """One answer of a float file is the row of Keras's prediction."""
+    assert found["exit"] == predicted["exit"][index]
+    assert found["label"] == predicted["label"][index]
+    largest = np.abs(predicted["logits"]).max()
+    for name in ("logits", "score"):
+        np.testing.assert_allclose(
+            found[name][0], predicted[name][index], atol=1e-5 * largest
+        )
+    assert abs(found["executed_macs"][0] - predicted["macs"][index] / 1000) <= 1
