@@ -79,7 +79,9 @@ def main(argv: list[str]) -> None:
     )
     gates = len(model.gates)
     if FLAGS.combine:  # all that came so far alike
-        model.mixing = np.tril(np.ones([gates + 1] * 2)) / np.arange(1, gates + 2)[:, None]
+        model.mixing = (
+            np.tril(np.ones([gates + 1] * 2)) / np.arange(1, gates + 2)[:, None]
+        )
     even = [1 / (gates + 1)] * gates
     print(model.calibrate(images, exit_shares=even, batch_size=4))
 
@@ -138,10 +140,7 @@ def main(argv: list[str]) -> None:
         "shares": shares.tolist(),
         "mean_over_paths": float(times["as it decides"].mean() / np.dot(shares, paths)),
         "bytes_over_plain": report.bytes / plain.bytes,
-        "settings": {
-            name: FLAGS[name].value
-            for name in SETTINGS
-        },
+        "settings": {name: FLAGS[name].value for name in SETTINGS},
         **describe_machine(),
     }
     print(

@@ -235,7 +235,9 @@ class ExitTracer:
         rows = [tf.expand_dims(raw[j], 1) for j in self.handed(index)]
         if not rows:
             return {}
-        return {"earlier": self.floats(rows[0] if len(rows) == 1 else tf.concat(rows, 1))}
+        return {
+            "earlier": self.floats(rows[0] if len(rows) == 1 else tf.concat(rows, 1))
+        }
 
     def taken_apart(self, index: int, earlier: Any) -> dict[int, Any]:
         """The raw scores by exit that a stage is given as `earlier`, as `carried`."""

@@ -47,9 +47,7 @@ def _put_back(
         operator.builtinOptions.asymmetricQuantizeInputs = False
 
 
-def float_gates(
-    model: schema.ModelT, kernels: Sequence[Sequence[np.ndarray]]
-) -> None:
+def float_gates(model: schema.ModelT, kernels: Sequence[Sequence[np.ndarray]]) -> None:
     """Put the kernels of gates back.
 
     Args:

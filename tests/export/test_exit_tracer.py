@@ -47,6 +47,7 @@ def export(model, path, quantization=None, **options):
         quantization=quantization,
         representative_data=X if quantization in ("int8", "dynamic") else None,
         parity_data=False,
+        calibration_samples=16,
         **options,
     )
     return report, kd.LiteRTModel(path)
@@ -355,8 +356,6 @@ def test_a_first_net_alone(tmp_path):
     clean = with_exits(conv_net(), (), X, "probability", first=tiny_first())
     clean.set_weights(model.get_weights())
     predicted = clean.predict(X, verbose=0)
-    for quantization, least in ((None, 1.0), ("int8", 0.85)):
-        _, litert = export(model, tmp_path / "a.tflite", quantization)
-        found = [litert.run("classify", image=image) for image in X]
-        assert (column(found, "exit") == predicted["exit"]).mean() >= least
-        assert (column(found, "label") == predicted["label"]).mean() >= least
+    _, litert = export(model, tmp_path / "a.tflite")
+    for index, image in enumerate(X):
+        assert_answers(litert.run("classify", image=image), predicted, index)

@@ -66,9 +66,7 @@ def test_every_runtime_gives_the_golden_answers(
     assert {d.case for d in differences} == set(range(len(read_cases(folder))))
     other_int8 = target == "c-builtin" and quantization == "int8"
     exact = target in SAME or (
-        quantization == "int8"
-        and method not in ("exits", "cascade")
-        and not other_int8
+        quantization == "int8" and method not in ("exits", "cascade") and not other_int8
     )  # gates of exits are float32 in any file
     # A first net of an int8 file has 8-bit weights alone.
     eight_bit_weights = quantization == "dynamic" or (quantization, method) == (
