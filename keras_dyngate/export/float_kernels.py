@@ -1,7 +1,8 @@
 """Kernels that stay float32 in a file whose other weights are int8.
 
-Those of decision gates, and of the last linear layer of a head: eight bits are too coarse for a threshold. Where features hardly
-vary, a gate's weights for them are large and share one scale with all others.
+Those of decision gates, and of the last linear layer of a head: eight bits are too coarse
+for a threshold. Where features hardly vary, a gate's weights for them are large and share
+one scale with all others.
 
 Those of depthwise convolutions: LiteRT's fast kernels know them in float and in full
 int8, but not with 8-bit weights alone. EfficientNet-Lite0 at 160 pixels took 7.4 ms with

@@ -16,8 +16,8 @@ from tests.export.nets import (  # noqa: E402
     conv_net,
     only_builtins,
     pooled_scores,
-    tiny_first,
     tinted,
+    tiny_first,
     with_exits,
 )
 

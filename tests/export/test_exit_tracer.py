@@ -21,8 +21,8 @@ from tests.export.nets import (  # noqa: E402
     column,
     conv_net,
     only_builtins,
-    tiny_first,
     tinted,
+    tiny_first,
     with_exits,
 )
 
@@ -47,7 +47,7 @@ def export(model, path, quantization=None, **options):
         quantization=quantization,
         representative_data=X if quantization in ("int8", "dynamic") else None,
         parity_data=False,
-        calibration_samples=16,
+        calibration_samples=8,
         **options,
     )
     return report, kd.LiteRTModel(path)
