@@ -2,9 +2,9 @@
 
 A first net is a float branch of an int8 file, and its ordinary kernels are stored as those
 of a "dynamic" file are: int8 with a scale for each output channel, inputs rounded as they
-come. That is its fastest form. MobileNetV2 of width .35 at 96 / 128 pixels took, of the time
-of EfficientNet-Lite0 at 160 pixels in int8, .23 / .37 in int8, .20 / .29 in float32 and
-.17 / .24 so (x86, one thread); depthwise kernels stay float as in "dynamic" files.
+come. That is its fastest form. MobileNetV2 of width .35 at 96 / 128 pixels took, of the
+time of EfficientNet-Lite0 at 160 pixels in int8, .23 / .37 in int8, .20 / .29 in float32
+and .17 / .24 so (x86, one thread); depthwise kernels stay float as in "dynamic" files.
 """
 
 from collections.abc import Sequence

@@ -201,11 +201,16 @@ COMBINED = [  # exit 2 does without exit 1, the head with all
 ]
 
 
-def cascade(x, heads=("separable", "conv"), mixing=COMBINED, **options):
+def cascade(
+    x,
+    heads=("separable", "conv"),
+    mixing=COMBINED,
+    confidence=("probability", "entropy", "margin"),
+    **options,
+):
     """A first net and two heads before the end of `conv_net`, combined."""
-    first, confidences = tiny_first(), ("probability", "entropy", "margin")
-    options = {"head": list(heads), "first": first, "mixing": mixing, **options}
-    return with_exits(conv_net(), ("a", "b"), x, confidences, **options)
+    options = {"head": list(heads), "first": tiny_first(), "mixing": mixing, **options}
+    return with_exits(conv_net(), ("a", "b"), x, confidence, **options)
 
 
 def column(answers, name):

@@ -36,7 +36,7 @@ def net(method):
     if method == "exits":
         return with_exits(conv_net(), ["a", "b"], x)
     if method == "cascade":
-        return cascade(x)
+        return cascade(x, confidence="probability")
     model = kd.sliced_resnet(
         blocks=1, width=36, subnetworks=3, input_shape=x.shape[1:], classes=7
     )
