@@ -248,6 +248,26 @@ def run_calls(
         table |= {id(x): y for x, y in zip(call.outputs, found, strict=True)}
 
 
+def on_tensor(graph: FlatGraph, x: keras.KerasTensor) -> FlatGraph:
+    """The calls of a graph of one input as calls on a tensor of another graph."""
+    (entry,) = graph.inputs
+
+    def known(y: Any) -> Any:
+        return x if y is entry else y
+
+    def call_on(call: Call) -> Call:
+        args, kwargs = keras.tree.map_structure(known, (call.args, call.kwargs))
+        inputs = tuple(map(known, call.inputs))
+        return dataclasses.replace(call, args=args, kwargs=kwargs, inputs=inputs)
+
+    return dataclasses.replace(
+        graph,
+        inputs=(x,),
+        calls=tuple(map(call_on, graph.calls)),
+        outputs=tuple(map(known, graph.outputs)),
+    )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stretch:
     """Calls from some tensors of a flat graph to one other."""

@@ -1,6 +1,6 @@
 """Raw class scores of a classifier: what it computes before its softmax or sigmoid."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -40,20 +40,28 @@ def _hands_through(operation: Any) -> bool:
     return isinstance(operation, keras.layers.Activation) and linear
 
 
+def last_calls(graph: FlatGraph) -> Iterator[Call]:
+    """From the output backwards: what squashes or hands through, and the call before."""
+    tensor = graph.outputs[0]
+    made = {id(x): call for call in graph.calls for x in call.outputs}
+    while (call := made.get(id(tensor))) is not None:
+        yield call
+        if not (_squashes(call.operation) or _hands_through(call.operation)):
+            return
+        if len(call.inputs) != 1:
+            return
+        (tensor,) = call.inputs
+
+
 def squashing_call(graph: FlatGraph) -> Call | None:
     """The call that turns raw scores into probabilities at a model's end, if any.
 
     Looked for from the output backwards, through what hands numbers through: in nested
     heads, and before an Identity.
     """
-    tensor = graph.outputs[0]
-    made = {id(x): call for call in graph.calls for x in call.outputs}
-    while (call := made.get(id(tensor))) is not None:
+    for call in last_calls(graph):
         if _squashes(call.operation) or _named(_activation(call.operation)):
             return call
-        if not _hands_through(call.operation) or len(call.inputs) != 1:
-            return None
-        (tensor,) = call.inputs
     return None
 
 

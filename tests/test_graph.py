@@ -2,7 +2,14 @@ import keras
 import numpy as np
 import pytest
 
-from keras_dyngate._graph import Part, Stretch, flat_graph, graph_of, run_calls
+from keras_dyngate._graph import (
+    Part,
+    Stretch,
+    flat_graph,
+    graph_of,
+    on_tensor,
+    run_calls,
+)
 from tests.stubs import images, outputs, randomize
 
 layers = keras.layers
@@ -154,3 +161,23 @@ class TestPart:
         last.fit(images(2, 5, 5, 4), np.ones((2, 2)), verbose=0)
         after = keras.ops.convert_to_numpy(model.get_layer("dense").kernel)
         assert (before != after).any()
+
+
+def test_a_graph_on_a_tensor_of_another():
+    """The calls of one model go on from where another ends."""
+    features = whole(base())
+    x = features.outputs[0]
+    inside = keras.Input(x.shape[1:])
+    head = keras.Model(inside, keras.layers.Dense(3)(inside) * 2.0 + inside[:, :1])
+    first, own = flat_graph(features), flat_graph(head)
+    second = on_tensor(own, first.outputs[0])
+    assert [call.path for call in second.calls] == [call.path for call in own.calls]
+    table = {id(first.inputs[0]): X}
+    run_calls([*first.calls, *second.calls], table)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(table[id(second.outputs[0])]),
+        outputs(head, outputs(features, X)),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    assert own.inputs[0] is not first.outputs[0]  # the graph itself is as it was

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_dyngate._graph import flat_graph, run_calls
-from keras_dyngate._logits import raw_operation, squashing_call
+from keras_dyngate._logits import last_calls, raw_operation, squashing_call
 from tests.stubs import outputs, randomize
 
 layers = keras.layers
@@ -83,3 +83,21 @@ def test_other_ends_stay(made):
     model = made()
     assert squashing_call(flat_graph(model)) is None
     np.testing.assert_allclose(run(model, raw=True), outputs(model, X), 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize(
+    "made, names",
+    [
+        (lambda: net(), ["dense"]),
+        (lambda: net(activation="softmax"), ["dense"]),
+        (
+            lambda: net(layers.Softmax(name="s"), layers.Dropout(0.1, name="d")),
+            "d s dense",
+        ),
+        (lambda: net(layers.ReLU(name="r"), layers.Identity(name="i")), "i r"),
+        (lambda: net(layers.Dense(3, name="last")), ["last"]),
+    ],
+)
+def test_last_calls(made, names):
+    names = names.split() if isinstance(names, str) else names
+    assert [call.path for call in last_calls(flat_graph(made()))] == names

@@ -29,14 +29,21 @@ from rich.table import Table
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
 from keras_dyngate.export import quiet
+from keras_dyngate.models.heads import KINDS
 from keras_dyngate.runtime import compare_latency, describe_machine
 from keras_dyngate.runtime.exit_places import exit_places, limits_to
 
+SETTINGS = (
+    "model input_size after head first combine quantization images rounds seed".split()
+)
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "resnet34", "Constructor of the trunk.")
 flags.DEFINE_bool("applications", False, "Whether it is one of keras.applications.")
 flags.DEFINE_integer("input_size", None, "Side of the images; default: the net's own.")
 flags.DEFINE_list("after", None, "Layers to put gates after.", required=True)
+flags.DEFINE_enum("head", "linear", KINDS, "Of the exits.")
+flags.DEFINE_bool("first", False, "Whether a first net stands before the trunk.")
+flags.DEFINE_bool("combine", False, "Whether exits average their answers.")
 flags.DEFINE_enum("quantization", "none", ["none", "dynamic", "int8"], "Of all files.")
 flags.DEFINE_integer("images", 12, "Random images.")
 flags.DEFINE_integer("rounds", 36, "Timed calls per candidate.")
@@ -62,8 +69,19 @@ def main(argv: list[str]) -> None:
     shape = (FLAGS.images, *trunk.input_shape[1:])
     images = rng.integers(0, 256, shape).astype("float32")
     images *= rng.uniform(0.2, 1.0, (FLAGS.images, 1, 1, 3)).astype("float32")
-    model = kd.add_decision_gates(trunk, FLAGS.after)
+    model = kd.add_decision_gates(
+        trunk,
+        FLAGS.after,
+        head=FLAGS.head,
+        first="auto" if FLAGS.first else None,
+        first_weights=None,
+        combine=FLAGS.combine,
+    )
     gates = len(model.gates)
+    if FLAGS.combine:  # all that came so far alike
+        model.mixing = (
+            np.tril(np.ones([gates + 1] * 2)) / np.arange(1, gates + 2)[:, None]
+        )
     even = [1 / (gates + 1)] * gates
     print(model.calibrate(images, exit_shares=even, batch_size=4))
 
@@ -127,10 +145,7 @@ def main(argv: list[str]) -> None:
         "shares": shares.tolist(),
         "mean_over_paths": float(times["as it decides"].mean() / np.dot(shares, paths)),
         "bytes_over_plain": report.bytes / plain.bytes,
-        "settings": {
-            name: FLAGS[name].value
-            for name in "model input_size after quantization images rounds seed".split()
-        },
+        "settings": {name: FLAGS[name].value for name in SETTINGS},
         **describe_machine(),
     }
     print(

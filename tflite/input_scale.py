@@ -12,6 +12,7 @@ import numpy as np
 
 import keras_dyngate as kd
 from keras_dyngate._graph import graph_of
+from keras_dyngate.layers import ExitHead
 
 # Least `distance` of probabilities. Of nets trained on digits those that take pixels were
 # at .001 to .08, those that do not at .28 to .87; as to their answers, nets that normalise
@@ -28,7 +29,8 @@ def rescaled(
 
     Args:
         model: Functional or Sequential with one input and one output, or an
-            `EarlyExitModel`. The layers are copied; the gates of exits are shared.
+            `EarlyExitModel`. The layers are copied, of a first net too; other gates of
+            exits are shared.
         scale, offset: One number each, or one per channel.
 
     Raises:
@@ -45,8 +47,13 @@ def rescaled(
         raise ValueError(f"--input_scale must not be 0. Received: {scale}")
     if isinstance(model, kd.EarlyExitModel):
         trunk = rescaled(model.trunk, scale, offset)
-        exits = kd.EarlyExitModel(trunk, model.after, model.gates, name=model.name)
-        exits.thresholds = model.thresholds
+        gates = list(model.gates)
+        if not model.stages[0].part.stretch.calls:  # a first net takes pictures too
+            gates[0] = _with_body(gates[0], rescaled(gates[0].body, scale, offset))
+        exits = kd.EarlyExitModel(
+            trunk, model.after, gates, combine=model.combine, name=model.name
+        )
+        exits.thresholds, exits.mixing = model.thresholds, model.mixing
         return exits
     graph = None if isinstance(model, kd.AnytimeModel) else graph_of(model)
     if graph is None or len(graph.inputs) != 1 or len(graph.outputs) != 1:
@@ -72,6 +79,12 @@ def rescaled(
         if layer.weights:
             copy.get_layer(layer.name).set_weights(layer.get_weights())
     return copy
+
+
+def _with_body(head: ExitHead, body: keras.Model) -> ExitHead:
+    """A head like another, of another net."""
+    config = {**head.get_config(), "body": body}
+    return ExitHead.from_config(config)
 
 
 def invented(shape: tuple[int, ...], count: int = LOOKED_AT) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What `export_tflite` is given, checked before any work."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -123,7 +123,7 @@ def calibration_images(data: Any, shape: Shape, limit: int) -> np.ndarray:
     return take_images("representative_data", data, shape, limit)
 
 
-def check_recurrent(graph: FlatGraph) -> None:
+def check_recurrent(graphs: Iterable[FlatGraph]) -> None:
     """Refuse layers that go over a series in a loop in an int8 file.
 
     TensorFlow's quantizer does not raise an error for those: it ends the process.
@@ -131,7 +131,8 @@ def check_recurrent(graph: FlatGraph) -> None:
     Raises:
         ValueError: If there are any.
     """
-    layers = [c.operation for c in graph.calls if isinstance(c.operation, keras.Layer)]
+    operations = [call.operation for graph in graphs for call in graph.calls]
+    layers = [x for x in operations if isinstance(x, keras.Layer)]
     loops = [
         layer.name
         for layer in layers

@@ -1,22 +1,31 @@
 """The functions of a net with early exits, traced: all later stages are a branch."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_dyngate import _hooks
-from keras_dyngate._graph import flat_graph
+from keras_dyngate._graph import Stretch
 from keras_dyngate.cost import count_macs
 from keras_dyngate.export.exact_norms import exact_norms
+from keras_dyngate.export.exit_parts import ExitParts
 from keras_dyngate.export.graph import executed_counts, label_of, weights_as_constants
 from keras_dyngate.export.lowering import Branch, Lowering
-from keras_dyngate.export.mean_correction import keep_means
-from keras_dyngate.export.preparing import Prepared
 from keras_dyngate.models.early_exit import EarlyExitModel
 
 INFINITY = 0x7F800000  # its bits as a float32; a NaN's are above
 NAN = 0x7FC00000  # those of one
+# Operations that become a kernel in a file.
+KERNELS = (
+    "BatchMatMulV2",
+    "Conv2D",
+    "Conv2DBackpropInput",
+    "DepthwiseConv2dNative",
+    "Einsum",
+    "MatMul",
+)
 
 
 def head_confidence(scores: Any) -> Any:
@@ -31,32 +40,36 @@ def _order_key(bits: Any) -> Any:
     return tf.where(bits < 0, tf.constant(-(2**31), tf.int32) - bits, bits)
 
 
-def prepared_stages(model: EarlyExitModel) -> Prepared:
-    """The calls of all stages, ready to be run one stage after the other."""
-    parts = [stage.part for stage in model.stages]
-    last = flat_graph(parts[-1])
-    assert last is not None
-    return Prepared([call for part in parts for call in part.stretch.calls], last)
+def _kernels() -> int:
+    """Kernels of the function that is traced."""
+    graph = tf.compat.v1.get_default_graph()
+    return sum(operation.type in KERNELS for operation in graph.get_operations())
 
 
 class ExitTracer:
     """Traces the functions of one model.
 
-    In a fully quantized file the gates stay in float32: eight bits are too coarse for a
-    threshold. What calibration never runs the converter leaves alone, so a gate is a
-    branch that is taken at any time but then; and what comes out of it, or crosses
-    branches on its way out, does so as the bits of int32, which it leaves alone too.
+    In a fully quantized file the gates, the last linear layers of heads and all that
+    combines exits stay in float32: eight bits are too coarse for a threshold. What
+    calibration never runs the converter leaves alone, so these are a branch that is taken
+    at any time but then; and what comes out of it, or crosses branches on its way out,
+    does so as the bits of int32, which it leaves alone too. A first net is such a branch
+    as a whole: see `eight_bit_weights`.
+
+    Attributes:
+        parts: What is run.
+        mixing: Rows of `EarlyExitModel.mixing`.
+        float_kernels: How many kernels such branches have, of what was traced so far.
     """
 
     def __init__(
         self, model: EarlyExitModel, int8: bool, images: np.ndarray | None = None
     ) -> None:
         self.model, self.int8 = model, int8
-        self.prepared = prepared_stages(model)
+        self.parts, self.mixing = ExitParts(model), model.mixing
+        self.float_kernels = 0
         if images is not None:  # the features of 8-bit kernels keep their means
-            parts = [stage.part.stretch for stage in model.stages]
-            calls = [call for part in parts for call in part.calls]
-            keep_means(self.prepared, parts[0].inputs[0], calls, images, int8)
+            self.parts.keep_means(images, int8)
         self.profile = count_macs(model)
         self.fixed = [0] * len(model.stages)
         for row in self.profile.layers:
@@ -65,10 +78,35 @@ class ExitTracer:
 
     def run(self, index: int, x: Any, lowering: Lowering) -> tuple[Any, Any]:
         """One stage with constant weights: its features, and the MACs it took."""
-        constant = weights_as_constants(self.prepared.layers, self.prepared.shifts)
+        prepared, calls = self.parts.prepared, self.parts.stretches[index].calls
+        constant = weights_as_constants(prepared.layers_of(calls), prepared.shifts)
         with constant, _hooks.lowering(lowering), exact_norms(self.int8):
-            features = self.prepared.run(self.model.stages[index].part.stretch, x)
+            features = self.parts.features(index, x)
         return features, executed_counts(lowering, self.fixed[index])
+
+    def _run_head(self, stretch: Stretch, x: Any, int8: bool) -> Any:
+        """A stretch of a head with constant weights."""
+        prepared = self.parts.prepared
+        layers = prepared.layers_of(stretch.calls)
+        constant = weights_as_constants(layers, prepared.shifts, lowered=False)
+        with constant, exact_norms(int8):
+            return prepared.run(stretch, x)
+
+    def takes_image(self, index: int) -> bool:
+        """Whether a stage begins with the image."""
+        return index == 0 or (index == 1 and self.parts.first)
+
+    def is_float(self, index: int) -> bool:
+        """Whether an exit answers from a branch that calibration does not run."""
+        return self.int8 and (index < len(self.model.gates) or self.mixes(index))
+
+    def mixes(self, index: int) -> bool:
+        """Whether an exit answers with more than its own raw scores."""
+        return not np.array_equal(self.mixing[index], np.eye(len(self.mixing))[index])
+
+    def handed(self, index: int) -> list[int]:
+        """Exits up to one whose raw scores later ones want."""
+        return np.flatnonzero(self.mixing[index + 1 :, : index + 1].any(0)).tolist()
 
     def is_broken(self, image: Any, route: Any) -> Any:
         """bool `[1]`: whether a number of the image is a NaN, which kernels may drop."""
@@ -85,37 +123,83 @@ class ExitTracer:
             return check()
         return tf.cond(tf.equal(route[0], 0), check, lambda: tf.zeros([1], tf.bool))
 
+    def mixed(self, index: int, raw: Any, earlier: Mapping[int, Any]) -> Any:
+        """The scores that an exit answers with, from its own and the earlier ones' raw.
+
+        What does not count is not computed, nor is a product with 1.
+        """
+        total = None
+        for j, weight in enumerate(self.mixing[index, : index + 1]):
+            if weight:
+                found = raw if j == index else self.floats(earlier[j])
+                found = found if weight == 1 else found * weight
+                total = found if total is None else total + found
+        return tf.zeros_like(raw) if total is None else total
+
     def answer(
-        self, index: int, features: Any, route: Any, broken: Any = None
+        self,
+        index: int,
+        features: Any,
+        route: Any,
+        broken: Any = None,
+        earlier: Mapping[int, Any] | None = None,
     ) -> dict[str, Any]:
         """What is said after a stage, by its gate or by the net's own head.
 
-        `logits` and `score` are as `carried`. `route` is 0 but in calibration. The score
+        `logits`, `score` and, for later exits, `raw` are as `carried`, and so are the raw
+        scores of exits before it, `earlier`. `route` is 0 but in calibration. The score
         of a gate is NaN, which reaches no threshold, where the image is `broken`.
         """
-        gate = self.model.stages[index].gate
+        gate, head = self.model.stages[index].gate, self.parts.heads[index]
+        whole = self.int8 and self.parts.first and index == 0  # in float, that is
+        apart = self.mixes(index) and index in self.handed(index)
+        given = features
+        if whole:
+            given = self.carried(features)
+        elif head is not None:
+            given = self._run_head(head.front, features, self.int8)
+
+        def raw_scores() -> Any:
+            x = self.floats(given) if whole else given
+            if head is not None:
+                x = self._run_head(head.front, x, False) if whole else x
+                return self._run_head(head.last, x, False)
+            if gate is None:
+                return x
+            with weights_as_constants([gate]):
+                return gate(x)
 
         def ask() -> tuple[Any, ...]:
+            raw = raw_scores()
+            scores = self.mixed(index, raw, earlier or {})
             if gate is None:
-                scores, confidence = features, head_confidence(features)
+                confidence = head_confidence(scores)
             else:
                 with weights_as_constants([gate]):
-                    scores = gate(features)
                     confidence = gate.confidence_of(scores)
-            return self.carried(scores), label_of(scores), self.carried(confidence)
+            found = self.carried(scores), label_of(scores), self.carried(confidence)
+            return (*found, self.carried(raw)) if apart else found
+
+        def ask_in_float() -> tuple[Any, ...]:
+            found = ask()
+            self.float_kernels += _kernels()
+            return found
 
         def nothing() -> tuple[Any, ...]:
-            shapes = ([1, self.model.output_shape[-1]], [1], [1])
+            scores = [1, self.model.output_shape[-1]]
+            shapes = (scores, [1], [1], scores)[: 3 + apart]
             return tuple(tf.zeros(shape, tf.int32) for shape in shapes)
 
-        if gate is None or not self.int8:
-            logits, label, score = ask()
+        if self.is_float(index):
+            found = tf.cond(tf.equal(route, 0), ask_in_float, nothing)
         else:
-            logits, label, score = tf.cond(tf.equal(route, 0), ask, nothing)
+            found = ask()
+        logits, label, score = found[:3]
         if gate is not None and broken is not None:
             nan = tf.constant([NAN if self.int8 else np.nan], score.dtype)
             score = tf.where(broken, nan, score)
-        return {"logits": logits, "label": label, "score": score}
+        raw = found[3] if apart else logits
+        return {"logits": logits, "label": label, "score": score, "raw": raw}
 
     def stays(self, score: Any, threshold: Any, route: Any) -> Any:
         """bool `[]`: not `score >= threshold`, in float32 precision always.
@@ -135,14 +219,32 @@ class ExitTracer:
         """Floats that leave a branch, as bits in int8."""
         return tf.bitcast(x, tf.int32) if self.int8 else x
 
+    def floats(self, x: Any) -> Any:
+        """What was `carried` as floats again."""
+        return tf.bitcast(x, tf.float32) if self.int8 else x
+
     def seen(self, answer: dict[str, Any]) -> dict[str, Any]:
         """An answer with its floats as such again."""
         return {
-            name: tf.bitcast(x, tf.float32)
-            if self.int8 and name in ("logits", "score")
-            else x
+            name: self.floats(x) if name in ("logits", "score") else x
             for name, x in answer.items()
         }
+
+    def put_together(self, index: int, raw: Mapping[int, Any]) -> dict[str, Any]:
+        """The output `earlier` of a stage, `[1, exits, classes]`, if later ones want it."""
+        rows = [tf.expand_dims(raw[j], 1) for j in self.handed(index)]
+        if not rows:
+            return {}
+        return {
+            "earlier": self.floats(rows[0] if len(rows) == 1 else tf.concat(rows, 1))
+        }
+
+    def taken_apart(self, index: int, earlier: Any) -> dict[int, Any]:
+        """The raw scores by exit that a stage is given as `earlier`, as `carried`."""
+        if earlier is None:
+            return {}
+        rows = tf.unstack(self.carried(earlier), axis=1)
+        return dict(zip(self.handed(index - 1), rows, strict=True))
 
     def from_stage(
         self,
@@ -152,21 +254,25 @@ class ExitTracer:
         route: Any,
         broken: Any,
         lowering: Lowering,
+        earlier: Mapping[int, Any] | None = None,
     ) -> dict[str, Any]:
         """What is answered from a stage on; all later ones are a branch."""
         mine = lowering.child()
         features, counts = self.run(index, x, mine)
         decisions = mine.decisions
-        chosen = None if route is None else route[index : index + 1]
-        answer = self.answer(index, features, chosen, broken)
+        gates = len(self.model.gates)
+        at = min(index, gates - 1)
+        chosen = None if route is None else route[at : at + 1]
+        answer = self.answer(index, features, chosen, broken, earlier)
+        so_far = {**(earlier or {}), index: answer.pop("raw")}
         answer["exit"] = tf.constant([index], tf.int32)
-        if index == len(self.model.gates):
+        if index == gates:
             return {**answer, "counts": counts, "decisions": decisions}
         nothing: dict[str, tuple[Any, Any]] = {}
 
         def go_on() -> dict[str, Any]:
             rest = self.from_stage(
-                index + 1, features, thresholds, route, broken, lowering
+                index + 1, features, thresholds, route, broken, lowering, so_far
             )
             for name, score in rest["decisions"].items():
                 nothing[name] = (score.shape, score.dtype)
@@ -186,6 +292,16 @@ class ExitTracer:
             "counts": counts + rest["counts"],
             "decisions": {**decisions, **rest["decisions"]},
         }
+
+    def gate_kernels(self) -> tuple[tuple[np.ndarray, ...], ...]:
+        """Of each exit before the head its linear layer's kernel, also as it is scaled."""
+        found = []
+        for index in range(len(self.model.gates)):
+            kernel = self.parts.kernel(index)
+            if kernel is not None:
+                scaled = kernel * self.mixing[index, index]
+                found.append((kernel, scaled))
+        return tuple(found)
 
     def branch(self, index: int) -> Branch:
         """Everything after a gate, as the file's report tells it."""

@@ -4,6 +4,9 @@ classify(image)                  thresholds baked in
 classify_at(image, thresholds)   the app trades accuracy for time
 explain(image), explain_at(image, thresholds)    every decision as well
 stage_1(image), stage_2(features), ...   for apps that decide on their own
+
+A first net leaves no features: `stage_2` takes the image too. Where exits combine, stages
+hand on the raw scores that later ones want as `earlier`, `[1, exits, classes]`.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,8 +17,9 @@ import tensorflow as tf
 
 from keras_dyngate.export.exit_tracer import ExitTracer
 from keras_dyngate.export.graph import Plan, View, call_traced, in_thousands, visible
-from keras_dyngate.export.lowering import Lowering, value
+from keras_dyngate.export.lowering import Lowering
 from keras_dyngate.models.early_exit import EarlyExitModel
+from keras_dyngate.models.exit_training import HEAD
 
 ANSWER = ("logits", "label", "score", "exit", "executed_macs")
 
@@ -46,11 +50,11 @@ def plan_exits(
     tracer = ExitTracer(model, int8=with_force, images=images)
     gates, stages = len(model.gates), model.stages
     calls = [stage.part.stretch.calls for stage in stages]
-    blocks = [len(tracer.prepared.dynamic_layers(found)) for found in calls]
+    blocks = [len(tracer.parts.prepared.dynamic_layers(found)) for found in calls]
     # How long `force` is, where there is one: a number per block, then one per gate.
     forced = {"explain_at": sum(blocks) + gates}
     for index, count in enumerate(blocks):
-        forced[f"stage_{index + 1}"] = count + (index < gates)
+        forced[f"stage_{index + 1}"] = count + tracer.is_float(index)
     forced = {name: count for name, count in forced.items() if with_force and count}
     image = tf.TensorSpec([1, *model.input_shape[1:]], input_type, "image")
     found: list[Lowering] = []
@@ -75,14 +79,21 @@ def plan_exits(
         }
 
     def stage_function(index: int) -> Callable[..., dict[str, Any]]:
-        def stage(force: Any = None, **inputs: Any) -> dict[str, Any]:
+        def stage(
+            *, force: Any = None, earlier: Any = None, **inputs: Any
+        ) -> dict[str, Any]:
             (x,) = inputs.values()
             lowering = Lowering(group_size, force)
             features, counts = tracer.run(index, tf.cast(x, tf.float32), lowering)
             route = None if force is None else force[blocks[index] :]
-            broken = None if index else tracer.is_broken(x, route)
-            answer = tracer.seen(tracer.answer(index, features, route, broken))
-            if index < gates:
+            broken = None
+            if index < gates and tracer.takes_image(index):
+                broken = tracer.is_broken(x, route)
+            before = tracer.taken_apart(index, earlier)
+            answer = tracer.answer(index, features, route, broken, before)
+            together = tracer.put_together(index, {**before, index: answer.pop("raw")})
+            answer = {**tracer.seen(answer), **together}
+            if index < gates and not tracer.takes_image(index + 1):
                 answer["features"] = features
             return {**answer, "executed_macs": in_thousands(counts)}
 
@@ -95,10 +106,17 @@ def plan_exits(
     for index, stage in enumerate(stages):
         shape = [1, *stage.part.stretch.inputs[0].shape[1:]]
         features = tf.TensorSpec(shape, tf.float32, "features")
-        spec = {"features": features} if index else {"image": image}
+        spec = {"image": image} if tracer.takes_image(index) else {"features": features}
+        if index and (handed := len(tracer.handed(index - 1))):
+            shape = [1, handed, model.output_shape[-1]]
+            spec["earlier"] = tf.TensorSpec(shape, tf.float32, "earlier")
         name = f"stage_{index + 1}"
         functions[name] = concrete(name, stage_function(index), **spec)
     fixed = {"thresholds": model.thresholds}
+    per_exit = tracer.profile.per_exit
+    total = per_exit[-1]
+    names = [*(gate.name for gate in model.gates), HEAD]
+    places = [*model.after, None]
     return Plan(
         functions=functions,
         views=(
@@ -106,22 +124,30 @@ def plan_exits(
             View("explain_at", "explain", None, fixed),
             View("explain_at", "classify_at", ANSWER),
         ),
-        feed=lambda images: _feed(functions, images, blocks, input_type),
+        feed=lambda images: _feed(functions, forced, images, blocks, input_type),
         lowering=found[-1],
         profile=tracer.profile,
         forced=forced,
-        float_kernels=2 * gates,
-        gate_kernels=tuple(value(gate.dense.kernel) for gate in model.gates),
+        float_kernels=tracer.float_kernels,
+        gate_kernels=tracer.gate_kernels(),
         metadata={
             "thresholds": np.nan_to_num(model.thresholds).tolist(),  # JSON: no infinity
             "confidence": [gate.confidence for gate in model.gates],
-            "macs_per_exit": list(tracer.profile.per_exit),
+            "macs_per_exit": list(per_exit),
+            "exits": [
+                {"name": name, "after": after, "macs": macs, "macs_share": macs / total}
+                for name, after, macs in zip(names, places, per_exit, strict=True)
+            ],
         },
     )
 
 
 def _feed(
-    functions: dict[str, Any], images: np.ndarray, blocks: list[int], input_type: str
+    functions: dict[str, Any],
+    forced: dict[str, int],
+    images: np.ndarray,
+    blocks: list[int],
+    input_type: str,
 ) -> Callable[[], Iterator[tuple[str, dict[str, np.ndarray]]]]:
     """Calibration inputs that reach every branch of every signature, but the gates.
 
@@ -153,16 +179,16 @@ def _feed(
                 route[index // 2 % gates] = leave
                 for force in forces(sum(blocks), index, route):
                     yield "explain_at", {**inputs, **force}
-            x = picture
-            for number in range(gates + 1):
-                route = [stay] if number < gates else []
+            known: dict[str, Any] = {"image": picture}
+            for number, count in enumerate(blocks):
                 name = f"stage_{number + 1}"
-                takes: dict[str, Any] = {"features" if number else "image": x}
-                for force in forces(blocks[number], index, route):
+                wanted = functions[name].structured_input_signature[1]
+                takes = {key: x for key, x in known.items() if wanted.get(key)}
+                route = [stay] * (forced.get(name, 0) - count)
+                for force in forces(count, index, route):
                     yield name, {**takes, **force}
                 if number < gates:
-                    force = next(forces(blocks[number], index, route))
-                    found = call_traced(functions[name], {**takes, **force})
-                    x = found["features"]
+                    force = next(forces(count, index, route))
+                    known |= call_traced(functions[name], {**takes, **force})
 
     return feed

@@ -47,6 +47,7 @@ from keras_dyngate.export.arguments import (
 )
 from keras_dyngate.export.carried_bytes import carry_bytes
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert
+from keras_dyngate.export.eight_bit_weights import eight_bit_weights
 from keras_dyngate.export.exits import plan_exits
 from keras_dyngate.export.filled_constants import fill_constants
 from keras_dyngate.export.float_kernels import float_depthwise, float_gates
@@ -60,6 +61,7 @@ from keras_dyngate.export.views import (
     keep_signatures,
     make_default,
 )
+from keras_dyngate.layers import ExitHead
 from keras_dyngate.models.anytime_model import AnytimeModel
 from keras_dyngate.models.early_exit import EarlyExitModel
 from keras_dyngate.runtime import LiteRTModel, flatbuffer
@@ -85,6 +87,12 @@ def _plan(
     if isinstance(model, EarlyExitModel):
         return plan_exits(model, **options)
     return plan_classifier(model, graph, **options)
+
+
+def _head_graphs(model: keras.Model) -> list[FlatGraph]:
+    """The calls of the heads of exits, if a model has any."""
+    gates = model.gates if isinstance(model, EarlyExitModel) else []
+    return [gate.graph for gate in gates if isinstance(gate, ExitHead)]
 
 
 def _described(shape: tuple[int, ...]) -> str:
@@ -163,8 +171,10 @@ def export_tflite(
             they were trained in. The model and Keras stay as they are.
         path: Of the file to write; an existing one is replaced at the very end.
         quantization: None or "float32", "float16" (weights), "dynamic" (int8 weights)
-            or "int8" (weights and activations). The kernels of decision gates stay
-            float32 in the last two, those of depthwise convolutions in "dynamic".
+            or "int8" (weights and activations). The kernels of decision gates and of
+            the last linear layers of heads stay float32 in the last two, those of
+            depthwise convolutions in "dynamic". A first net of an int8 file has 8-bit
+            weights alone, which is faster: see `eight_bit_weights`.
         representative_data: For "int8", and for "dynamic" if at hand (features then keep
             their means through 8-bit kernels): images 0 to 255, an array `[N, height,
             width, channels]`, arrays (images, labels), a dataset of images or (image,
@@ -219,7 +229,7 @@ def export_tflite(
     images = None
     given = representative_data is not None
     if quantization == "int8":
-        check_recurrent(graph)
+        check_recurrent([graph, *_head_graphs(model)])
     if quantization == "int8" or (quantization == "dynamic" and given):
         count = positive_int("calibration_samples", calibration_samples)
         images = calibration_images(representative_data, shape, count)
@@ -245,6 +255,7 @@ def export_tflite(
             float_gates(file, plan.gate_kernels)
             float_depthwise(file, lambda: convert(plan.functions, None))
     if quantization == "int8":
+        eight_bit_weights(file, [k for forms in plan.gate_kernels for k in forms])
         carry_bytes(file, plan.steps)
     fill_constants(file)
     _add_signatures(file, plan)

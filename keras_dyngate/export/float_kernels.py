@@ -1,7 +1,8 @@
 """Kernels that stay float32 in a file whose other weights are int8.
 
-Those of decision gates: eight bits are too coarse for a threshold. Where features hardly
-vary, a gate's weights for them are large and share one scale with all others.
+Those of decision gates, and of the last linear layer of a head: eight bits are too coarse
+for a threshold. Where features hardly vary, a gate's weights for them are large and share
+one scale with all others.
 
 Those of depthwise convolutions: LiteRT's fast kernels know them in float and in full
 int8, but not with 8-bit weights alone. EfficientNet-Lite0 at 160 pixels took 7.4 ms with
@@ -11,7 +12,7 @@ AVX-512, one thread); they are 5 % of its weights.
 The converter quantizes every kernel of 1,024 numbers or more; here these are put back.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,36 +48,47 @@ def _put_back(
         operator.builtinOptions.asymmetricQuantizeInputs = False
 
 
-def float_gates(model: schema.ModelT, kernels: Sequence[np.ndarray]) -> None:
+def float_gates(model: schema.ModelT, kernels: Sequence[Sequence[np.ndarray]]) -> None:
     """Put the kernels of gates back.
 
     Args:
         model: The file, changed in place.
-        kernels: `[inputs, outputs]` of every gate.
+        kernels: `[inputs, outputs]` of every gate, in each form that it may have: the
+            converter puts a factor of scores into the kernel.
 
     Raises:
         RuntimeError: If the file has a kernel neither in float32 nor in int8.
     """
-    turned = [np.ascontiguousarray(kernel.T, np.float32) for kernel in kernels]
-    found = [False] * len(turned)
+    found = [False] * len(kernels)
     for _, graph, operator in flatbuffer.walk(model):
         if flatbuffer.op_name(model, operator) != "FULLY_CONNECTED":
             continue
         tensor = graph.tensors[operator.inputs[1]]
-        for index, kernel in enumerate(turned):
-            if _is_rounded(model, tensor, kernel):
-                _put_back(model, operator, tensor, kernel)
-            if tensor.type == schema.TensorType.FLOAT32:
-                values = flatbuffer.constant(model, tensor, np.float32)
-                found[index] |= values is not None and np.array_equal(
-                    values, kernel.ravel()
-                )
+        for index, forms in enumerate(kernels):
+            for kernel in forms:
+                turned = np.ascontiguousarray(kernel.T, np.float32)
+                if _is_rounded(model, tensor, turned):
+                    _put_back(model, operator, tensor, turned)
+            found[index] |= is_one_of(model, tensor, forms)
     if not all(found):
         raise RuntimeError(
             f"The file holds only {sum(found)} of the kernels of {len(found)} decision "
             "gates: the converter made something else of them."
         )
     flatbuffer.drop_unused_buffers(model)
+
+
+def is_one_of(
+    model: schema.ModelT, tensor: schema.TensorT, kernels: Iterable[np.ndarray]
+) -> bool:
+    """Whether the kernel of a FULLY_CONNECTED is one of these, `[inputs, outputs]`."""
+    if tensor.type != schema.TensorType.FLOAT32:
+        return False
+    values = flatbuffer.constant(model, tensor, np.float32)
+    if values is None:
+        return False
+    stored = values.reshape(tensor.shape).T
+    return any(np.array_equal(stored, kernel) for kernel in kernels)
 
 
 def _depthwise(model: schema.ModelT) -> Iterator[tuple[Any, schema.TensorT]]:

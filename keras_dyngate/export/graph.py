@@ -47,8 +47,9 @@ class Plan:
         functions: Concrete functions by signature.
         forced: The length of the int32 input `force` of those that have it; it is for
             calibration alone and frozen at 0 in the file.
-        float_kernels: Dense kernels that are to stay float in an int8 file.
-        gate_kernels: `[features, classes]` of gates, to stay float in a dynamic file.
+        float_kernels: Kernels that are to stay float in an int8 file.
+        gate_kernels: `[features, classes]` of exits, to stay float in 8-bit files; of
+            each the forms that it may have.
         views: Signatures to make from those; the first is the file's default.
         feed: From calibration images to what the converter is to run.
         lowering: What the conditional form consists of.
@@ -64,19 +65,22 @@ class Plan:
     profile: MacProfile
     forced: Mapping[str, int] = dataclasses.field(default_factory=dict)
     float_kernels: int = 0
-    gate_kernels: tuple[np.ndarray, ...] = ()
+    gate_kernels: tuple[tuple[np.ndarray, ...], ...] = ()
     steps: tuple[str, ...] = ()
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def weights_as_constants(
-    layers: Iterable[keras.Layer], shifts: Mapping[int, np.ndarray] | None = None
+    layers: Iterable[keras.Layer],
+    shifts: Mapping[int, np.ndarray] | None = None,
+    lowered: bool = True,
 ) -> keras.StatelessScope:
     """A scope in which weights are constants, but for those of blocks to be lowered.
 
     Args:
         layers: Whose weights.
         shifts: See `Prepared`.
+        lowered: Whether blocks that decide are; or else they run as layers.
     """
     layers, shifts = list(layers), shifts or {}
     inside = {
@@ -84,6 +88,7 @@ def weights_as_constants(
         for layer in layers
         for block in dynamic_layers(layer)
         for v in block.variables
+        if lowered
     }
     return keras.StatelessScope(
         state_mapping=[

@@ -119,15 +119,15 @@ class Prepared:
 
     Args:
         calls: Of a flat graph.
-        graph: What they end in; its last softmax or sigmoid is taken off, and so the
-            net ends in raw scores.
+        *graphs: What they end in; the last softmax or sigmoid of each is taken off, and
+            so the net ends in raw scores.
 
     Attributes:
         layers: All that is run, each once; their weights are what a file holds.
         shifts: By the id of a weight, what a file is to hold it with on top.
     """
 
-    def __init__(self, calls: Iterable[Call], graph: FlatGraph) -> None:
+    def __init__(self, calls: Iterable[Call], *graphs: FlatGraph) -> None:
         self._forms: dict[int, Any] = {}
         self._takes_training: dict[int, bool] = {}
         for call in calls:
@@ -138,7 +138,7 @@ class Prepared:
                 self._takes_training[key] = "training" in arguments
         self.layers = [x for x in self._forms.values() if isinstance(x, keras.Layer)]
         self.shifts: dict[int, np.ndarray] = {}
-        self._last = squashing_call(graph)
+        self._last = {squashing_call(graph) for graph in graphs}
 
     def form(self, call: Call) -> Any:
         """The layer or operator that is run for a call, its activation apart."""
@@ -153,7 +153,7 @@ class Prepared:
     def __call__(self, call: Call) -> Callable[..., Any]:
         key = id(call.operation)
         form = self.form(call)
-        if call is self._last:
+        if call in self._last:
             form = without_activation(form)
 
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -174,15 +174,14 @@ class Prepared:
         run_calls(stretch.calls, table, self)
         return table[id(stretch.output)]
 
+    def layers_of(self, calls: Iterable[Call]) -> list[keras.Layer]:
+        """The layers that are run for some calls, each once."""
+        forms = {id(form): form for form in map(self.form, calls)}
+        return [x for x in forms.values() if isinstance(x, keras.Layer)]
+
     def dynamic_layers(self, calls: Iterable[Call]) -> list[Any]:
         """The layers among some calls that decide, in the order of execution."""
-        forms = dict.fromkeys(id(call.operation) for call in calls)
-        return [
-            block
-            for form in (self._forms[key] for key in forms)
-            if isinstance(form, keras.Layer)
-            for block in dynamic_layers(form)
-        ]
+        return [b for layer in self.layers_of(calls) for b in dynamic_layers(layer)]
 
 
 def prepared_anytime(model: AnytimeModel) -> AnytimeModel:

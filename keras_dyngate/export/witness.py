@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_dyngate._graph import Stretch, flat_graph
 from keras_dyngate._hooks import recording
-from keras_dyngate.export.exit_tracer import prepared_stages
+from keras_dyngate.export.exit_parts import ExitParts
 from keras_dyngate.export.preparing import Prepared
 from keras_dyngate.models.early_exit import EarlyExitModel
 
@@ -18,7 +18,7 @@ class Witness:
     """What Keras says of some images, all in float32.
 
     Attributes:
-        logits: `[N, ..., classes]`, of the exit that answers.
+        logits: `[N, ..., classes]`, what the exit that it leaves at answers with.
         decisions: Of controllers, by name; what comes after the exit reads 0.
         confidences: Of every gate, `[N, gates]`.
         exits: `[N]`.
@@ -53,24 +53,25 @@ class ExitsWitness:
     """A net with early exits: all stages run, and what leaves is masked."""
 
     def __init__(self, model: EarlyExitModel) -> None:
-        self.model, self.prepared = model, prepared_stages(model)
+        self.model, self.parts = model, ExitParts(model)
 
     def __call__(self, images: np.ndarray) -> Witness:
         x, limits = keras.ops.convert_to_tensor(images), self.model.thresholds
         stays = np.ones(len(images), bool)
-        logits, confidences, decisions = [], [], {}
+        raw, logits, confidences, decisions = [], [], [], {}
         exits = np.zeros(len(images), np.int32)
         for index, stage in enumerate(self.model.stages):
             with recording() as found:
-                x = self.prepared.run(stage.part.stretch, x)
+                x = self.parts.features(index, x)
             for name, scores in _arrays(found).items():
                 decisions[name] = scores * stays[:, None]
+            raw.append(keras.ops.convert_to_numpy(self.parts.scores(index, x)))
+            scores = self.model.answer(index, np.stack(raw, 1)).astype("float32")
+            logits.append(scores)
             if stage.gate is None:
-                logits.append(keras.ops.convert_to_numpy(x))
                 break
-            scores = stage.gate(x)
-            logits.append(keras.ops.convert_to_numpy(scores))
-            confidence = keras.ops.convert_to_numpy(stage.gate.confidence_of(scores))
+            found = stage.gate.confidence_of(keras.ops.convert_to_tensor(scores))
+            confidence = keras.ops.convert_to_numpy(found)
             confidences.append(confidence)
             stays &= ~(confidence >= limits[index])
             exits += stays

@@ -70,7 +70,9 @@ class ExitGate(KeepsFrozen, keras.layers.Layer):
             log_p = ops.log_softmax(scores)
             return ops.sum(ops.exp(log_p) * log_p, axis=-1)
         if self.confidence == "probability":
-            return ops.max(ops.softmax(scores), axis=-1)
+            # No softmax: an int8 file would hold what comes of one in 8 bits.
+            over = scores - ops.max(scores, axis=-1, keepdims=True)
+            return 1.0 / ops.sum(ops.exp(over), axis=-1)
         if self.confidence == "margin":
             top = ops.top_k(scores, 2)[0]
             return top[..., 0] - top[..., 1]

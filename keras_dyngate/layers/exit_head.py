@@ -99,7 +99,8 @@ class ExitHead(ExitGate):
     def call(self, x: Any, training: bool | None = None) -> Any:
         if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype)):
             x = ops.cast(x, self.body.compute_dtype)
-        return ops.cast(self._raw.part(x, training=training), "float32")
+        # Not None: Keras' Resizing would take that as True, for all that comes after it.
+        return ops.cast(self._raw.part(x, training=bool(training)), "float32")
 
     def kernel_macs(self, input_shape: Any) -> int:
         """MACs of the body for one image, all of it open."""

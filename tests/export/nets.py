@@ -8,6 +8,7 @@ from keras_dyngate._walk import controllers, dynamic_layers
 from keras_dyngate.runtime import flatbuffer
 
 SHAPE = (12, 12, 3)
+NAMES = ("score", "distance", "margin", "entropy", "probability")
 
 
 def images(count, shape=SHAPE, seed=0):
@@ -124,21 +125,105 @@ def conv_net(seed=0):
     return enliven(keras.Model(image, x), seed)
 
 
-def with_exits(trunk, after, x, confidence="score", seed=0):
-    """Two random gates, and thresholds by which a third of `x` leaves at each exit."""
-    model = kd.add_decision_gates(trunk, after=list(after), confidence=confidence)
+def with_exits(trunk, after, x, confidence="score", seed=0, **options):
+    """Random exits, and thresholds by which as many of `x` leave at each.
+
+    `options` go to `add_decision_gates`, but for `mixing`. `confidence`: a name, or one
+    for each exit.
+    """
+    mixing = options.pop("mixing", None)
+    model = kd.add_decision_gates(trunk, list(after), **options)
+    names = [confidence] * len(model.gates) if confidence in NAMES else confidence
+    for gate, name in zip(model.gates, names, strict=True):
+        gate.confidence = name
     rng = np.random.default_rng(seed)
-    features, thresholds, staying = x, [], np.arange(len(x))
-    for stage in model.stages[:-1]:
-        gate, features = stage.gate, stage.part(features)
-        gate.dense.kernel.assign(rng.normal(size=gate.dense.kernel.shape))
-        scores = keras.ops.convert_to_numpy(gate(features))
-        gate.dense.kernel.assign(gate.dense.kernel / scores.std(0))
-        gate.dense.bias.assign(-scores.mean(0) / scores.std(0))
-        confidences = gate.confidence_of(gate(features))
+    for gate in model.gates:
+        for weight in gate.weights:
+            if weight.path.endswith(("gamma", "moving_variance")):
+                weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+    for gate in model.gates:
+        if isinstance(gate, kd.DecisionGate):
+            dense = gate.dense
+        else:
+            dense = gate.graph.calls[-1].operation
+        if not isinstance(dense, keras.layers.Dense):
+            continue  # other scores are left as they come
+        dense.kernel.assign(rng.normal(size=dense.kernel.shape))
+        scores = keras.ops.convert_to_numpy(model(x)[gate.name])
+        dense.kernel.assign(dense.kernel / scores.std(0))
+        dense.bias.assign(-scores.mean(0) / scores.std(0))
+    if mixing is not None:
+        model.mixing = mixing
+    spread_thresholds(model, x)
+    return model
+
+
+def spread_thresholds(model, x):
+    """Let as many of `x` leave at each exit of a model."""
+    raw = [keras.ops.convert_to_numpy(scores) for scores in model(x).values()]
+    thresholds, staying, left = [], np.arange(len(x)), len(x) // len(raw)
+    for index, gate in enumerate(model.gates):
+        scores = model.answer(index, np.stack(raw[: index + 1], 1)).astype("float32")
+        confidences = gate.confidence_of(keras.ops.convert_to_tensor(scores))
         found = keras.ops.convert_to_numpy(confidences)[staying]
-        order, left = np.argsort(-found), len(x) // 3
+        order = np.argsort(-found)
         thresholds.append(found[order[left - 1 : left + 1]].mean())  # between two
         staying = staying[order[left:]]
     model.thresholds = thresholds
-    return model
+
+
+def tiny_first(size=8, classes=7, seed=1):
+    """A first net of an input size of its own: three kinds of kernels, a softmax."""
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    image = x = keras.Input((size, size, 3))
+    x = layers.Rescaling(1 / 64, -2.0)(x)
+    x = layers.Conv2D(40, 3, padding="same", use_bias=False)(x)
+    x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
+    x = layers.SeparableConv2D(48, 3, strides=2, activation="relu")(x)
+    x = layers.Dense(32, activation="relu")(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(image, layers.Dense(classes, activation="softmax")(x))
+
+
+def pooled_scores(shape):
+    """A head that does not end in a linear layer: a convolution, pooled."""
+    layers = keras.layers
+    image = keras.Input(shape)
+    x = layers.Conv2D(7, 3, strides=2, activation="relu")(image)
+    return keras.Model(image, layers.GlobalMaxPooling2D()(x))
+
+
+COMBINED = [  # exit 2 does without exit 1, the head with all
+    [0.8, 0.0, 0.0, 0.0],
+    [0.4, 0.5, 0.0, 0.0],
+    [0.3, 0.0, 0.7, 0.0],
+    [0.2, 0.3, 0.1, 0.6],
+]
+
+
+def cascade(
+    x,
+    heads=("separable", "conv"),
+    mixing=COMBINED,
+    confidence=("probability", "entropy", "margin"),
+    **options,
+):
+    """A first net and two heads before the end of `conv_net`, combined."""
+    options = {"head": list(heads), "first": tiny_first(), "mixing": mixing, **options}
+    return with_exits(conv_net(), ("a", "b"), x, confidence, **options)
+
+
+def column(answers, name):
+    return np.array([answer[name][0] for answer in answers])
+
+
+def assert_answers(found, predicted, index):
+    """One answer of a float file is the row of Keras's prediction."""
+    assert found["exit"] == predicted["exit"][index]
+    assert found["label"] == predicted["label"][index]
+    largest = np.abs(predicted["logits"]).max()
+    for name in ("logits", "score"):
+        np.testing.assert_allclose(
+            found[name][0], predicted[name][index], atol=1e-5 * largest
+        )
+    assert abs(found["executed_macs"][0] - predicted["macs"][index] / 1000) <= 1

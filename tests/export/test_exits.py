@@ -16,6 +16,8 @@ import keras_dyngate as kd  # noqa: E402
 from keras_dyngate.export.conversion import float_kernels  # noqa: E402
 from keras_dyngate.runtime import flatbuffer  # noqa: E402
 from tests.export.nets import (  # noqa: E402
+    assert_answers,
+    column,
     conv_net,
     images,
     only_builtins,
@@ -96,22 +98,6 @@ def exported(tmp_path_factory, net):
         return Exported(*net(kind), report, kd.LiteRTModel(path))
 
     return export
-
-
-def column(answers, name):
-    return np.array([answer[name][0] for answer in answers])
-
-
-def assert_answers(found, predicted, index):
-    """One answer of a float file is the row of Keras's prediction."""
-    assert found["exit"] == predicted["exit"][index]
-    assert found["label"] == predicted["label"][index]
-    largest = np.abs(predicted["logits"]).max()
-    for name in ("logits", "score"):
-        np.testing.assert_allclose(
-            found[name][0], predicted[name][index], atol=1e-5 * largest
-        )
-    assert abs(found["executed_macs"][0] - predicted["macs"][index] / 1000) <= 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -76,9 +76,9 @@ def test_a_kernel_that_is_not_there_is_said(exported):
     model, path, _ = exported
     file = flatbuffer.read(path.read_bytes())
     kernel = keras.ops.convert_to_numpy(model.gates[0].dense.kernel)
-    float_gates(file, [kernel])  # is in float already
+    float_gates(file, [[kernel]])  # is in float already
     with pytest.raises(RuntimeError, match="only 1 of the kernels of 2"):
-        float_gates(file, [kernel, kernel + 1])
+        float_gates(file, [[kernel], [kernel + 1]])
 
 
 def kernels_of(path, name):

@@ -1,4 +1,4 @@
-"""Small files of all four methods with golden cases, made anew wherever they are needed.
+"""Small files of all methods with golden cases, made anew wherever they are needed.
 
     python -m tests.tflite.golden_files FOLDER
 
@@ -10,10 +10,17 @@ from pathlib import Path
 
 import keras_dyngate as kd
 from keras_dyngate.runtime import write_golden
-from tests.export.nets import conv_net, small_net, spread_gates, tinted, with_exits
+from tests.export.nets import (
+    cascade,
+    conv_net,
+    small_net,
+    spread_gates,
+    tinted,
+    with_exits,
+)
 from tests.stubs import randomize
 
-METHODS = ("gated", "lc", "exits", "anytime")
+METHODS = ("gated", "lc", "exits", "cascade", "anytime")
 QUANTIZATIONS = ("float32", "dynamic", "int8")
 LABELS = ["zero", "one", "two", "three", "four", "five", "six"]
 
@@ -28,6 +35,8 @@ def net(method):
         return spread_gates(small_net(groups=4, layers=True, gate=gate), x)
     if method == "exits":
         return with_exits(conv_net(), ["a", "b"], x)
+    if method == "cascade":
+        return cascade(x, confidence="probability")
     model = kd.sliced_resnet(
         blocks=1, width=36, subnetworks=3, input_shape=x.shape[1:], classes=7
     )

@@ -36,6 +36,8 @@ FLOAT = 1e-5
 DYNAMIC = 1e-3
 # LiteRT's built-in int8 kernels round another way than XNNPACK's: some steps of a byte.
 OTHER_INT8 = 0.1
+# Random heads spread scores that hardly differ, and what rounding does to them.
+OTHER_WEIGHTS = 0.1
 SAME = ("interpreter", "compiled-model", "c-xnnpack", "java", "dex")
 ANSWERS = ("label", "exit", "executed_macs")
 
@@ -66,11 +68,18 @@ def test_every_runtime_gives_the_golden_answers(
     assert {d.case for d in differences} == set(range(len(read_cases(folder))))
     other_int8 = target == "c-builtin" and quantization == "int8"
     exact = target in SAME or (
-        quantization == "int8" and method != "exits" and not other_int8
+        quantization == "int8" and method not in ("exits", "cascade") and not other_int8
     )  # gates of exits are float32 in any file
-    tolerance = FLOAT if quantization != "dynamic" else DYNAMIC
+    # A first net of an int8 file has 8-bit weights alone.
+    eight_bit_weights = quantization == "dynamic" or (quantization, method) == (
+        "int8",
+        "cascade",
+    )
+    tolerance = DYNAMIC if eight_bit_weights else FLOAT
     if other_int8:
         tolerance = OTHER_INT8
+    elif target == "c-builtin" and eight_bit_weights and method == "cascade":
+        tolerance = OTHER_WEIGHTS
     for difference in differences:
         integer = difference.dtype != "float32" and not other_int8
         if exact or integer or difference.output in ANSWERS:

@@ -10,7 +10,13 @@ import pytest
 pytest.importorskip("tensorflow")
 
 import keras_dyngate as kd  # noqa: E402
-from tests.export.nets import small_net, spread_gates, tinted, with_exits  # noqa: E402
+from tests.export.nets import (  # noqa: E402
+    cascade,
+    small_net,
+    spread_gates,
+    tinted,
+    with_exits,
+)
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tflite" / "input_scale.py"
 tool = runpy.run_path(str(SCRIPT))
@@ -141,20 +147,29 @@ def exits():
     return with_exits(spread_gates(small_net(), x), ["block1"], x)
 
 
+def combined():
+    return cascade(tinted(12))
+
+
 def sequential():
     return keras.Sequential(
         [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(3)]
     )
 
 
-@pytest.mark.parametrize("make", [plain, sequential, exits, small_net])
+@pytest.mark.parametrize("make", [plain, sequential, exits, combined, small_net])
 def test_nets_of_every_kind(make):
     model = make()
     x = tinted(12)[:, : model.input_shape[1], : model.input_shape[2]]
     pixels = rescaled(model, [0.5, 0.25, 2.0], [-3.0])
     assert type(pixels) is type(model) or make is sequential
-    if make is exits:
+    if make in (exits, combined):
         np.testing.assert_array_equal(pixels.thresholds, model.thresholds)
+        np.testing.assert_array_equal(pixels.mixing, model.mixing)
+        assert pixels.combine == model.combine
+        assert [g.confidence for g in pixels.gates] == [
+            g.confidence for g in model.gates
+        ]
     for ours, theirs in zip(
         keras.tree.flatten(pixels(x, training=False)),
         keras.tree.flatten(model(np.array([0.5, 0.25, 2]) * x - 3, training=False)),

@@ -202,13 +202,17 @@ public final class DynamicModel implements AutoCloseable {
         requireThresholds(thresholds);
         double begin = clock.ms();
         long thousands = 0;
-        Map<String, ByteBuffer> inputs = Collections.singletonMap("image", image);
+        Map<String, ByteBuffer> known = new HashMap<>();
+        known.put("image", image); // which a stage behind a first net takes too
         for (int exit = 0; ; exit++) {
-            Map<String, ByteBuffer> found = model.run("stage_" + (exit + 1), inputs);
+            String stage = "stage_" + (exit + 1);
+            Map<String, ByteBuffer> inputs = new HashMap<>(known);
+            inputs.keySet().retainAll(model.inputs(stage).keySet());
+            Map<String, ByteBuffer> found = model.run(stage, inputs);
             thousands += found.get("executed_macs").getInt(0);
             if (exit == thresholds.length || found.get("score").getFloat(0) >= thresholds[exit])
                 return result(found, clock.ms() - begin, exit, 0, false, Double.NaN, thousands);
-            inputs = Collections.singletonMap("features", found.get("features"));
+            known.putAll(found);
         }
     }
 
