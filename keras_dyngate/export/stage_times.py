@@ -71,7 +71,7 @@ def stage_times(
     one_of("quantization", quantization, ("float32", *QUANTIZATIONS))
     quantization = None if quantization == "float32" else quantization
     if quantization == "int8":
-        check_recurrent(graph)
+        check_recurrent([graph])
     shape = tuple(graph.inputs[0].shape[1:])
     if representative_data is None:
         random = parity_images(None, None, shape, "float32")
