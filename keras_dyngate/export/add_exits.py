@@ -158,11 +158,11 @@ def add_exits(
         nets = [plain, *rivals]
         ms = maker.time({EXITS: file, **{n.name: n.content for n in nets}})
         plain, *rivals = (dataclasses.replace(n, ms=ms[n.name]) for n in nets)
-        answer, content = _best(file, ms[EXITS], rivals)
+        answer, content = _best(file, ms[EXITS], [plain, *rivals])
         write_whole(target, content)
     names = [*(gate.name for gate in net.gates), "head"]
     spots = [*net.after, None]
-    answers = {rival.name: rival.model for rival in rivals}
+    answers = {static.name: static.model for static in (plain, *rivals)}
     return ExitsResult(
         model=answers.get(answer, net),
         path=str(target),

@@ -77,7 +77,7 @@ class ExitsResult:
     Attributes:
         model: The answer in Keras: the net with exits, or the static net that is better.
         path: Its file.
-        answer: "exits", or the name of that static net.
+        answer: "exits", or the name of that static net, "the plain net" among them.
         exits_model: The net with exits in any case.
         exits: Table of its exits, in the precision of the file.
         outcome: Of its thresholds on the validation pictures, with the file's times;
@@ -108,7 +108,14 @@ class ExitsResult:
     @property
     def sentence(self) -> str:
         """What it saves, and whether it pays."""
-        plain = self.plain
+        plain, accuracy = self.plain, self.outcome.accuracy
+        took = (
+            f"{self.ms:.2f} ms a picture, {self.ms / plain.ms:.2f} of the plain net's "
+            f"time and {self.outcome.macs / plain.macs:.2f} of its MACs, accuracy "
+            f"{accuracy:.1%} (plain {plain.accuracy:.1%})"
+        )
+        if self.answer == plain.name:
+            return f"Exits do not pay here: {took}. The plain net is the answer."
         if self.answer != EXITS:
             (best,) = (net for net in self.rivals if net.name == self.answer)
             return (
@@ -116,19 +123,9 @@ class ExitsResult:
                 f"picture, {best.ms / plain.ms:.2f} of the plain net's time and "
                 f"{best.macs / plain.macs:.2f} of its MACs, accuracy {best.accuracy:.1%} "
                 f"(plain {plain.accuracy:.1%}); exits took {self.ms:.2f} ms at "
-                f"{self.outcome.accuracy:.1%}."
+                f"{accuracy:.1%}."
             )
-        text = (
-            f"Exits save {1 - self.ms / plain.ms:.0%} of the time: {self.ms:.2f} ms a "
-            f"picture, {self.ms / plain.ms:.2f} of the plain net's time and "
-            f"{self.outcome.macs / plain.macs:.2f} of its MACs, accuracy "
-            f"{self.outcome.accuracy:.1%} (plain {plain.accuracy:.1%}); "
-        )
-        if self.ms >= plain.ms:
-            return (
-                text.replace("Exits save", "Exits do not pay here: they save")[:-2]
-                + "."
-            )
+        text = f"Exits save {1 - self.ms / plain.ms:.0%} of the time: {took}; "
         rivals = [net for net in self.rivals if net.kept]
         if not rivals:
             return text + "no static net that was tried is as accurate as wished."
