@@ -36,4 +36,5 @@ def test_paths_beside_the_plain_net(tmp_path):
     assert rows["as it decides"]["macs"] == pytest.approx(sum(per_exit) / 3)
     assert all(row["mean_ms"] > 0 and row["time_ratio"] > 0 for row in rows.values())
     assert found["mean_over_paths"] > 0 and found["bytes_over_plain"] > 1
+    assert found["settings"]["head"] == "linear" and not found["settings"]["first"]
     assert "time ratio" in done.stdout and "MMACs" in done.stdout
