@@ -40,23 +40,32 @@ def rounded(kernel: np.ndarray, channels: tuple[int, ...]) -> np.ndarray:
 class _Watched:
     """One convolution, and the variable that is to take its mean error."""
 
-    def __init__(self, layer: Any, target: Any, sign: int) -> None:
+    def __init__(self, layer: Any, target: Any, sign: int, int8: bool) -> None:
         self.layer, self.target, self.sign = layer, target, sign
-        self.depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-        kernel = value(layer.kernel)
-        channels = (2, 3) if self.depthwise else (3,)
-        self.error = (rounded(kernel, channels) - kernel).astype("float32")
         self.total: Any = 0.0
         self.count = 0
+        if isinstance(layer, keras.layers.SeparableConv2D):
+            deep, wide = value(layer.depthwise_kernel), value(layer.pointwise_kernel)
+            self.convolve = keras.ops.separable_conv
+            self.kernels: list[Any] = [(deep, rounded(wide, (3,)) - wide)]
+            if int8:  # its depthwise kernel is rounded too
+                self.kernels.append((rounded(deep, (2, 3)) - deep, rounded(wide, (3,))))
+            return
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        self.convolve = keras.ops.depthwise_conv if depthwise else keras.ops.conv
+        kernel = value(layer.kernel)
+        self.kernels = [(rounded(kernel, (2, 3) if depthwise else (3,)) - kernel,)]
 
     def look(self, x: Any) -> None:
-        convolve = keras.ops.depthwise_conv if self.depthwise else keras.ops.conv
-        found = convolve(
-            x,
-            self.error,
-            strides=self.layer.strides,
-            padding=self.layer.padding,
-            dilation_rate=self.layer.dilation_rate,
+        found = sum(
+            self.convolve(
+                x,
+                *(kernel.astype("float32") for kernel in kernels),
+                strides=self.layer.strides,
+                padding=self.layer.padding,
+                dilation_rate=self.layer.dilation_rate,
+            )
+            for kernels in self.kernels
         )
         sums = keras.ops.sum(keras.ops.mean(found, axis=(1, 2)), axis=0)
         self.total = self.total + sums.numpy().astype("float64")
@@ -71,9 +80,13 @@ def _is_rounded(layer: Any, int8: bool) -> bool:
     """Whether the file has an 8-bit kernel for a layer; those of others are small."""
     if isinstance(layer, keras.layers.DepthwiseConv2D):
         return int8 and layer.data_format == "channels_last"
-    if not isinstance(layer, keras.layers.Conv2D):
+    if isinstance(layer, keras.layers.SeparableConv2D):
+        kernel = layer.pointwise_kernel
+    elif isinstance(layer, keras.layers.Conv2D):
+        kernel = layer.kernel
+    else:
         return False
-    enough = int8 or math.prod(layer.kernel.shape) >= LEAST
+    enough = int8 or math.prod(kernel.shape) >= LEAST
     return enough and layer.data_format == "channels_last"
 
 
@@ -100,7 +113,7 @@ def _watched(prepared: Prepared, calls: Sequence[Call], int8: bool) -> dict[int,
         ):
             target, sign = norm.moving_mean, 1
         if target is not None:
-            found[id(call)] = _Watched(layer, target, sign)
+            found[id(call)] = _Watched(layer, target, sign, int8)
     return found
 
 

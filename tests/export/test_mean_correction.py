@@ -144,3 +144,32 @@ def test_a_file_is_closer_to_keras(tmp_path):
         )
         differences.append(report.parity.max_difference)
     assert differences[1] < 0.5 * differences[0]
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_both_kernels_of_a_separable_convolution(int8, monkeypatch):
+    def coarse(kernel, channels):
+        return rounded(kernel, channels) + 0.01 * (kernel > 0.05)
+
+    monkeypatch.setattr("keras_dyngate.export.mean_correction.rounded", coarse)
+    keras.utils.set_random_seed(1)
+    image = keras.Input((12, 12, 3))
+    x = layers.Rescaling(1 / 255)(image)
+    x = layers.SeparableConv2D(
+        48, 3, strides=2, depth_multiplier=8, use_bias=False, name="both"
+    )(x)
+    model = keras.Model(image, layers.BatchNormalization(name="norm")(x))
+    graph, both = flat_graph(model), model.get_layer("both")
+    prepared = Prepared(graph.calls, graph)
+    before = means_after(model, prepared, "norm")
+    keep_means(prepared, graph.inputs[0], graph.calls, X, int8)
+    for variable, channels, is_rounded in (
+        (both.depthwise_kernel, (2, 3), int8),
+        (both.pointwise_kernel, (3,), True),
+    ):
+        if is_rounded:
+            variable.assign(coarse(keras.ops.convert_to_numpy(variable), channels))
+    kept = means_after(model, prepared, "norm")
+    lost = means_after(model, Prepared(graph.calls, graph), "norm")
+    assert np.abs(lost - before).max() > 0.05 * before.std()
+    np.testing.assert_allclose(kept, before, atol=1e-5)
