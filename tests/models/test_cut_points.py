@@ -705,3 +705,23 @@ class TestTrunk:
         with pytest.raises(ValueError, match=message):
             check_trunk(model)
         assert len(kd.cut_points(model)) == len(parts) - 1  # still can be cut
+
+
+def test_the_input_as_a_place():
+    """Only where it is allowed, and by another name if a layer has that one."""
+    for name, place in (("conv", "input"), ("input", "input:0")):
+        image = keras.Input((8, 8, 3), name="picture")
+        x = layers.Conv2D(2, 3, name=name)(image)
+        x = layers.Dense(2)(layers.GlobalAveragePooling2D()(x))
+        net = keras.Model(image, x)
+        assert [p.layer for p in kd.cut_points(net)][0] == name
+        for item in (place, net.input, net.layers[0], 0):
+            assert resolve_cuts(net, [item, name], at_input=True) == [place, name]
+            with pytest.raises(ValueError, match="is none: no MACs are spent up to it"):
+                resolve_cuts(net, [item])
+        with pytest.raises(ValueError, match="each layer once, in the order of exec"):
+            resolve_cuts(net, [name, place], at_input=True)
+        parts = split(net, [place, name], at_input=True)
+        assert [len(part.stretch.calls) for part in parts] == [0, 1, 2]
+        x = images(2, 8, 8, 3)
+        np.testing.assert_array_equal(outputs(parts[0], x), x)

@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 
 from keras_dyngate import DecisionGate, add_decision_gates
-from keras_dyngate.models.exit_fitting import fit_gate, spreads
+from keras_dyngate.models.exit_fitting import (
+    exit_scores,
+    fit_gate,
+    pooled_features,
+    spreads,
+)
+from tests.stubs import randomize
 
 pytestmark = pytest.mark.heavy
 
@@ -129,3 +135,49 @@ def test_images_that_are_no_numbers_are_refused(number):
             use()
     for weight, start in zip(model.gates[0].weights, before, strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), start)
+
+
+def vectors():
+    image = keras.Input((4,))
+    x = keras.layers.Dense(5, activation="relu", name="a")(image)
+    x = keras.layers.Dense(3, activation="softmax")(x)
+    model = add_decision_gates(keras.Model(image, x), ["a"], confidence="probability")
+    return randomize(model, 1), data()[0][:20, :4].astype("float32")
+
+
+def test_features_where_there_are_no_labels():
+    """The trunk's own answers are the labels, batch by batch."""
+    model, x = vectors()
+    said = keras.ops.convert_to_numpy(model(x)["head"]).argmax(1)
+    features, labels, weights = pooled_features(model, x, None, None, 8)
+    np.testing.assert_array_equal(labels, said)
+    assert weights is None and list(features) == ["gate_1"]
+    kernel, bias = (keras.ops.convert_to_numpy(w) for w in model.trunk.weights[:2])
+    expected = np.maximum(x @ kernel + bias, 0)
+    np.testing.assert_allclose(features["gate_1"], expected, rtol=1e-4, atol=1e-5)
+    mixed = [(x[:8], np.array([2] * 8)), x[8:]]
+    labels = pooled_features(model, mixed, None, None, 8)[1]
+    np.testing.assert_array_equal(labels, [2] * 8 + said[8:].tolist())
+
+
+def test_scores_of_every_exit():
+    model, x = vectors()
+    y = np.arange(20) % 3
+    found = exit_scores(model, x, y, 8)
+    dense = {k: keras.ops.convert_to_numpy(v) for k, v in model(x).items()}
+    assert found.scores.shape == (20, 2, 3)
+    np.testing.assert_allclose(found.scores[:, 0], dense["gate_1"], 1e-4, 1e-5)
+    log_p = np.log(dense["head"])
+    head = found.scores[:, 1] - found.scores[:, 1].mean(1, keepdims=True)
+    np.testing.assert_allclose(head, log_p - log_p.mean(1, keepdims=True), 1e-3, 1e-4)
+    assert found.macs.tolist() == [[20 + 15, 20 + 15 + 15]] * 20
+    np.testing.assert_array_equal(found.truth, y)
+    assert exit_scores(model, x, None, None).truth is None
+
+    model.mixing = [[2.0, 0.0], [-1.0, 0.5]]
+    table = found.table(model)
+    gate = np.exp(2 * dense["gate_1"].astype("float64"))
+    sure = (gate / gate.sum(1, keepdims=True)).max(1)
+    np.testing.assert_allclose(table.confidence[:, 0], sure, rtol=1e-4)
+    mixed = 0.5 * found.scores[:, 1] - found.scores[:, 0]
+    np.testing.assert_array_equal(table.labels[:, 1], mixed.argmax(1))

@@ -357,7 +357,8 @@ class TestJointly:
         x = base(layers.RandomFlip()(image), training=False)
         x = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x))
         trunk = keras.Model(image, layers.Dense(2, name="out")(x))
-        model = kd.add_decision_gates(randomize(trunk), ["relu"], head="conv")
+        head = keras.Sequential([layers.GlobalAveragePooling2D(), layers.Dense(2)])
+        model = kd.add_decision_gates(randomize(trunk), ["relu"], head=head)
         x = RNG.normal(size=(12, 6, 6)).astype("float32")  # grey, without a channel
         statistics = state(base.get_layer("bn"))
         kernel = state(base.get_layer("conv"))
@@ -451,7 +452,7 @@ def test_a_line_per_epoch(capsys):
 
 def test_mixed_precision(dtype_policy):
     dtype_policy("mixed_float16")
-    model = exits(["b"], first=small())
+    model = exits(["b"])
     before = state(model.trunk)
     model.fit_gates(X, Y, **QUICK)
     assert all(equal(before, state(model.trunk)))
