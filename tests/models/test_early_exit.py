@@ -541,8 +541,6 @@ class TestFitGates:
     @pytest.mark.parametrize(
         ("data", "message"),
         [
-            ((np.zeros((6, 8, 8, 3)),), "`y` must be given with images. Received: y=N"),
-            (([np.zeros((6, 8, 8, 3))],), "`y` must be given with images"),
             (
                 (np.zeros((6, 8, 8, 3)), np.zeros(5)),
                 "a label for each of the 6 samples. Received: 5 labels",
