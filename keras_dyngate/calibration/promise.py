@@ -140,9 +140,10 @@ def promised_thresholds(
             if passing and mean < cheapest:
                 chosen, p_value, cheapest = thresholds, p, mean
     if chosen is None:
+        name, wish = NAMES[kind], drop if kind == "accuracy" else 1 - drop
         raise ValueError(
-            f"`{NAMES[kind]}` cannot be promised on this data. Received: a loss of "
-            f"{drop:g} with confidence={confidence!r}, {tested} samples to be tested"
+            f"`{name}` cannot be promised on this data. Received: {name}={wish:g} with "
+            f"confidence={confidence!r}, {tested} samples to be tested"
         )
     count = _needed(needed, tested, least, drop, confidence)
     return chosen, Promise(kind, drop, confidence, tested, p_value, count)

@@ -149,7 +149,7 @@ def test_features_where_there_are_no_labels():
     """The trunk's own answers are the labels, batch by batch."""
     model, x = vectors()
     said = keras.ops.convert_to_numpy(model(x)["head"]).argmax(1)
-    features, labels, weights = pooled_features(model, x, None, None, 8)
+    features, labels, weights = pooled_features(model, x, None, None, 8, taught=True)
     np.testing.assert_array_equal(labels, said)
     assert weights is None and list(features) == ["gate_1"]
     kernel, bias = (keras.ops.convert_to_numpy(w) for w in model.trunk.weights[:2])
