@@ -156,7 +156,7 @@ def test_features_where_there_are_no_labels():
     expected = np.maximum(x @ kernel + bias, 0)
     np.testing.assert_allclose(features["gate_1"], expected, rtol=1e-4, atol=1e-5)
     mixed = [(x[:8], np.array([2] * 8)), x[8:]]
-    labels = pooled_features(model, mixed, None, None, 8)[1]
+    labels = pooled_features(model, mixed, None, None, 8, taught=True)[1]
     np.testing.assert_array_equal(labels, [2] * 8 + said[8:].tolist())
 
 
