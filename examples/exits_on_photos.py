@@ -12,7 +12,7 @@ them: thresholds from one half of val and test, results from the other, and time
 files.
 
 linear, conv, separable     heads on the frozen net: "_untaught" by the labels alone
-joint                       separable heads, then all together, then the first net of 128
+joint                       separable heads, then all together, then the first net
 first_96, first_128, first_160      MobileNetV2 .35 alone, taught by the joint net
 plain_128, plain_112                the net itself on smaller pictures, taught likewise
 """
@@ -39,6 +39,7 @@ flags.DEFINE_string("net", None, "A trained .keras classifier.", required=True)
 flags.DEFINE_string("photos", None, "Folder of train, val and test.", required=True)
 flags.DEFINE_string("first_weights", "imagenet", "Of MobileNetV2 .35, no top.")
 flags.DEFINE_list("arm", ["joint"], "Which arms, one after the other.")
+flags.DEFINE_integer("first_size", 128, "Pixels of the joint arm's first net.")
 flags.DEFINE_list("after", ["b4_add", "b7_add", "b10_add", "b13_add"], "Exits.")
 flags.DEFINE_integer("epochs", 20, "Of heads and first nets.")
 flags.DEFINE_integer("joint_epochs", 12, "Of all together.")
@@ -74,6 +75,11 @@ def smaller(net: keras.Model, size: int) -> keras.Model:
     return found
 
 
+def small(size: int, net: keras.Model) -> keras.Model:
+    """MobileNetV2 .35 over the net's classes."""
+    return small_net(size, net.output_shape[-1], weights=FLAGS.first_weights or None)
+
+
 def build(arm: str, net: keras.Model, folder: Path) -> tuple[Any, dict[str, Any]]:
     """The net with the exits of an arm, and how they are taught."""
     options: dict[str, Any] = {"epochs": FLAGS.epochs, "seed": FLAGS.seed}
@@ -86,15 +92,14 @@ def build(arm: str, net: keras.Model, folder: Path) -> tuple[Any, dict[str, Any]
             options["teacher"] = None
         return model, options
     if kind == "joint":
-        first = small_net(128, net.output_shape[-1], weights=FLAGS.first_weights)
+        first = small(FLAGS.first_size, net)
         model = kd.add_decision_gates(net, FLAGS.after, head="separable", first=first)
         return model, {**options, "joint_epochs": FLAGS.joint_epochs}
     taught = keras.models.load_model(folder.parent / "joint" / "net.keras").trunk
     if kind == "plain":
         first = smaller(net, int(rest))
     else:
-        classes = net.output_shape[-1]
-        first = small_net(int(rest), classes, weights=FLAGS.first_weights)
+        first = small(int(rest), net)
     return kd.add_decision_gates(taught, first=first), options
 
 
@@ -125,6 +130,7 @@ def run(arm: str) -> None:
     about = {
         "places": [*model.after, None],
         "names": [*(gate.name for gate in model.gates), "head"],
+        "first_size": FLAGS.first_size,
         "stage_macs": [profile.total for profile in model.stage_profiles],
         "head_macs": [
             gate.kernel_macs(stage.part.output_shape)

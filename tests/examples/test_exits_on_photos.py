@@ -1,0 +1,125 @@
+"""The examples about exits as a user runs them, on a few tiny photos."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_dyngate as kd
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+SIDE = 32
+CLASSES = ("bottom", "left", "right", "top")
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow", reason="the scripts export"
+    ),
+]
+
+
+def run(script, *arguments):
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def photo(rng, label):
+    """Noise with one bright half."""
+    image = rng.uniform(0, 120, (SIDE, SIDE, 3))
+    half = SIDE // 2
+    parts = {
+        "top": np.s_[:half],
+        "bottom": np.s_[half:],
+        "left": np.s_[:, :half],
+        "right": np.s_[:, half:],
+    }
+    image[parts[label]] += rng.uniform(20, 100)
+    return image.astype("uint8")
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A folder of photos and a net trained on them."""
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    kept = []
+    for part, count in (("train", 24), ("val", 12), ("test", 12)):
+        for index, label in enumerate(CLASSES):
+            (folder / part / label).mkdir(parents=True)
+            for number in range(count):
+                image = photo(rng, label)
+                keras.utils.save_img(folder / part / label / f"{number}.png", image)
+                if part == "train":
+                    kept.append((image, index))
+    x, y = (np.array(side) for side in zip(*kept, strict=True))
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    image = h = keras.Input((SIDE, SIDE, 3))
+    h = layers.Rescaling(1 / 127.5, -1.0)(h)
+    for index, filters in enumerate((8, 16), 1):
+        h = layers.Conv2D(filters, 3, 2, padding="same", name=f"conv{index}")(h)
+        h = layers.ReLU(name=f"relu{index}")(h)
+    net = keras.Model(image, layers.Dense(4)(layers.Flatten()(h)), name="net")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    net.compile(keras.optimizers.Adam(3e-3), loss)
+    net.fit(x.astype("float32"), y, batch_size=16, epochs=10, verbose=0)
+    net.save(folder / "net.keras")
+    return folder
+
+
+def test_speed_up_your_net(given, tmp_path):
+    printed = run(
+        "speed_up_your_net.py",
+        f"--net={given / 'net.keras'}",
+        f"--photos={given}",
+        "--after=relu1",
+        "--nofirst",
+        "--epochs=3",
+        "--max_accuracy_drop=0.1",
+        f"--out={tmp_path}",
+    )
+    litert = kd.LiteRTModel(tmp_path / "net.tflite")
+    assert tuple(litert.labels) == CLASSES
+    for words in ("relu1", "the plain net", "On the 48 test pictures", "MMACs"):
+        assert words in printed
+    keras.models.load_model(tmp_path / "net.keras", compile=False)
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def test_arms_and_their_judge(given, tmp_path):
+    runs = tmp_path / "runs"
+    settings = (
+        f"--net={given / 'net.keras'}",
+        f"--photos={given}",
+        "--first_weights=",
+        "--after=relu1",
+        "--first_size=32",
+        "--epochs=2",
+        "--joint_epochs=1",
+        f"--out={runs}",
+    )
+    run("exits_on_photos.py", "--arm=joint,separable", *settings)
+    again = run("exits_on_photos.py", "--arm=joint", *settings)
+    assert "joint: done already" in again
+    run("judge_exits.py", f"--runs={runs}", "--halves=3", f"--out={tmp_path / 'rows'}")
+    found = json.loads((tmp_path / "rows" / "rows.json").read_text())
+    statics = {row["static"]: row for row in found["rows"] if "static" in row}
+    assert statics["plain"]["macs"] == 1.0
+    names = {row["dynamic"] for row in found["rows"] if "dynamic" in row}
+    assert names <= {
+        "first 32, joint: no exits",
+        "first 32, joint: relu1",
+        "joint: relu1",
+        "separable",
+    }
+    for row in found["rows"]:
+        assert 0 <= row["accuracy"] <= 1
