@@ -27,7 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
@@ -145,6 +145,7 @@ def run(arm: str) -> None:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    logging.set_verbosity(logging.ERROR)
     for arm in FLAGS.arm:
         run(arm)
 

@@ -23,7 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
@@ -187,6 +187,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     quiet()
+    logging.set_verbosity(logging.ERROR)
     rows: list[dict[str, Any]] = []
     for seed in FLAGS.seeds:
         folders = sorted((Path(FLAGS.runs) / seed).iterdir())

@@ -24,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 import keras_dyngate as kd
 from keras_dyngate.datasets.split import Split
@@ -82,6 +82,7 @@ def main(argv: list[str]) -> None:
     if (FLAGS.net is None) != (FLAGS.photos is None):
         raise app.UsageError("--net and --photos go together.")
     quiet()
+    logging.set_verbosity(logging.ERROR)
     keras.utils.set_random_seed(FLAGS.seed)
     out = Path(FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,15 @@ def positive_int(name: str, value: Any) -> int:
     return int(value)
 
 
+def whole_number(name: str, value: Any) -> int:
+    """`value` as an int of 0 or more, or a `ValueError` naming the argument `name`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(
+            f"`{name}` must be an integer from 0. Received: {name}={value!r}"
+        )
+    return int(value)
+
+
 def positive_number(name: str, value: Any) -> float:
     """`value` as a float above 0, or a `ValueError` naming the argument `name`."""
     if isinstance(value, (bool, str)) or value is None or not 0.0 < float(value):

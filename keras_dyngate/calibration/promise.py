@@ -20,6 +20,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from keras_dyngate._checks import fraction
 from keras_dyngate.calibration.exit_path import exit_path
 from keras_dyngate.calibration.exit_table import ExitTable, exits_of
 from keras_dyngate.calibration.paired_loss import loss_p_value
@@ -91,6 +92,38 @@ def _path(part: ExitTable, drop: float) -> list[np.ndarray]:
     return path[int(np.argmin(losses)) :]
 
 
+def check_confidence(confidence: float) -> None:
+    """Refuse what no promise can have."""
+    if not 0 < fraction("confidence", confidence) <= SURE:
+        raise ValueError(
+            f"`confidence` must be above 0 and at most {SURE}. "
+            f"Received: confidence={confidence!r}"
+        )
+
+
+def check_promise(
+    samples: int, drop: float, confidence: float, kind: str = "accuracy"
+) -> int:
+    """How many samples have to be tested at least, or a `ValueError` for too few.
+
+    Args:
+        samples: That there are, those for the path included.
+        drop, confidence, kind: As for `promised_thresholds`.
+    """
+    check_confidence(confidence)
+    least = _least(kind, drop, confidence) if drop > 0 else 1
+    total = least
+    while total - total // PATH < least:
+        total += 1
+    if samples < total:
+        raise ValueError(
+            f"A loss of {kind} of {drop:g} at most can be promised with confidence "
+            f"{confidence:g} from {total} samples on, {least} of them to be tested. "
+            f"Received: {samples} samples, {samples - samples // PATH} to be tested"
+        )
+    return least
+
+
 def promised_thresholds(
     table: ExitTable, cost: np.ndarray, *, kind: str, drop: float, confidence: float
 ) -> tuple[np.ndarray, Promise]:
@@ -109,16 +142,7 @@ def promised_thresholds(
     """
     samples, gates = table.confidence.shape
     tested = samples - samples // PATH
-    least = _least(kind, drop, confidence) if drop > 0 else 1
-    if tested < least:
-        total = least
-        while total - total // PATH < least:
-            total += 1
-        raise ValueError(
-            f"A loss of {kind} of {drop:g} at most can be promised with confidence "
-            f"{confidence:g} from {total} samples on, {least} of them to be tested. "
-            f"Received: {samples} samples, {tested} to be tested"
-        )
+    least = check_promise(samples, drop, confidence, kind)
     mine = path_rows(samples)
     rest = np.setdiff1d(np.arange(samples), mine)
     path = _path(table.take(mine), drop)

@@ -15,7 +15,7 @@ from keras_dyngate.calibration.exit_table import (
     outcome,
     thresholds_for_shares,
 )
-from keras_dyngate.calibration.promise import SURE, promised_thresholds
+from keras_dyngate.calibration.promise import check_confidence, promised_thresholds
 
 
 def _checked_path_ms(path_ms: Any, exits: int) -> list[float]:
@@ -78,11 +78,8 @@ class Wish:
                 "`confidence` goes with `accuracy_drop` or `agreement`. Received: "
                 f"confidence={self.confidence!r} with {name}"
             )
-        if not 0 < fraction("confidence", self.confidence) <= SURE:
-            raise ValueError(
-                f"`confidence` must be above 0 and at most {SURE}. Received: "
-                f"confidence={self.confidence!r}"
-            )
+        assert self.confidence is not None
+        check_confidence(self.confidence)
         low = -1 if self.agreement is None else 0
         if not low < getattr(self, name) < 1:
             raise ValueError(

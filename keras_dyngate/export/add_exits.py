@@ -18,16 +18,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dyngate._checks import boolean, fraction
+from keras_dyngate._checks import boolean, fraction, one_of, positive_int
 from keras_dyngate._files import writable_target, write_whole
 from keras_dyngate._graph import flat_graph
 from keras_dyngate._labels import label_of
 from keras_dyngate._logits import raw_operation
-from keras_dyngate.calibration.exit_table import ExitTable
+from keras_dyngate.calibration.exit_table import ExitOutcome, ExitTable, outcome
 from keras_dyngate.calibration.paired_loss import loss_p_value
-from keras_dyngate.calibration.promise import path_rows
+from keras_dyngate.calibration.promise import check_promise, path_rows
 from keras_dyngate.calibration.wish import Wish, sweep
 from keras_dyngate.cost.counter import model_profile
+from keras_dyngate.export.arguments import check_labels, class_count
+from keras_dyngate.export.conversion import QUANTIZATIONS
 from keras_dyngate.export.exits_result import (
     EXITS,
     ExitsResult,
@@ -52,6 +54,7 @@ EPOCHS = 12
 REPRESENTATIVE = 128  # training pictures for 8 bits
 TIMED = 64  # validation pictures that files are timed on, in turn
 HARDLY = 0.01  # an exit that fewer pictures than that leave at is left out
+TIE = 1.05  # times as slow is hardly slower
 NEAR = 0.02  # a static net this far below the wish in Keras is not made a file of
 
 
@@ -85,8 +88,10 @@ def add_exits(
             choice between nets come from it, so that another set must judge the result.
         max_accuracy_drop: Accuracy that may be lost on `validation` against the net as
             it is, -1 to 1. Default 0.
-        confidence: Probability at which that holds on fresh pictures too, such as .9
-            (see `EarlyExitModel.calibrate`); None (default): on these alone.
+        confidence: Probability at which that holds on fresh pictures too, such as .9, of
+            the thresholds, and of each static net, on its own (see
+            `EarlyExitModel.calibrate`); None (default): on these alone. It takes a drop
+            above 0: without one nothing but a clear gain can be promised.
         quantization: Of the file; as in `export_tflite`.
         exits: Places: "auto" (default), up to two chosen by time (`place_exits`); so
             many at most; or a list of them, as `after` of `add_decision_gates`.
@@ -113,23 +118,35 @@ def add_exits(
     check_trunk(model)
     drop = fraction("max_accuracy_drop", max_accuracy_drop, low=-1)
     boolean("joint", joint)
+    positive_int("epochs", epochs)
+    one_of("quantization", quantization, ("float32", *QUANTIZATIONS))
+    quantization = None if quantization == "float32" else quantization
     target = writable_target("path", path)
+    classes = class_count(checked_graph(model))
+    labels = check_labels(labels, classes)
     x_val, y_val = _arrays("validation", model, validation)
-    x_train, y_train = train if isinstance(train, tuple) else (train, None)
-    pictures = _some(train)
+    if confidence is not None:
+        check_promise(len(y_val), drop, confidence)
+    x_train, y_train = _pair("train", train)
+    pictures = _some(x_train, y_train)
     plain_labels = _labels(model, x_val)
-    places, placement = _places(model, train, (x_val, y_val), exits, quantization)
+    places, placement = _places(
+        model, x_train, y_train, (x_val, y_val), exits, quantization
+    )
     trunk = _copy(model) if joint else model
     profile = model_profile(model)
     shape = checked_graph(model).inputs[0].shape
     if isinstance(first, str) and first == "auto":
         first = "auto" if automatic_size(shape, profile.total) else None
     if not places and first is None:
-        raise ValueError(
-            "`exits` found no place where an exit pays, and there is no first net: give "
-            f"places as a list, or `first`. Received: exits={exits!r}, first=None\n"
-            f"{placement}"
-        )
+        if placement is None:
+            raise ValueError(
+                "`exits` must name a place or more where there is no first net. "
+                f"Received: exits={exits!r}, first=None"
+            )
+        # None pays by the probes: one is tried all the same, for the table's sake.
+        half = min(placement.probes, key=lambda probe: abs(probe.time_share - 0.5))
+        places = [half.point]
     net = add_decision_gates(
         trunk,
         places,
@@ -152,13 +169,15 @@ def add_exits(
         maker = _Maker(
             Path(folder), quantization, pictures, labels, x_val, y_val, plain_labels
         )
-        net, file, table, path_ms, chosen = _calibrated(maker, net, drop, confidence)
+        made = _calibrated(maker, net, drop, confidence)
+        net, file, table, chosen = made.net, made.content, made.table, made.outcome
         plain = maker.static("the plain net", model, quantization)
         rivals = _rivals(maker, model, net, plain, drop, confidence)
         nets = [plain, *rivals]
         ms = maker.time({EXITS: file, **{n.name: n.content for n in nets}})
-        plain, *rivals = (dataclasses.replace(n, ms=ms[n.name]) for n in nets)
-        answer, content = _best(file, ms[EXITS], [plain, *rivals])
+        nets = [dataclasses.replace(n, ms=ms[n.name]) for n in nets]
+        plain, *rivals = nets
+        answer, content = _best(file, ms[EXITS], chosen, made.kept, nets)
         write_whole(target, content)
     names = [*(gate.name for gate in net.gates), "head"]
     spots = [*net.after, None]
@@ -168,40 +187,55 @@ def add_exits(
         path=str(target),
         answer=answer,
         exits_model=net,
-        exits=exit_rows(names, spots, table, chosen.thresholds, path_ms, plain.ms),
+        exits=exit_rows(names, spots, table, chosen.thresholds, made.path_ms, plain.ms),
         outcome=chosen,
+        kept=made.kept,
         ms=ms[EXITS],
         plain=plain,
         rivals=tuple(rivals),
-        curve=tuple(sweep(table, table, points=39, path_ms=path_ms)),
+        curve=tuple(sweep(table, table, points=39, path_ms=made.path_ms)),
         classes=class_rows(table, chosen.thresholds),
         placement=placement,
         seconds=time.perf_counter() - start,
     )
 
 
+def _pair(name: str, data: Any) -> tuple[Any, Any]:
+    """(images, labels), or a dataset and None."""
+    if not isinstance(data, tuple):
+        return data, None
+    if len(data) != 2:
+        raise ValueError(
+            f"`{name}` must be (images, labels), or a dataset of such batches. "
+            f"Received: a tuple of {len(data)}"
+        )
+    return data
+
+
 def _arrays(name: str, model: keras.Model, data: Any) -> tuple[np.ndarray, np.ndarray]:
     """Images and class indices of a set that is gone through several times."""
-    x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    x, y = _pair(name, data)
     graph = checked_graph(model)
     shape, classes = tuple(graph.inputs[0].shape), int(graph.outputs[0].shape[-1])
     images, truth = [], []
-    for batch in batches(x, y, batch_size=256):
-        if batch.y is None:
-            raise ValueError(
-                f"`{name}` must hold labels: (images, labels) or a dataset of such "
-                "batches. Received: images alone"
-            )
-        images.append(np.asarray(fitting(batch.x, shape)))
-        truth.append(class_indices(batch.y, classes))
+    try:
+        for batch in batches(x, y, batch_size=256):
+            if batch.y is None:
+                raise ValueError("they have no labels")
+            images.append(np.asarray(fitting(batch.x, shape)))
+            truth.append(class_indices(batch.y, classes))
+    except ValueError as error:
+        raise ValueError(
+            f"`{name}` must hold images and labels that suit the model, (images, labels) "
+            f"or a dataset of such batches. Received: {error}"
+        ) from error
     if not images:
         raise ValueError(f"`{name}` must hold at least one sample. Received: none")
     return np.concatenate(images), np.concatenate(truth)
 
 
-def _some(train: Any) -> np.ndarray:
+def _some(x: Any, y: Any) -> np.ndarray:
     """A few training pictures, spread over an array, the first ones of a dataset."""
-    x, y = train if isinstance(train, tuple) else (train, None)
     if hasattr(x, "shape"):
         rows = np.linspace(0, len(x) - 1, min(len(x), REPRESENTATIVE)).astype(int)
         return np.asarray(x)[rows]
@@ -231,7 +265,8 @@ def _copy(model: keras.Model) -> keras.Model:
 
 def _places(
     model: keras.Model,
-    train: Any,
+    x: Any,
+    y: Any,
     validation: tuple[np.ndarray, np.ndarray],
     exits: Any,
     quantization: str | None,
@@ -247,7 +282,6 @@ def _places(
         )
     if exits == 0:
         return [], None
-    x, y = train if isinstance(train, tuple) else (train, None)
     placement = place_exits(
         model,
         x,
@@ -329,30 +363,50 @@ class _Maker:
         return shares
 
 
+@dataclasses.dataclass(frozen=True)
+class _Exits:
+    """A net with exits, its file, what it says and takes, and what it is worth."""
+
+    net: EarlyExitModel
+    content: bytes
+    table: ExitTable
+    path_ms: tuple[float, ...]
+    outcome: ExitOutcome
+    kept: bool
+
+
+def _chosen(
+    table: ExitTable, drop: float, confidence: float | None, path_ms: tuple[float, ...]
+) -> tuple[ExitOutcome, bool]:
+    """Thresholds, and whether they keep to the wish; if none do, nobody leaves."""
+    gates = table.confidence.shape[1]
+    wish = Wish(gates, accuracy_drop=drop, confidence=confidence, path_ms=path_ms)
+    try:
+        return wish.choose(table), True
+    except ValueError:
+        return outcome(table, np.full(gates, np.inf), path_ms), False
+
+
 def _calibrated(
     maker: _Maker, net: EarlyExitModel, drop: float, confidence: float | None
-) -> tuple[EarlyExitModel, bytes, ExitTable, tuple[float, ...], Any]:
+) -> _Exits:
     """The net without exits that hardly any picture leaves at, its file and thresholds.
 
-    A promise is shared with the static nets: half of what may go wrong is for each side.
+    If no thresholds keep to the wish, nobody leaves, and the outcome has no promise.
     """
-    sure = None if confidence is None else (1 + confidence) / 2
     while True:
         rows = path_rows(len(maker.x)) if confidence else np.arange(len(maker.x))
         net.fit_mixing(maker.x[rows], maker.y[rows])
         net.thresholds = [1.0] * len(net.gates)
         path, table, path_ms = maker.exits(net)
         gates = len(net.gates)
-        tried = Wish(gates, accuracy_drop=drop, path_ms=path_ms).choose(
-            table.take(rows)
-        )
+        tried, kept = _chosen(table.take(rows), drop, None, path_ms)
         used = [k for k, share in enumerate(tried.shares[:-1]) if share >= HARDLY]
-        if len(used) in (0, gates):
-            wish = Wish(gates, accuracy_drop=drop, confidence=sure, path_ms=path_ms)
-            chosen = wish.choose(table)
+        if len(used) in (0, gates) or not kept:
+            chosen, kept = _chosen(table, drop, confidence, path_ms)
             net.thresholds = chosen.thresholds
             set_thresholds(path, chosen.thresholds)
-            return net, path.read_bytes(), table, path_ms, chosen
+            return _Exits(net, path.read_bytes(), table, path_ms, chosen, kept)
         net = EarlyExitModel(
             net.trunk,
             [net.after[index] for index in used],
@@ -384,11 +438,11 @@ def _rivals(
     if net.trunk is not model:
         tried.append(("the plain net, taught", net.trunk, maker.quantization))
     if maker.quantization != "int8":
-        tried.append(("the plain net in int8", model, "int8"))
+        tried.append(("the plain net in 8 bits", model, "int8"))
     return [
         dataclasses.replace(
             found := maker.static(*each),
-            kept=_keeps(maker, found, right, drop, confidence, len(net.gates) + 2),
+            kept=_keeps(maker, found, right, drop, confidence),
         )
         for each in tried
     ]
@@ -400,23 +454,32 @@ def _keeps(
     right: np.ndarray,
     drop: float,
     confidence: float | None,
-    tried: int,
 ) -> bool:
-    """Whether a static net, one of so many, loses no more than was wished, or promised."""
+    """Whether a static net loses no more than was wished, or promised."""
     if confidence is None:
         return net.accuracy >= float(right.mean()) - drop - 1e-9
     path = maker.folder / "judged.tflite"
     path.write_bytes(net.content)
     mine = LiteRTModel(path).evaluate(maker.x, maker.y)["labels"] == maker.y
     worse, better = int((right & ~mine).sum()), int((mine & ~right).sum())
-    level = (1 - confidence) / 2 / tried
-    return loss_p_value(worse, better, len(right), drop) <= level
+    return loss_p_value(worse, better, len(right), drop) <= 1 - confidence
 
 
-def _best(exits: bytes, ms: float, rivals: Sequence[StaticNet]) -> tuple[str, bytes]:
-    """The answer: the fastest of what keeps to the wish, and its file."""
-    found = [net for net in rivals if net.kept and net.ms < ms]
-    if not found:
-        return EXITS, exits
-    best = min(found, key=lambda net: net.ms)
-    return best.name, best.content
+def _best(
+    exits: bytes,
+    ms: float,
+    outcome: ExitOutcome,
+    kept: bool,
+    rivals: Sequence[StaticNet],
+) -> tuple[str, bytes]:
+    """The answer and its file: the fastest of what keeps to the wish.
+
+    Of nets that are hardly slower, it is the one that is right most often.
+    """
+    found = [(n.ms, n.accuracy, n.name, n.content) for n in rivals if n.kept]
+    if kept:
+        found.append((ms, outcome.accuracy or 0.0, EXITS, exits))
+    limit = TIE * min(found)[0]
+    near = [each for each in found if each[0] <= limit]
+    *_, name, content = max(near, key=lambda each: (each[1], -each[0]))
+    return name, content

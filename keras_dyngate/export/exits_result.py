@@ -80,9 +80,12 @@ class ExitsResult:
         answer: "exits", or the name of that static net, "the plain net" among them.
         exits_model: The net with exits in any case.
         exits: Table of its exits, in the precision of the file.
-        outcome: Of its thresholds on the validation pictures, with the file's times;
-            its head is the plain net, as it was given.
-        ms: Mean time of a picture by the file with exits.
+        outcome: Of its thresholds on the validation pictures; its head is the plain net,
+            as it was given, and its `ms` the sum of shares and times of `exits`.
+        kept: Whether these thresholds keep to the wish; if not, nobody leaves.
+        ms: Mean time of a picture by the file with exits, of pictures one after the
+            other, in turn with the static nets. The times in `exits` are medians of
+            one picture at every exit in turn.
         plain: The net as it was given, in the file's precision.
         rivals: Static nets that were tried.
         curve: Accuracy over cost on the validation pictures; thresholds on the same.
@@ -97,6 +100,7 @@ class ExitsResult:
     exits_model: Any
     exits: tuple[Exit, ...]
     outcome: ExitOutcome
+    kept: bool
     ms: float
     plain: StaticNet
     rivals: tuple[StaticNet, ...]
@@ -115,12 +119,14 @@ class ExitsResult:
             f"{accuracy:.1%} (plain {plain.accuracy:.1%})"
         )
         if self.answer == plain.name:
-            return f"Exits do not pay here: {took}. The plain net is the answer."
+            why = "do not pay" if self.kept else "do not keep to the wish"
+            return f"Exits {why} here: {took}. The plain net is the answer."
         if self.answer != EXITS:
             (best,) = (net for net in self.rivals if net.name == self.answer)
             return (
-                f"{best.name}, {best.quantization}, is the answer: {best.ms:.2f} ms a "
-                f"picture, {best.ms / plain.ms:.2f} of the plain net's time and "
+                f"{best.name[0].upper()}{best.name[1:]}, {best.quantization}, is the "
+                f"answer: {best.ms:.2f} ms a picture, {best.ms / plain.ms:.2f} of the "
+                f"plain net's time and "
                 f"{best.macs / plain.macs:.2f} of its MACs, accuracy {best.accuracy:.1%} "
                 f"(plain {plain.accuracy:.1%}); exits took {self.ms:.2f} ms at "
                 f"{accuracy:.1%}."
@@ -135,23 +141,27 @@ class ExitsResult:
             f"{best.accuracy:.1%}."
         )
 
+    def __repr__(self) -> str:
+        return f"ExitsResult(answer={self.answer!r}, path={self.path!r})"
+
     def __str__(self) -> str:
-        lines = [f"{'exit':8}{'after':28}{'ms':>7}{'time':>7}{'MACs':>7}{'leave':>8}"]
-        lines[0] += f"{'right':>8}"
-        for row in self.exits:
+        plain = self.plain
+        titles = [f"{net.name}, {net.quantization}" for net in (plain, *self.rivals)]
+        names = [f"{row.name}, after {row.after or 'all'}" for row in self.exits]
+        width = max(map(len, ["static net", *titles, *names])) + 1
+        heads = f"{'ms':>8}{'time':>6}{'MACs':>6}{'leave':>8}{'right':>8}"
+        lines = [f"{'exit':{width}}{heads}"]
+        for name, row in zip(names, self.exits, strict=True):
+            right = f"{row.accuracy:8.1%}" if row.share else f"{'-':>8}"
             lines.append(
-                f"{row.name:8}{row.after or 'the end':28}{row.ms:7.2f}"
-                f"{row.time_share:7.2f}{row.macs / self.plain.macs:7.2f}"
-                f"{row.share:8.1%}{row.accuracy:8.1%}"
+                f"{name:{width}}{row.ms:8.2f}{row.time_share:6.2f}"
+                f"{row.macs / plain.macs:6.2f}{row.share:8.1%}{right}"
             )
-        lines.append(
-            f"{'static net':36}{'ms':>7}{'time':>7}{'MACs':>7}{'':8}{'right':>8}"
-        )
-        for net in (self.plain, *self.rivals):
-            title = f"{net.name}, {net.quantization}"
+        lines.append(f"{'static net':{width}}{heads.replace('leave', '     ')}")
+        for title, net in zip(titles, (plain, *self.rivals), strict=True):
             lines.append(
-                f"{title:36}{net.ms:7.2f}{net.ms / self.plain.ms:7.2f}"
-                f"{net.macs / self.plain.macs:7.2f}{'':8}{net.accuracy:8.1%}"
+                f"{title:{width}}{net.ms:8.2f}{net.ms / plain.ms:6.2f}"
+                f"{net.macs / plain.macs:6.2f}{'':8}{net.accuracy:8.1%}"
             )
         early = [row for row in self.classes if row.share]
         if early:
@@ -160,9 +170,7 @@ class ExitsResult:
                 f"{row.label} ({row.accuracy:.0%} of the {row.share:.0%} that leave)"
                 for row in worst
             ]
-            lines.append(
-                f"classes least right among those that leave: {', '.join(found)}"
-            )
+            lines.append(f"classes least right where they leave: {', '.join(found)}")
         if self.outcome.promise is not None:
             lines.append(f"promised: {self.outcome.promise}")
         return "\n".join([*lines, self.sentence, f"file: {self.path}"])

@@ -25,6 +25,11 @@ def cut_at_exit(model: EarlyExitModel, number: int) -> keras.Model:
     Raises:
         ValueError: If there is no such exit.
     """
+    if not isinstance(model, EarlyExitModel):
+        raise ValueError(
+            "`model` must be a net with early exits, an EarlyExitModel. "
+            f"Received: model={model!r}"
+        )
     index = member("number", number, len(model.gates)) - 1
     gate = model.gates[index]
     parts = [stage.part.stretch for stage in model.stages[: index + 1]]

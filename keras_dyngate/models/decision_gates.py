@@ -96,6 +96,11 @@ def add_decision_gates(
             message names the nearest cut points), if a head or a first net does not put
             out the model's classes, if no place for an exit pays, or for a bad argument.
     """
+    if isinstance(model, EarlyExitModel):
+        raise ValueError(
+            "`model` must be a net without exits: give the exits of both at once, on "
+            f"its trunk. Received: model={model.name!r} with exits"
+        )
     classes = check_trunk(model)
     given = {"exits": exits, "data": data, "quantization": quantization}
     if placement is None:
@@ -228,12 +233,18 @@ def _body(kind: Any, shape: tuple[Any, ...], classes: int, macs: float) -> keras
         return head_body(kind, shape[1:], classes, macs)
     layer = kind
     if not isinstance(layer, keras.layers.Layer):
-        if not callable(layer):
+        if not callable(layer) or isinstance(layer, type):
             raise ValueError(
                 f"`head` must be one of {KINDS}, a Keras layer or a function that makes "
                 f"one. Received: head={kind!r}"
             )
-        layer = layer(shape[1:])
+        try:
+            layer = layer(shape[1:])
+        except Exception as error:
+            raise ValueError(
+                f"`head` must make a Keras layer from the shape {shape[1:]}. Received: "
+                f"head={kind!r} ({type(error).__name__}: {error})"
+            ) from error
         if not isinstance(layer, keras.layers.Layer):
             raise ValueError(
                 "`head` must make a Keras layer from the shape of the features. "
@@ -246,7 +257,7 @@ def _body(kind: Any, shape: tuple[Any, ...], classes: int, macs: float) -> keras
     except Exception as error:
         raise ValueError(
             f"`head` must take features of shape {shape[1:]}. Received: head="
-            f"{layer.name!r} ({type(error).__name__}: {error})"
+            f"{layer.name!r}, which does not ({type(error).__name__})"
         ) from error
     if found[1:] != (classes,):
         raise ValueError(
@@ -267,7 +278,11 @@ def _first(
     graph = checked_graph(model)
     shape = tuple(graph.inputs[0].shape)
     if isinstance(first, str):
-        one_of("first", first, ("auto",))
+        if first != "auto":
+            raise ValueError(
+                "`first` must be a Keras classifier, 'auto' or None. "
+                f"Received: first={first!r}"
+            )
         size = automatic_size(shape, profile.total)
         if size is None:
             raise ValueError(
@@ -278,4 +293,9 @@ def _first(
             )
         bytes_ = takes_bytes(graph.calls)
         first = small_net(size, classes, weights=weights, takes_bytes=bytes_)
+    if first is model:
+        raise ValueError(
+            "`first` must be another net than the trunk. "
+            f"Received: first={model.name!r}, the trunk itself"
+        )
     return first_net(shape, classes, first)

@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_dyngate._backend import copy_variable
+from keras_dyngate._checks import positive_int
 from keras_dyngate._image_range import RangeWatch
 from keras_dyngate._labels import label_of
 from keras_dyngate.calibration.exit_table import ExitTable
@@ -257,9 +258,10 @@ class ExitScores:
 
 def exit_scores(model: Any, x: Any, y: Any, batch_size: int | None) -> ExitScores:
     """A pass over the data with nobody leaving."""
+    size = 32 if batch_size is None else positive_int("batch_size", batch_size)
     said = _Said(model, name="said")
     parts, labels = [], []
-    for batch in checked_batches(model, x, y, None, batch_size or 32):
+    for batch in checked_batches(model, x, y, None, size):
         parts.append(said.predict_on_batch(batch.x))
         if batch.y is not None:
             labels.append(batch.y)

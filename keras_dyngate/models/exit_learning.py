@@ -77,21 +77,27 @@ class TaughtExits(DynamicPrediction):
             validation_data: (images, labels) or such a dataset; heads are judged on it
                 after every epoch.
             joint_epochs: Epochs in which then all weights learn together, at a lower
-                rate (the trunk's is 1e-4): every exit and the head by the net as it was,
-                batch normalization of the trunk frozen; linear gates and a first net are
-                fitted after it. If the head loses on `validation_data` (on a tenth of
-                `x` held out, without), the exits of the frozen trunk are kept, with a
-                warning. Default 0.
+                rate (the trunk's is 1e-4). The trunk is the net that was given, not a
+                copy: its weights change too. Every exit and the head learn from the net
+                as it was, batch normalization of the trunk frozen; linear gates and a
+                first net are fitted after it. If the head loses on `validation_data`
+                (on a tenth of `x` held out, without), the exits of the frozen trunk are
+                kept, with a warning. Default 0.
             callbacks: Keras callbacks for the teaching of heads, such as
                 `EarlyStopping("val_loss", restore_best_weights=True)`.
             checkpoint: Path: the teaching of heads is kept beside it, by phase, and gone
-                on with when called again.
+                on with when called again with the same pictures, net and settings.
             verbose: "auto" (default): a line per epoch, with the time left; else as in
                 `keras.Model.fit`.
             seed: Of what is random in the pictures: order, variation, mixtures.
 
         Returns:
-            By the exit's name a `GateFit`, of "head" too if it learned.
+            By the exit's name a `GateFit`, of "head" too if it learned. Accuracies of
+            heads are NaN where there were no labels, or a checkpoint was at its end.
+
+        Warns:
+            UserWarning: If the head lost by joint training, or an exit is right on
+                `validation_data` no oftener than one label for all.
 
         Raises:
             ValueError: For labels that are no classes of the net, images of another

@@ -6,13 +6,16 @@
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_dyngate._checks import fraction, positive_int, positive_number
+from keras_dyngate._checks import fraction, positive_number, whole_number
+from keras_dyngate._files import writable_target
 from keras_dyngate._graph import Part, Stretch, flat_graph
 from keras_dyngate._labels import label_of
 from keras_dyngate._logits import raw_operation
@@ -66,8 +69,27 @@ class Recipe:
         positive_number("temperature", self.temperature)
         positive_number("learning_rate", self.learning_rate)
         fraction("label_share", self.label_share)
-        if self.joint_epochs != 0:
-            positive_int("joint_epochs", self.joint_epochs)
+        whole_number("joint_epochs", self.joint_epochs)
+        whole_number("seed", self.seed)
+        if not isinstance(self.weight_decay, (int, float)) or self.weight_decay < 0:
+            raise ValueError(
+                "`weight_decay` must be a number from 0. "
+                f"Received: weight_decay={self.weight_decay!r}"
+            )
+        given = self.callbacks
+        listed = isinstance(given, (list, tuple))
+        if given is not None and not (
+            listed and all(isinstance(c, keras.callbacks.Callback) for c in given)
+        ):
+            raise ValueError(
+                f"`callbacks` must be a list of Keras callbacks. Received: {given!r}"
+            )
+        if self.verbose not in ("auto", 0, 1, 2):
+            raise ValueError(
+                f"`verbose` must be 'auto', 0, 1 or 2. Received: verbose={self.verbose!r}"
+            )
+        if self.checkpoint is not None:
+            writable_target("checkpoint", self.checkpoint)
 
 
 def raw_teacher(model: Any, teacher: Any) -> Part | None:
@@ -124,7 +146,7 @@ class _Lesson:
         judged = None
         if validation is not None:
             pair = validation if isinstance(validation, tuple) else (validation, None)
-            judged = list(self._checked(pair[0], pair[1], None, size=size))
+            judged = self._judged(pair[0], pair[1])
         elif recipe.joint_epochs:
             if arrays is None:
                 raise ValueError(
@@ -135,9 +157,10 @@ class _Lesson:
             arrays, rest = held_out(arrays, HELD_OUT, recipe.seed)
             judged = list(self._checked(rest.x, rest.y, rest.weight, size=size))
         if judged is not None and any(batch.y is None for batch in judged):
+            name = "y" if validation is None else "validation_data"
+            why = ", to watch the head in joint training" if validation is None else ""
             raise ValueError(
-                "`validation_data` (or `y`, a part of which is held out for joint "
-                "training) must have labels. Received: pictures without labels"
+                f"`{name}` must have labels{why}. Received: pictures without labels"
             )
         self.judged = judged
         mixtures = recipe.mixtures
@@ -158,8 +181,43 @@ class _Lesson:
         )
         sample = self.stream.arrays or next(self.stream.open_batches())
         self.has_labels = sample.y is not None
+        if arrays is not None and arrays.weight is not None and not arrays.weight.any():
+            raise ValueError(
+                "`sample_weight` must have a weight above 0. Received: all are 0"
+            )
         if recipe.teacher is None and not self.has_labels:
             raise ValueError("`y` must be given with teacher=None. Received: y=None")
+
+    def _judged(self, x: Any, y: Any) -> list[Batch]:
+        """The batches of `validation_data`."""
+        try:
+            found = list(self._checked(x, y, None, size=self.recipe.batch_size))
+        except ValueError as error:
+            raise ValueError(f"`validation_data` cannot be used: {error}") from error
+        if not sum(len(batch.x) for batch in found):
+            raise ValueError(
+                "`validation_data` must hold at least one sample. Received: none"
+            )
+        return found
+
+    def guess(self) -> float:
+        """How often the commonest label of what is judged on is right."""
+        if not self.judged:
+            return 0.0
+        labels = np.concatenate([batch.y for batch in self.judged])
+        return float(np.bincount(labels).max() / len(labels))
+
+    def fingerprint(self) -> int:
+        """Of the pictures, the labels and the trunk's weights: what a run depends on."""
+        sample = self.stream.arrays or next(self.stream.open_batches())
+        parts = [np.asarray(sample.x)[:: max(1, len(sample.x) // 64)]]
+        if sample.y is not None:
+            parts.append(sample.y)
+        parts += self.model.trunk.get_weights()
+        found = 0
+        for part in parts:
+            found = zlib.crc32(np.ascontiguousarray(part).tobytes(), found)
+        return found
 
     def _checked(self, x: Any, y: Any, weight: Any, size: int) -> Iterator[Batch]:
         for batch in checked_batches(self.model, x, y, weight, size):
@@ -220,6 +278,7 @@ def _run(
             "temperature": recipe.temperature,
             "label_share": recipe.label_share,
             "seed": recipe.seed,
+            "data and net": lesson.fingerprint(),
         },
     )
     return kept.fit(students, stream, epochs=epochs, callbacks=callbacks, **options)
@@ -261,6 +320,7 @@ def teach(
     first = [g for g, stage in pairs if not stage.part.stretch.calls and g in taught]
     heads = [gate for gate in taught if gate not in first]
     found: dict[str, GateFit] = {}
+    guess = lesson.guess()
 
     def on_frozen_trunk(gates: Sequence[ExitGate], title: str) -> None:
         start = time.perf_counter()
@@ -274,13 +334,27 @@ def teach(
 
     if not recipe.joint_epochs:
         on_frozen_trunk(taught, "exits")
+        _warn_of_guesses(found, guess)
         return found
     if heads:
         on_frozen_trunk(heads, "exits")
     found |= _jointly(lesson, heads, teacher)
     if first:  # by the better teacher
         on_frozen_trunk(first, "first net")
+    _warn_of_guesses(found, guess)
     return found
+
+
+def _warn_of_guesses(fits: Mapping[str, GateFit], guess: float) -> None:
+    """Warn of exits that learned nothing: right no oftener than one label for all."""
+    for name, fit in fits.items():
+        if fit.validation_accuracy is not None and fit.validation_accuracy <= guess:
+            warnings.warn(
+                f"The exit {name!r} is right on {fit.validation_accuracy:.1%} of the "
+                f"pictures it was judged on, where one label for all is on {guess:.1%}: "
+                "teach it longer, or with another `learning_rate`",
+                stacklevel=4,
+            )
 
 
 def _jointly(

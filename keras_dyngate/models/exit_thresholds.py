@@ -65,7 +65,7 @@ class CalibratedExits(DynamicPrediction):
                 needed with `latency`. `ExportReport.exit_ms` has them for a file.
             confidence: Of a promise: with at least this probability, above 0 and at most
                 0.999, the thresholds keep to `accuracy_drop` or `agreement` on fresh
-                data. They are tested on four fifths of the data, which takes 288 samples
+                data. They are tested on four fifths of the data, which takes 287 samples
                 for a drop of .01 at .9, and more to save much; `ExitOutcome.promise`
                 says how many. Default None: nothing is promised.
             batch_size: Of the pass over the data.

@@ -136,9 +136,13 @@ class Stream:
         rng = np.random.default_rng((self.seed, 1, step))
         images, labels, weights = plain(batch)
         if self.augmentation is not None:
-            images = np.asarray(
-                keras.ops.convert_to_numpy(self.augmentation(images, rng)), "float32"
-            )
+            varied = keras.ops.convert_to_numpy(self.augmentation(images, rng))
+            if varied.shape != images.shape:
+                raise ValueError(
+                    f"`augmentation` must keep the shape of a batch, {images.shape}. "
+                    f"Received: one that makes {varied.shape}"
+                )
+            images = np.asarray(varied, "float32")
         if int((step + 1) * self.mixtures) > int(step * self.mixtures):
             part = rng.uniform(size=(len(images), *[1] * (images.ndim - 1)))
             part = part.astype("float32")
