@@ -43,6 +43,7 @@ FIRST_PACE = 0.5  # of a first net's learning rate, to that of heads
 TRUNK_PACE = 0.1  # of the trunk's
 JOINT_RATE = 0.5  # of all learning rates in joint epochs
 DECAY = 1e-4  # of whole nets' weights: heads' decay is larger
+FEW = 50  # pictures, of which nothing can be said
 START = 1e-5  # of the learning rate, which rises over the first epoch
 
 
@@ -201,10 +202,10 @@ class _Lesson:
         return found
 
     def guess(self) -> float:
-        """How often the commonest label of what is judged on is right."""
-        if not self.judged:
+        """How often the commonest label of what is judged on is right; 0 for few."""
+        labels = np.concatenate([np.zeros(0, int), *(b.y for b in self.judged or ())])
+        if len(labels) < FEW:
             return 0.0
-        labels = np.concatenate([batch.y for batch in self.judged])
         return float(np.bincount(labels).max() / len(labels))
 
     def fingerprint(self) -> int:
@@ -348,7 +349,7 @@ def teach(
 def _warn_of_guesses(fits: Mapping[str, GateFit], guess: float) -> None:
     """Warn of exits that learned nothing: right no oftener than one label for all."""
     for name, fit in fits.items():
-        if fit.validation_accuracy is not None and fit.validation_accuracy <= guess:
+        if fit.validation_accuracy is not None and fit.validation_accuracy < guess:
             warnings.warn(
                 f"The exit {name!r} is right on {fit.validation_accuracy:.1%} of the "
                 f"pictures it was judged on, where one label for all is on {guess:.1%}: "

@@ -57,6 +57,7 @@ def task():
 
 
 @needs_tensorflow
+@pytest.mark.filterwarnings("ignore:The exit")  # few epochs
 class TestAddExits:
     @pytest.mark.parametrize("quantization", [None, "int8"])
     def test_what_it_says_is_what_the_file_does(self, task, tmp_path, quantization):
@@ -124,6 +125,10 @@ class TestAddExits:
             ({"exits": []}, "`exits` must name a place"),
             ({"exits": ["nowhere"]}, "`after` must name layers"),
             ({"max_accuracy_drop": 2}, "`max_accuracy_drop` must be"),
+            ({"quantization": "int4"}, "`quantization` must be one of"),
+            ({"confidence": 2}, "`confidence` must be"),
+            ({"confidence": 0.9, "max_accuracy_drop": 0.001}, "samples on"),
+            ({"labels": ["a"]}, "`labels` must name"),
             ({"joint": 1}, "`joint` must be True or False"),
             ({"path": "no/such/folder/x.tflite"}, "`path`"),
         ],
@@ -135,9 +140,32 @@ class TestAddExits:
             kd.add_exits(model, train, validation, first=None, **options)
         assert not list(tmp_path.iterdir())
 
+    def test_a_wish_that_exits_do_not_keep(self, task, tmp_path, monkeypatch):
+        """Then nobody leaves, and the net as it was is the answer, or a better one."""
+        model, train, (x, y) = task
+
+        def untaught(self, *args, **kwargs):
+            for gate in self.gates:
+                gate.set_weights([0 * w for w in gate.get_weights()])
+
+        monkeypatch.setattr(kd.EarlyExitModel, "fit_gates", untaught)
+        result = kd.add_exits(
+            model,
+            train,
+            (x, y),
+            max_accuracy_drop=-0.5,
+            exits=["pool2"],
+            first=None,
+            path=tmp_path / "exits.tflite",
+        )
+        assert not result.kept and result.exits[-1].share == 1
+        assert "do not keep to the wish" in result.sentence
+
     def test_validation_without_labels(self, task, tmp_path):
         model, train, (x, _) = task
-        with pytest.raises(ValueError, match="`validation` must hold images and labels"):
+        with pytest.raises(
+            ValueError, match="`validation` must hold images and labels"
+        ):
             kd.add_exits(model, train, x, path=tmp_path / "x.tflite")
 
 

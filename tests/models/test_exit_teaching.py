@@ -513,7 +513,7 @@ class TestBadInput:
         [
             ({"epochs": 0}, "`epochs` must be a positive integer"),
             ({"batch_size": 1.5}, "`batch_size` must be a positive integer"),
-            ({"joint_epochs": -1}, "`joint_epochs` must be a positive integer"),
+            ({"joint_epochs": -1}, "`joint_epochs` must be an integer from 0"),
             ({"temperature": 0}, "`temperature` must be a number above 0. Received: t"),
             ({"temperature": "hot"}, "`temperature` must be a number above 0"),
             ({"learning_rate": -1.0}, "`learning_rate` must be a number above 0"),
@@ -552,8 +552,8 @@ class TestBadInput:
                 "`sample_weight` must have a weight for eac",
             ),
             ({"y": Y + 1}, "`y` must hold class indices from 0 to 2"),
-            ({"y": None, "joint_epochs": 1}, "`validation_data` .* must have labels"),
-            ({"validation_data": X}, "`validation_data` .* must have labels"),
+            ({"y": None, "joint_epochs": 1}, "`(y|validation_data)` must have labels"),
+            ({"validation_data": X}, "`(y|validation_data)` must have labels"),
             (
                 {"x": [(X, Y)], "y": None, "joint_epochs": 1},
                 "`validation_data` must be given with `joint_epochs` where `x` is a data",
@@ -577,3 +577,30 @@ class TestBadInput:
         model = exits(["b"], head="linear")
         with pytest.raises(ValueError, match="`joint_epochs` teaches heads; train lin"):
             model.fit_gates(X, Y, joint_epochs=1)
+
+
+def test_exits_that_only_guess():
+    """Right no oftener than one label for all, on pictures enough to say so."""
+    model = exits(["c"])
+    x, y = np.tile(X, (2, 1)), np.where(np.arange(2 * N) % 6, 0, 1)
+    lost = 1e-9  # a rate at which nothing is learned
+    model.gates[0].weights[-1].assign([0.0, 0.0, 99.0])
+    with pytest.warns(
+        UserWarning, match="'gate_1' is right on 0.0% .* for all is on 83"
+    ):
+        model.fit_gates(x, y, validation_data=(x, y), learning_rate=lost, **QUICK)
+    few = (x[:30], y[:30])
+    model.fit_gates(x, y, validation_data=few, learning_rate=lost, **QUICK)
+
+
+def test_a_checkpoint_knows_its_data_and_net(tmp_path):
+    options = {**QUICK, "checkpoint": tmp_path / "taught"}
+    exits(["c"]).fit_gates(X, Y, **options)
+    exits(["c"]).fit_gates(X, Y, **options)  # at its end
+    for x, y in ((X + 1, Y), (X, (Y + 1) % CLASSES)):
+        with pytest.raises(ValueError, match="settings: .'data and net'"):
+            exits(["c"]).fit_gates(x, y, **options)
+    other = exits(["c"])
+    randomize(other.trunk, 99)
+    with pytest.raises(ValueError, match="settings: .'data and net'"):
+        other.fit_gates(X, Y, **options)
