@@ -119,7 +119,7 @@ def test_shares_of_pictures(files, tmp_path):
     _, *ways, _ = json.loads(out.read_text())
     # The thresholds let a third of these 32 pictures, rounded down, leave at each gate.
     assert [way["share"] for way in ways] == [10 / 32, 10 / 32, 12 / 32]
-    assert [way["place"] for way in ways] == ["", "", ""]  # an older file
+    assert [way["place"] for way in ways] == ["after a", "after b", "at the end"]
 
 
 @pytest.mark.parametrize(
