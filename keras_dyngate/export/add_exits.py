@@ -43,7 +43,7 @@ from keras_dyngate.models.cut_points import check_trunk, checked_graph
 from keras_dyngate.models.decision_gates import add_decision_gates
 from keras_dyngate.models.early_exit import EarlyExitModel
 from keras_dyngate.models.exit_data import batches, class_indices, fitting
-from keras_dyngate.models.first_nets import automatic_size
+from keras_dyngate.models.first_nets import automatic_net
 from keras_dyngate.models.placement import place_exits
 from keras_dyngate.runtime import LiteRTModel, compare_latency
 from keras_dyngate.runtime.exit_calibration import file_exit_table, set_thresholds
@@ -124,6 +124,8 @@ def add_exits(
     target = writable_target("path", path)
     classes = class_count(checked_graph(model))
     labels = check_labels(labels, classes)
+    if isinstance(first, str) and first == "auto":
+        first = automatic_net(model, first_weights)
     x_val, y_val = _arrays("validation", model, validation)
     if confidence is not None:
         check_promise(len(y_val), drop, confidence)
@@ -134,10 +136,6 @@ def add_exits(
         model, x_train, y_train, (x_val, y_val), exits, quantization
     )
     trunk = _copy(model) if joint else model
-    profile = model_profile(model)
-    shape = checked_graph(model).inputs[0].shape
-    if isinstance(first, str) and first == "auto":
-        first = "auto" if automatic_size(shape, profile.total) else None
     if not places and first is None:
         if placement is None:
             raise ValueError(
@@ -152,7 +150,6 @@ def add_exits(
         places,
         head=head,
         first=first,
-        first_weights=first_weights,
         combine=True,
     )
     net.fit_gates(

@@ -18,8 +18,7 @@ from keras_dyngate.models.cut_points import (
 )
 from keras_dyngate.models.cutting import resolve_cuts, split
 from keras_dyngate.models.early_exit import EarlyExitModel
-from keras_dyngate.models.exit_data import takes_bytes
-from keras_dyngate.models.first_nets import automatic_size, first_net, small_net
+from keras_dyngate.models.first_nets import automatic_net, first_net
 from keras_dyngate.models.heads import HEAD_SHARE, KINDS, head_body
 from keras_dyngate.models.placement import place_exits
 
@@ -283,16 +282,14 @@ def _first(
                 "`first` must be a Keras classifier, 'auto' or None. "
                 f"Received: first={first!r}"
             )
-        size = automatic_size(shape, profile.total)
-        if size is None:
+        first = automatic_net(model, weights)
+        if first is None:
             raise ValueError(
                 "`first='auto'` needs a trunk of RGB pictures of 96 pixels or more, of "
                 "which a small net of that size costs at most .12 of the MACs: give a "
                 f"classifier, or None. Received: model={model.name!r} of shape {shape} "
                 f"with {profile.total / 1e6:.0f} MMACs"
             )
-        bytes_ = takes_bytes(graph.calls)
-        first = small_net(size, classes, weights=weights, takes_bytes=bytes_)
     if first is model:
         raise ValueError(
             "`first` must be another net than the trunk. "

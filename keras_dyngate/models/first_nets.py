@@ -14,6 +14,9 @@ import keras
 
 from keras_dyngate._graph import flat_graph
 from keras_dyngate.cost import count_macs
+from keras_dyngate.cost.counter import model_profile
+from keras_dyngate.models.cut_points import checked_graph
+from keras_dyngate.models.exit_data import takes_bytes
 from keras_dyngate.models.heads import MOMENTUM
 
 SIZES = (160, 128, 96)  # pixels, tried in turn
@@ -74,7 +77,7 @@ def small_net(
     classes: int,
     *,
     weights: str | os.PathLike[str] | None = "imagenet",
-    takes_bytes: bool = True,
+    scales: bool = True,
 ) -> keras.Model:
     """MobileNetV2 of width .35 with a new head of its own.
 
@@ -83,7 +86,10 @@ def small_net(
         classes: Number of outputs, raw scores.
         weights: "imagenet" (Keras loads them), the path of a `.weights.h5` file of
             `keras.applications.MobileNetV2(alpha=0.35, include_top=False)`, or None.
-        takes_bytes: Whether pictures are 0 to 255, not scaled already.
+        scales: Whether it scales pictures from 0..255 itself.
+
+    Raises:
+        ValueError: If the weights cannot be had.
     """
     named = weights if weights in (None, "imagenet") else None
     if weights is not None and named is None and not Path(weights).is_file():
@@ -91,20 +97,29 @@ def small_net(
             "`first_weights` must be 'imagenet', None or the path of a .weights.h5 "
             f"file. Received: first_weights={str(weights)!r}"
         )
-    base = keras.applications.MobileNetV2(
-        input_shape=(size, size, 3),
-        alpha=ALPHA,
-        include_top=False,
-        weights=named,
-        name="mobilenetv2_035",
-    )
+    try:
+        base = keras.applications.MobileNetV2(
+            input_shape=(size, size, 3),
+            alpha=ALPHA,
+            include_top=False,
+            weights=named,
+            name="mobilenetv2_035",
+        )
+    except Exception as error:
+        if named is None:
+            raise
+        raise ValueError(
+            "`first_weights` must be the path of a .weights.h5 file, or None, where Keras "
+            f"cannot load those of ImageNet ({type(error).__name__}). Received: "
+            "first_weights='imagenet'"
+        ) from error
     if weights is not None and named is None:
         base.load_weights(weights)
     for layer in base.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = MOMENTUM
     image = keras.Input((size, size, 3))
-    x = keras.layers.Rescaling(1 / 127.5, -1.0)(image) if takes_bytes else image
+    x = keras.layers.Rescaling(1 / 127.5, -1.0)(image) if scales else image
     x = keras.layers.GlobalAveragePooling2D()(base(x))
     x = keras.layers.Dense(classes)(keras.layers.Dropout(0.2)(x))
     return keras.Model(image, x, name=f"first_{size}")
@@ -128,3 +143,24 @@ def automatic_size(input_shape: Sequence[int | None], macs: int) -> int | None:
             if count_macs(small_net(size, 2, weights=None)).total <= MOST * macs:
                 return size
     return None
+
+
+def automatic_net(
+    model: keras.Model, weights: str | os.PathLike[str] | None
+) -> keras.Model | None:
+    """The `small_net` of `automatic_size` before a trunk; None where none suits it.
+
+    Args:
+        model: The trunk.
+        weights: See `small_net`.
+    """
+    graph = checked_graph(model)
+    size = automatic_size(tuple(graph.inputs[0].shape), model_profile(model).total)
+    if size is None:
+        return None
+    return small_net(
+        size,
+        int(graph.outputs[0].shape[-1]),
+        weights=weights,
+        scales=takes_bytes(graph.calls),
+    )

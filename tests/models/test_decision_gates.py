@@ -313,11 +313,11 @@ def test_automatic_first_net(monkeypatch):
     """Its size from the trunk's, its weights as named, its values as the trunk's."""
     asked = []
 
-    def small_net(size, classes, *, weights, takes_bytes):
-        asked.append((size, classes, weights, takes_bytes))
+    def small_net(size, classes, *, weights, scales):
+        asked.append((size, classes, weights, scales))
         return first_classifier(size)
 
-    module = "keras_dyngate.models.decision_gates"
+    module = "keras_dyngate.models.first_nets"
     monkeypatch.setattr(f"{module}.automatic_size", lambda shape, macs: 6)
     monkeypatch.setattr(f"{module}.small_net", small_net)
     image = keras.Input((8, 8, 3))

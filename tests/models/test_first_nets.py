@@ -143,7 +143,7 @@ class TestSmallNet:
 
     def test_bytes_or_not(self, tiny):
         randomize(first := small_net(96, 2, weights=None), 1)
-        randomize(second := small_net(96, 2, weights=None, takes_bytes=False), 1)
+        randomize(second := small_net(96, 2, weights=None, scales=False), 1)
         x = images(2, 96, 96, 3)
         found = outputs(first, x), outputs(second, x / 127.5 - 1)
         np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)
@@ -204,3 +204,14 @@ def test_the_real_one():
     assert 10e6 < count_macs(net).total < 12e6
     assert automatic_size((None, 96, 96, 3), 100_000_000) == 96
     assert automatic_size((None, 96, 96, 3), 80_000_000) is None
+
+
+def test_weights_that_keras_cannot_load(monkeypatch):
+    def offline(**arguments):
+        raise OSError("no network")
+
+    monkeypatch.setattr(keras.applications, "MobileNetV2", offline)
+    with pytest.raises(ValueError, match="cannot load those of ImageNet .OSError."):
+        small_net(96, 2)
+    with pytest.raises(OSError, match="no network"):
+        small_net(96, 2, weights=None)
