@@ -294,7 +294,10 @@ class TestHeads:
                 {"first": lambda: small_trunk().layers[1]},
                 "`first` must be a functional or Sequential classifier",
             ),
-            ({"first": lambda: "small"}, "`first` must be one of 'auto'"),
+            (
+                {"first": lambda: "small"},
+                "`first` must be a Keras classifier, 'auto' or None",
+            ),
             (
                 {"first": lambda: "auto"},
                 "`first='auto'` needs a trunk of RGB pictures of 96 pixels or more",
