@@ -147,7 +147,10 @@ class ExitsResult:
     def __str__(self) -> str:
         plain = self.plain
         titles = [f"{net.name}, {net.quantization}" for net in (plain, *self.rivals)]
-        names = [f"{row.name}, after {row.after or 'all'}" for row in self.exits]
+        names = [
+            f"{row.name}, after {row.after}" if row.after else f"{row.name}, at the end"
+            for row in self.exits
+        ]
         width = max(map(len, ["static net", *titles, *names])) + 1
         heads = f"{'ms':>8}{'time':>6}{'MACs':>6}{'leave':>8}{'right':>8}"
         lines = [f"{'exit':{width}}{heads}"]
