@@ -209,12 +209,12 @@ class _Lesson:
         return float(np.bincount(labels).max() / len(labels))
 
     def fingerprint(self) -> int:
-        """Of the pictures, the labels and the trunk's weights: what a run depends on."""
-        sample = self.stream.arrays or next(self.stream.open_batches())
-        parts = [np.asarray(sample.x)[:: max(1, len(sample.x) // 64)]]
-        if sample.y is not None:
-            parts.append(sample.y)
-        parts += self.model.trunk.get_weights()
+        """Of the trunk's weights, and of arrays: a dataset may begin otherwise each time."""
+        parts = self.model.trunk.get_weights()
+        arrays = self.stream.arrays
+        if arrays is not None:
+            parts.append(np.asarray(arrays.x)[:: max(1, len(arrays.x) // 64)])
+            parts += [arrays.y] if arrays.y is not None else []
         found = 0
         for part in parts:
             found = zlib.crc32(np.ascontiguousarray(part).tobytes(), found)
@@ -408,13 +408,14 @@ def _fits(
 ) -> dict[str, GateFit]:
     """What a history says of exits, each a layer or a name."""
     found = {}
+    labelled = lesson.has_labels and lesson.stream.mixtures < 1
     for name in (getattr(item, "name", item) for item in exits):
         seen, judged = (
             history.history.get(f"{key}{name}_accuracy") for key in ("", "val_")
         )
         found[name] = GateFit(
             loss=None,
-            accuracy=seen[-1] if seen and lesson.has_labels else float("nan"),
+            accuracy=seen[-1] if seen and labelled else float("nan"),
             features=None,
             seconds=time.perf_counter() - start,
             validation_accuracy=judged[-1] if judged else None,

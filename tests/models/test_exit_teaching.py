@@ -604,3 +604,15 @@ def test_a_checkpoint_knows_its_data_and_net(tmp_path):
     randomize(other.trunk, 99)
     with pytest.raises(ValueError, match="settings: .'data and net'"):
         other.fit_gates(X, Y, **options)
+
+
+def test_a_shuffled_dataset_goes_on(tmp_path):
+    options = {**QUICK, "checkpoint": tmp_path / "taught"}
+    exits(["c"]).fit_gates([(X[:24], Y[:24]), (X[24:], Y[24:])], **options)
+    found = exits(["c"]).fit_gates([(X[24:], Y[24:]), (X[:24], Y[:24])], **options)
+    assert np.isnan(found["gate_1"].accuracy)  # at its end
+
+
+def test_mixtures_alone_have_no_accuracy():
+    found = exits(["c"]).fit_gates(X, Y, mixtures=1.0, **QUICK)
+    assert np.isnan(found["gate_1"].accuracy)
