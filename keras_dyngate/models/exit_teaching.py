@@ -209,7 +209,7 @@ class _Lesson:
         return float(np.bincount(labels).max() / len(labels))
 
     def fingerprint(self) -> int:
-        """Of the trunk's weights, and of arrays: a dataset may begin otherwise each time."""
+        """Of the trunk's weights and of arrays; a dataset may begin otherwise each time."""
         parts = self.model.trunk.get_weights()
         arrays = self.stream.arrays
         if arrays is not None:
