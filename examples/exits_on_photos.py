@@ -28,6 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from absl import app, flags, logging
+from photo_folder import photos
 
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
@@ -45,22 +46,6 @@ flags.DEFINE_integer("epochs", 20, "Of heads and first nets.")
 flags.DEFINE_integer("joint_epochs", 12, "Of all together.")
 flags.DEFINE_integer("seed", 0, "Of everything random.")
 flags.DEFINE_string("out", "outputs/exits_on_photos", "Folder for what is made.")
-
-
-def photos(part: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centre crops, uint8, and labels."""
-    data = keras.utils.image_dataset_from_directory(
-        Path(FLAGS.photos) / part,
-        class_names=sorted(p.name for p in (Path(FLAGS.photos) / "train").iterdir()),
-        image_size=(size, size),
-        crop_to_aspect_ratio=True,
-        shuffle=False,
-        batch_size=64,
-        verbose=False,
-    )
-    pairs = [(np.rint(x).astype("uint8"), np.asarray(y)) for x, y in data]
-    x, y = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    return x, y
 
 
 def smaller(net: keras.Model, size: int) -> keras.Model:
@@ -115,11 +100,11 @@ def run(arm: str) -> None:
     model, options = build(arm, net, folder)
     if arm != "linear":
         options["checkpoint"] = folder / "taught"
-    fits = model.fit_gates(*photos("train", size), **options)
+    fits = model.fit_gates(*photos(FLAGS.photos, "train", size), **options)
     print(arm, {name: f"{fit.accuracy:.3f}" for name, fit in fits.items()})
     found: dict[str, np.ndarray] = {}
     for part in ("val", "test"):
-        scores = exit_scores(model, *photos(part, size), batch_size=64)
+        scores = exit_scores(model, *photos(FLAGS.photos, part, size), batch_size=64)
         found[f"{part}_scores"], found[f"{part}_truth"] = scores.scores, scores.truth
         right = scores.scores.argmax(-1) == scores.truth[:, None]
         print(arm, part, np.round(right.mean(0), 4).tolist(), flush=True)

@@ -2,14 +2,15 @@
 Title: Exits on real photos, judged
 Description: Thresholds from one half of val and test, results from the other, 20 times.
 
-    python examples/judge_exits.py --runs outputs/exits_on_photos --net net.keras \\
+    python examples/judge_exits.py --runs outputs/exits_on_photos --seeds 0,1,2 \\
         --photos FOLDER
 
 Reads what `exits_on_photos.py` wrote, for every seed in `--runs`. Candidates are the arms'
 exits, first nets before them, and static nets: the net itself ("plain"), taught jointly
 ("taught"), each exit's head alone ("cut after"), first nets alone. Exits combine; their
-weights come from the same half as the thresholds. Times are those of files, made from the
-first seed's nets: to each exit, stage by stage, beside the plain file. `rows.json`.
+weights come from the same half as the thresholds. The cheapest candidates with and without
+a first net are made files of, from the first seed's nets, and each exit is timed beside the
+plain net's file, photo by photo: a time is the shares' sum of those. `rows.json`.
 """
 
 import itertools
@@ -24,6 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from absl import app, flags, logging
+from photo_folder import photos
 
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
@@ -31,12 +33,18 @@ from keras_dyngate.calibration.exit_search import Goal, search
 from keras_dyngate.calibration.exit_table import ExitTable, outcome
 from keras_dyngate.calibration.mixing import fit_mixing, mix
 from keras_dyngate.export import quiet
-from keras_dyngate.runtime import describe_machine
+from keras_dyngate.runtime import compare_latency, describe_machine
+from keras_dyngate.runtime.exit_places import limits_to
+
+NEAR = 0.003  # of what was wished, that counts as reached
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("runs", "outputs/exits_on_photos", "What was trained.")
 flags.DEFINE_list("seeds", ["0"], "Which of them.")
 flags.DEFINE_integer("halves", 20, "Random halves of val and test.")
+flags.DEFINE_list("quantizations", ["float32", "dynamic", "int8"], "Files to time.")
+flags.DEFINE_string("photos", None, "Folder of photos, for the files; none: no times.")
+flags.DEFINE_integer("timed", 64, "Test photos that files are timed on.")
 flags.DEFINE_string("out", "outputs/judge_exits", "Folder for rows.json.")
 
 
@@ -183,6 +191,76 @@ def statics(arms: dict[str, Arm], plain: np.ndarray) -> dict[str, tuple[float, f
     return found
 
 
+def best(rows: list[dict[str, Any]]) -> list[str]:
+    """The cheapest joint candidates that reach each wish, with a first net and without."""
+    found: dict[Any, tuple[float, str]] = {}
+    for name in {row["dynamic"] for row in rows if "joint:" in row.get("dynamic", "")}:
+        for wish in ("plain", "taught"):
+            mine = [r for r in rows if r.get("dynamic") == name and r["wish"] == wish]
+            if mine and np.mean([row["gain"] for row in mine]) >= -NEAR:
+                key = wish, name.startswith("first")
+                macs = float(np.mean([row["macs"] for row in mine]))
+                found[key] = min(found.get(key, (np.inf, "")), (macs, name))
+    return sorted({name for _, name in found.values()})
+
+
+def path_times(name: str, quantization: str, folder: Path) -> list[float]:
+    """Time to each exit of a candidate's file, over that of the plain net's file."""
+    whole = keras.models.load_model(folder / "joint" / "net.keras")
+    first, _, places = name.rpartition("joint: ")
+    wanted = [] if places == "no exits" else places.split(", ")
+    gates = dict(zip(whole.after, whole.gates, strict=True))
+    chosen = {place: gates[place] for place in wanted}
+    if first:
+        size = first.split()[1].rstrip(",")
+        other = folder / f"first_{size}" / "net.keras"
+        gate = next(iter(gates.values()))
+        if other.exists():
+            gate = keras.models.load_model(other).gates[0]
+        chosen = {whole.after[0]: gate, **chosen}
+    model = kd.EarlyExitModel(
+        whole.trunk, list(chosen), list(chosen.values()), combine=True
+    )
+    exits = len(chosen) + 1
+    model.thresholds, model.mixing = (
+        [1.0] * len(chosen),
+        np.tril(np.ones((exits, exits))),
+    )
+    found = photos(FLAGS.photos, "test", whole.input_shape[1])[0].astype("float32")
+    pictures = found[:: max(1, len(found) // FLAGS.timed)][: FLAGS.timed]
+    options: dict[str, Any] = {"parity_data": False, "quantization": quantization}
+    if quantization != "float32":
+        options["representative_data"] = pictures
+    candidates: dict[str, Any] = {}
+    for title, net in (("exits", model), ("plain", whole.trunk)):
+        path = Path(FLAGS.out) / f"{title}_{quantization}.tflite"
+        kd.export_tflite(net, path, **options)
+        candidates[title] = kd.LiteRTModel(path)
+    file, plain = candidates.values()
+    calls: dict[str, Any] = {
+        "plain": (plain, "classify", [{"image": picture} for picture in pictures])
+    }
+    for index in range(exits):
+        limits = limits_to(index, exits - 1)
+        inputs = [{"image": picture, "thresholds": limits} for picture in pictures]
+        calls[str(index)] = (file, "classify_at", inputs)
+    times = compare_latency(calls, rounds=3 * len(pictures))
+    unit = float(np.median(times.pop("plain")))
+    return [float(np.median(each)) / unit for each in times.values()]
+
+
+def add_times(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Put `time` by quantization into the rows of the best candidates."""
+    for name in best(rows):
+        for quantization in FLAGS.quantizations:
+            shares = path_times(name, quantization, folder)
+            for row in rows:
+                if row.get("dynamic") == name:
+                    expected = float(np.dot(row["shares"], shares))
+                    row.setdefault("time", {})[quantization] = expected
+                    row.setdefault("path_times", {})[quantization] = shares
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
@@ -216,10 +294,12 @@ def main(argv: list[str]) -> None:
                 if found is not None:
                     found["macs"] /= total
                     rows.append({"seed": seed, "dynamic": name, "wish": wish, **found})
-    for row in sorted(rows, key=lambda row: row["macs"]):
-        print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
     out = Path(FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
+    if FLAGS.photos is not None:
+        add_times(rows, Path(FLAGS.runs) / FLAGS.seeds[0])
+    for row in sorted(rows, key=lambda row: row["macs"]):
+        print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
     about = {**describe_machine(), "keras": keras.__version__, "rows": rows}
     write_whole(out / "rows.json", json.dumps(about, indent=1).encode())
     print(f"{kd.__name__} {kd.__version__}: {out / 'rows.json'}")

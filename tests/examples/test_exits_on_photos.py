@@ -110,7 +110,15 @@ def test_arms_and_their_judge(given, tmp_path):
     run("exits_on_photos.py", "--arm=joint,separable", *settings)
     again = run("exits_on_photos.py", "--arm=joint", *settings)
     assert "joint: done already" in again
-    run("judge_exits.py", f"--runs={runs}", "--halves=3", f"--out={tmp_path / 'rows'}")
+    run(
+        "judge_exits.py",
+        f"--runs={runs}",
+        f"--photos={given}",
+        "--quantizations=float32",
+        "--halves=3",
+        "--timed=4",
+        f"--out={tmp_path / 'rows'}",
+    )
     found = json.loads((tmp_path / "rows" / "rows.json").read_text())
     statics = {row["static"]: row for row in found["rows"] if "static" in row}
     assert statics["plain"]["macs"] == 1.0
@@ -123,3 +131,6 @@ def test_arms_and_their_judge(given, tmp_path):
     }
     for row in found["rows"]:
         assert 0 <= row["accuracy"] <= 1
+        if "time" in row:
+            shares = np.dot(row["shares"], row["path_times"]["float32"])
+            assert row["time"]["float32"] == pytest.approx(shares) and shares > 0
