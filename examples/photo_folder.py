@@ -1,33 +1,34 @@
-"""Photos in folders, train, val and test with a folder per class, as arrays."""
+"""Photos in folders as arrays: the largest square in the middle of each."""
 
 import os
-from pathlib import Path
 
-import keras
 import numpy as np
+
+import keras_dyngate as kd
+from keras_dyngate.datasets.split import Data, Split
+
+
+def photo_folder(folder: str | os.PathLike[str], size: int) -> Data:
+    """A folder of photos, one folder per class, judged by the whole width or height.
+
+    Args:
+        folder: See `kd.datasets.image_folder`.
+        size: Pixels of a side.
+    """
+    return kd.datasets.image_folder(folder, size, augmentation="shift")
+
+
+def arrays(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """The pictures of a split as a net is judged on them, uint8, and labels."""
+    pairs = [(np.rint(x), y) for x, y in split.batches(64).as_numpy_iterator()]
+    x, y = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    return x.astype("uint8"), y
 
 
 def photos(
     folder: str | os.PathLike[str], part: str, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Centre crops uint8 `[N, size, size, 3]` and class indices `[N]`.
-
-    Args:
-        folder: Of the parts. Classes are the folders in `train`, by name.
-        part: "train", "val" or "test".
-        size: Pixels of a side.
-    """
-    classes = sorted(path.name for path in (Path(folder) / "train").iterdir())
-    data = keras.utils.image_dataset_from_directory(
-        Path(folder) / part,
-        class_names=[name for name in classes if (Path(folder) / part / name).is_dir()],
-        image_size=(size, size),
-        crop_to_aspect_ratio=True,
-        shuffle=False,
-        batch_size=64,
-        verbose=False,
-    )
-    held = np.array([classes.index(name) for name in data.class_names])
-    pairs = [(np.rint(x).astype("uint8"), held[np.asarray(y)]) for x, y in data]
-    x, y = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    return x, y
+    """Pictures and labels of "train", "val" or "test"."""
+    data = photo_folder(folder, size)
+    splits = {"train": data.train, "val": data.validation, "test": data.test}
+    return arrays(splits[part])

@@ -25,9 +25,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from absl import app, flags, logging
+from photo_folder import arrays, photo_folder
 
 import keras_dyngate as kd
-from keras_dyngate.datasets.split import Split
 from keras_dyngate.export import quiet
 from keras_dyngate.runtime import describe_machine
 from keras_dyngate.visualization import exit_curves
@@ -47,13 +47,6 @@ flags.DEFINE_bool("joint", False, "Whether all weights then learn together.")
 flags.DEFINE_integer("epochs", 12, "Of the teaching.")
 flags.DEFINE_integer("seed", 0, "Of everything random.")
 flags.DEFINE_string("out", "outputs/speed_up_your_net", "Folder for what is made.")
-
-
-def arrays(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures of a split as a net is judged on them."""
-    pairs = [(x, y) for x, y in split.batches(64).as_numpy_iterator()]
-    x, y = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    return x, y
 
 
 def small_net(train: Any, classes: int) -> keras.Model:
@@ -92,7 +85,7 @@ def main(argv: list[str]) -> None:
     if net is None:
         data = kd.datasets.digits(FLAGS.seed)
     else:
-        data = kd.datasets.image_folder(FLAGS.photos, net.input_shape[1])
+        data = photo_folder(FLAGS.photos, net.input_shape[1])
     train, validation, test = map(arrays, (data.train, data.validation, data.test))
     if net is None:
         net = small_net(train, len(data.classes))
