@@ -62,6 +62,11 @@ class FlatGraph:
     models: Mapping[str, Any]
     known_as: Mapping[int, list[keras.KerasTensor]]
 
+    @property
+    def whole(self) -> "Stretch":
+        """All calls, from the inputs to the first output."""
+        return Stretch(self.inputs, self.calls, self.outputs[0])
+
 
 def graph_of(model: Any) -> Any | None:
     """The functional graph of a model, or None where there is none.

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from keras_dyngate._checks import boolean, fraction, one_of, positive_int
 from keras_dyngate._files import writable_target, write_whole
 from keras_dyngate._graph import flat_graph
 from keras_dyngate._labels import label_of
-from keras_dyngate._logits import raw_operation
+from keras_dyngate._logits import squashing_call
 from keras_dyngate.calibration.exit_table import ExitOutcome, ExitTable, outcome
 from keras_dyngate.calibration.paired_loss import loss_p_value
 from keras_dyngate.calibration.promise import check_promise, path_rows
@@ -43,6 +43,7 @@ from keras_dyngate.models.cut_points import check_trunk, checked_graph
 from keras_dyngate.models.decision_gates import add_decision_gates
 from keras_dyngate.models.early_exit import EarlyExitModel
 from keras_dyngate.models.exit_data import batches, class_indices, fitting
+from keras_dyngate.models.exit_teaching import copy_of
 from keras_dyngate.models.first_nets import automatic_net
 from keras_dyngate.models.placement import place_exits
 from keras_dyngate.runtime import LiteRTModel, compare_latency
@@ -135,7 +136,7 @@ def add_exits(
     places, placement = _places(
         model, x_train, y_train, (x_val, y_val), exits, quantization
     )
-    trunk = _copy(model) if joint else model
+    trunk = copy_of(model) if joint else model
     if not places and first is None:
         if placement is None:
             raise ValueError(
@@ -169,7 +170,7 @@ def add_exits(
         made = _calibrated(maker, net, drop, confidence)
         net, file, table, chosen = made.net, made.content, made.table, made.outcome
         plain = maker.static("the plain net", model, quantization)
-        rivals = _rivals(maker, model, net, plain, drop, confidence)
+        rivals = _rivals(maker, model, net, drop, confidence)
         nets = [plain, *rivals]
         ms = maker.time({EXITS: file, **{n.name: n.content for n in nets}})
         nets = [dataclasses.replace(n, ms=ms[n.name]) for n in nets]
@@ -249,15 +250,9 @@ def _labels(model: keras.Model, x: np.ndarray) -> np.ndarray:
     graph = flat_graph(model)
     assert graph is not None
     scores = model.predict(x, batch_size=64, verbose=0)
-    raw = raw_operation(graph)(graph.calls[-1]) is graph.calls[-1].operation
     one = scores.shape[-1] == 1
-    return label_of(scores - 0.5 if one and not raw else scores)
-
-
-def _copy(model: keras.Model) -> keras.Model:
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy
+    probabilities = one and squashing_call(graph) is not None
+    return label_of(scores - 0.5 if probabilities else scores)
 
 
 def _places(
@@ -327,9 +322,16 @@ class _Maker:
         return litert.path, dataclasses.replace(table, plain=self.plain_labels), path_ms
 
     def static(
-        self, name: str, model: keras.Model, quantization: str | None
+        self,
+        name: str,
+        model: keras.Model,
+        quantization: str | None,
+        keeps: Callable[[np.ndarray], bool] = lambda right: True,
     ) -> StaticNet:
-        """A static net as a file; its time is measured later."""
+        """A static net as a file; its time is measured later.
+
+        `keeps` says of the right answers, bool `[N]`, whether they are enough.
+        """
         litert = self.file(model, quantization)
         found = litert.evaluate(self.x, self.y)
         return StaticNet(
@@ -340,7 +342,7 @@ class _Maker:
             accuracy=found["accuracy"],
             ms=found["median_ms"],
             macs=model_profile(model).total,
-            kept=True,
+            kept=keeps(found["labels"] == self.y),
         )
 
     def time(self, files: dict[str, bytes]) -> dict[str, float]:
@@ -417,13 +419,20 @@ def _rivals(
     maker: _Maker,
     model: keras.Model,
     net: EarlyExitModel,
-    plain: StaticNet,
     drop: float,
     confidence: float | None,
 ) -> list[StaticNet]:
     """Static nets that come near the wish: each exit alone, the net itself in int8."""
     right = maker.plain_labels == maker.y
     wanted = float(right.mean()) - drop
+
+    def keeps(mine: np.ndarray) -> bool:
+        """Whether right answers lose no more than was wished, or promised."""
+        if confidence is None:
+            return float(mine.mean()) >= wanted - 1e-9
+        worse, better = int((right & ~mine).sum()), int((mine & ~right).sum())
+        return loss_p_value(worse, better, len(right), drop) <= 1 - confidence
+
     tried: list[tuple[str, keras.Model, str | None]] = []
     for number, place in enumerate(net.after, 1):
         static = cut_at_exit(net, number)
@@ -436,30 +445,7 @@ def _rivals(
         tried.append(("the plain net, taught", net.trunk, maker.quantization))
     if maker.quantization != "int8":
         tried.append(("the plain net in 8 bits", model, "int8"))
-    return [
-        dataclasses.replace(
-            found := maker.static(*each),
-            kept=_keeps(maker, found, right, drop, confidence),
-        )
-        for each in tried
-    ]
-
-
-def _keeps(
-    maker: _Maker,
-    net: StaticNet,
-    right: np.ndarray,
-    drop: float,
-    confidence: float | None,
-) -> bool:
-    """Whether a static net loses no more than was wished, or promised."""
-    if confidence is None:
-        return net.accuracy >= float(right.mean()) - drop - 1e-9
-    path = maker.folder / "judged.tflite"
-    path.write_bytes(net.content)
-    mine = LiteRTModel(path).evaluate(maker.x, maker.y)["labels"] == maker.y
-    worse, better = int((right & ~mine).sum()), int((mine & ~right).sum())
-    return loss_p_value(worse, better, len(right), drop) <= 1 - confidence
+    return [maker.static(*each, keeps) for each in tried]
 
 
 def _best(

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyngate import _hooks
-from keras_dyngate._graph import FlatGraph, Stretch
+from keras_dyngate._graph import FlatGraph
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.cost import MacProfile, count_macs
 from keras_dyngate.export.calibration import calibration_feed
@@ -185,7 +185,7 @@ def plan_classifier(
     prepared = Prepared(graph.calls, graph)
     if images is not None:
         keep_means(prepared, graph.inputs[0], graph.calls, images, int8)
-    whole = Stretch(graph.inputs, graph.calls, graph.outputs[0])
+    whole = graph.whole
     pixels = len(whole.output.shape) == 4
     blocks = len(prepared.dynamic_layers(graph.calls))
     with_force = with_force and blocks > 0

@@ -25,7 +25,6 @@ from keras_dyngate.export.arguments import (
 )
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert
 from keras_dyngate.export.exact_norms import exact_norms
-from keras_dyngate.export.exporter import limits_to
 from keras_dyngate.export.float_kernels import float_depthwise
 from keras_dyngate.export.graph import weights_as_constants
 from keras_dyngate.export.lowering import Lowering
@@ -33,6 +32,7 @@ from keras_dyngate.export.preparing import Prepared
 from keras_dyngate.models.cutting import split
 from keras_dyngate.runtime import LiteRTModel, flatbuffer
 from keras_dyngate.runtime.comparison import compare_latency
+from keras_dyngate.runtime.exit_places import limits_to
 
 IMAGES = 8
 CALLS = 5  # of each image: the fastest counts, which other work disturbs least

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dyngate._graph import Stretch, flat_graph
+from keras_dyngate._graph import flat_graph
 from keras_dyngate._hooks import recording
 from keras_dyngate.export.exit_parts import ExitParts
 from keras_dyngate.export.preparing import Prepared
@@ -41,7 +41,7 @@ class PlainWitness:
         graph = flat_graph(model)
         assert graph is not None
         self.prepared = Prepared(graph.calls, graph)
-        self.whole = Stretch(graph.inputs, graph.calls, graph.outputs[0])
+        self.whole = graph.whole
 
     def __call__(self, images: np.ndarray) -> Witness:
         with recording() as found:

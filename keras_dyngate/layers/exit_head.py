@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_dyngate._graph import FlatGraph, Part, Stretch, flat_graph
+from keras_dyngate._graph import FlatGraph, Part, flat_graph
 from keras_dyngate._logits import raw_operation
 from keras_dyngate._registration import serializable
 from keras_dyngate.cost.counter import part_profile
@@ -77,8 +77,7 @@ class ExitHead(ExitGate):
                 f"`body` must put out [batch, {self.classes}]. "
                 f"Received: body={body.name!r} with outputs of shape {shapes}"
             )
-        stretch = Stretch(graph.inputs, graph.calls, graph.outputs[0])
-        self._raw = _Raw(graph, Part(stretch, raw_operation(graph)))
+        self._raw = _Raw(graph, Part(graph.whole, raw_operation(graph)))
 
     @property
     def graph(self) -> FlatGraph:

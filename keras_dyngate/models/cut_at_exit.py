@@ -3,7 +3,7 @@
 import keras
 
 from keras_dyngate._checks import member
-from keras_dyngate._graph import Stretch, joined
+from keras_dyngate._graph import joined
 from keras_dyngate.layers import ExitHead
 from keras_dyngate.models.early_exit import EarlyExitModel
 
@@ -36,8 +36,6 @@ def cut_at_exit(model: EarlyExitModel, number: int) -> keras.Model:
     parts = [stretch for stretch in parts if stretch.calls]
     name = f"{model.trunk.name}_until_{gate.name}"
     if isinstance(gate, ExitHead):
-        graph = gate.graph
-        head = Stretch(graph.inputs, graph.calls, graph.outputs[0])
-        return joined([*parts, head], name=name)
+        return joined([*parts, gate.graph.whole], name=name)
     features = joined(parts)
     return keras.Model(features.inputs[0], gate(features.outputs[0]), name=name)

@@ -22,6 +22,7 @@ from keras_dyngate._logits import raw_operation
 from keras_dyngate.models.cutting import split
 from keras_dyngate.models.exit_data import Batch, batches, class_indices, fitting
 from keras_dyngate.models.exit_fitting import spreads
+from keras_dyngate.models.teaching import soft_cross_entropy
 
 PICTURES = 1500  # at most, to teach with and to judge on
 ROWS = 6  # of a map at most
@@ -179,17 +180,13 @@ def _probes(shape: Sequence[int], classes: int) -> keras.Model:
 
 
 def _loss(wanted: Any, scores: Any) -> Any:
-    """Labels, and the net's answers at a temperature; `[batch]`, summed over probes.
-
-    Hinton et al., Distilling the knowledge in a neural network, 2015, arXiv 1503.02531.
-    """
+    """Labels, and the net's answers at a temperature; `[batch]`, summed over probes."""
     classes = scores.shape[-1]
     teacher, labels = wanted[:, None, :classes], wanted[:, None, classes:]
-    soft = ops.softmax(teacher / TEMPERATURE)
-    taught = -ops.sum(soft * ops.log_softmax(scores / TEMPERATURE), axis=-1)
+    taught = soft_cross_entropy(teacher, scores, TEMPERATURE)
     told = -ops.sum(labels * ops.log_softmax(scores), axis=-1)
     share = LABEL_SHARE * ops.sum(labels, axis=-1)  # 0 where the label is unknown
-    each = (1 - share) * TEMPERATURE**2 * taught + LABEL_SHARE * told
+    each = (1 - share) * taught + LABEL_SHARE * told
     return ops.sum(each, axis=1)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_dyngate._checks import fraction, positive_number, whole_number
 from keras_dyngate._files import writable_target
-from keras_dyngate._graph import Part, Stretch, flat_graph
+from keras_dyngate._graph import Part, flat_graph
 from keras_dyngate._labels import label_of
 from keras_dyngate._logits import raw_operation
 from keras_dyngate.callbacks import TrainingCheckpoint
@@ -128,8 +128,14 @@ def raw_teacher(model: Any, teacher: Any) -> Part | None:
             f"`teacher` must take what the net takes, inputs of shape {ours[1:]}. "
             f"Received: teacher={teacher.name!r} for {theirs[1:]}"
         )
-    stretch = Stretch(graph.inputs, graph.calls, graph.outputs[0])
-    return Part(stretch, raw_operation(graph))
+    return Part(graph.whole, raw_operation(graph))
+
+
+def copy_of(model: keras.Model) -> keras.Model:
+    """The same net with weights of its own."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 class _Lesson:
@@ -364,9 +370,7 @@ def _jointly(
     """All weights together; the result before it is kept if the head loses by it."""
     model, recipe, start = lesson.model, lesson.recipe, time.perf_counter()
     if teacher is None and recipe.teacher is not None:
-        copy = keras.models.clone_model(model.trunk)
-        copy.set_weights(model.trunk.get_weights())
-        teacher = raw_teacher(model, copy)
+        teacher = raw_teacher(model, copy_of(model.trunk))
     learning = [model.trunk, *heads]
     before = [layer.get_weights() for layer in learning]
     with frozen([*_normalizations(model.trunk), *([teacher] if teacher else [])]):
