@@ -6,6 +6,7 @@ import pytest
 
 import keras_dyngate as kd
 from keras_dyngate.calibration.exit_table import exits_of
+from keras_dyngate.export.add_exits import _labels
 from keras_dyngate.export.exits_result import class_rows, exit_rows
 from tests.exit_tables import by_loops, random_table
 
@@ -187,3 +188,12 @@ def test_rows_against_loops():
         assert row.pictures == mine.sum()
         assert row.share == early.sum() / mine.sum()
         assert np.isnan(row.accuracy) or row.accuracy == right[early].mean()
+
+
+def test_labels_of_one_output_before_an_identity():
+    """A probability is yes above a half, wherever its sigmoid stands."""
+    image = keras.Input((1,))
+    yes = layers.Dense(1, activation="sigmoid", kernel_initializer="ones")(image)
+    model = keras.Model(image, layers.Identity()(yes))
+    x = np.array([[-1.0], [-0.1], [0.1], [1.0]], "float32")
+    np.testing.assert_array_equal(_labels(model, x), [0, 0, 1, 1])
