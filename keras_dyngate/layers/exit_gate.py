@@ -71,7 +71,7 @@ class ExitGate(KeepsFrozen, keras.layers.Layer):
             return ops.sum(ops.exp(log_p) * log_p, axis=-1)
         if self.confidence == "probability":
             # No softmax: an int8 file would hold what comes of one in 8 bits.
-            over = scores - ops.max(scores, axis=-1, keepdims=True)
+            over = ops.subtract(scores, ops.max(scores, axis=-1, keepdims=True))
             return 1.0 / ops.sum(ops.exp(over), axis=-1)
         if self.confidence == "margin":
             top = ops.top_k(scores, 2)[0]
