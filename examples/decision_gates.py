@@ -7,9 +7,10 @@ Description: Decision gates on a trained, frozen ResNet: the curve, an ablation,
 Gates are fitted on the training images (and on shifted and mirrored copies of them); the
 trunk is not touched. Test images are split in halves again and again: thresholds come
 from one half, results from the other. The table gives {hinge, cross-entropy} x {largest
-score, margin, entropy} on the same trunk. At last one file is exported, and timed on the
-images that its thresholds were not chosen on. `--weights` is an .npz with PyTorch names
-(or a .keras file); for `--data` see cifar_npz.py. Results go to `--out`.
+score, margin, entropy} on the same trunk; with `--head separable` (or "conv") the trunk
+teaches convolutional heads instead, which answer together. At last one file is exported,
+and timed on the images that its thresholds were not chosen on. `--weights` is an .npz with
+PyTorch names (or a .keras file); for `--data` see cifar_npz.py. Results go to `--out`.
 """
 
 import json
@@ -27,23 +28,32 @@ from absl import app, flags
 
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
-from keras_dyngate.calibration.exit_table import ExitTable, outcome
+from keras_dyngate.calibration.exit_table import outcome
+from keras_dyngate.calibration.mixing import fit_mixing
 from keras_dyngate.calibration.wish import Wish, sweep
 from keras_dyngate.export import quiet
+from keras_dyngate.models.exit_fitting import ExitScores, exit_scores
 from keras_dyngate.runtime import compare_latency, describe_machine
 from keras_dyngate.runtime.exit_places import limits_to
 from keras_dyngate.visualization import exit_curves
+
+# Objective to confidences: of linear gates, and of heads.
+CELLS = {
+    True: dict.fromkeys(("cross_entropy", "hinge"), ("entropy", "score", "margin")),
+    False: {"cross_entropy": ("probability",)},
+}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("weights", None, "Weights of the plain net.", required=True)
 flags.DEFINE_string("data", None, ".npz with the images and labels.", required=True)
 flags.DEFINE_integer("depth", 56, "Of the net: 20, 32, 44, 56 or 110.")
 flags.DEFINE_list("after", ["stage1_block5", "stage2_block5"], "Where the gates are.")
+flags.DEFINE_enum("head", "linear", ["linear", "conv", "separable"], "Kind of exits.")
 flags.DEFINE_string("pooling", "avg4x4", 'Of the gates: "avg", "avg4x4" or "flatten".')
 flags.DEFINE_integer(
     "copies", 10, "Shifted and mirrored copies of the training images."
 )
-flags.DEFINE_integer("epochs", 15, "Of each gate.")
+flags.DEFINE_integer("epochs", 15, "Of each gate; of heads 30 are better.")
 flags.DEFINE_float("weight_decay", 1e-3, "Of each gate.")
 flags.DEFINE_integer("splits", 20, "Of the test images into halves.")
 flags.DEFINE_float("drop", 0.02, "Accuracy that may be lost.")
@@ -68,12 +78,21 @@ def interval(values: list[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "low": float(low), "high": float(high)}
 
 
-def judge(table: ExitTable, drop: float, splits: int, seed: int) -> dict[str, Any]:
-    """Thresholds from one half of the samples, results from the other, many times."""
+def judge(
+    model: Any, scores: ExitScores, drop: float, splits: int, seed: int
+) -> dict[str, Any]:
+    """Thresholds from one half of the samples, results from the other, many times.
+
+    Exits that answer together have their weights from the first half too.
+    """
     rng, points, chosen = np.random.default_rng(seed), [], []
     for _ in range(splits):
-        order = rng.permutation(len(table.labels))
-        first, second = table.take(order[::2]), table.take(order[1::2])
+        order = rng.permutation(len(scores.scores))
+        halves = scores.take(order[::2]), scores.take(order[1::2])
+        if model.combine:
+            known = halves[0]
+            model.mixing = fit_mixing(known.scores, known.truth, combine=True)
+        first, second = (half.table(model) for half in halves)
         points.append(sweep(first, second, points=39, path_ms=None))
         wish = Wish(first.confidence.shape[1], accuracy_drop=drop)
         found = wish.choose(first)
@@ -167,27 +186,43 @@ def main(argv: list[str]) -> None:
         "settings": {
             name: FLAGS[name].value
             for name in (
-                "depth after pooling copies epochs weight_decay splits drop "
+                "depth after head pooling copies epochs weight_decay splits drop "
                 "quantization seed"
             ).split()
         },
         **describe_machine(),
         "cells": {},
     }
-    curves, model = {}, None
-    for objective in ("cross_entropy", "hinge"):
+    curves, model, scores = {}, None, None
+    for objective, confidences in CELLS[FLAGS.head == "linear"].items():
         model = kd.add_decision_gates(
-            trunk, FLAGS.after, pooling=FLAGS.pooling, objective=objective
+            trunk,
+            FLAGS.after,
+            head=FLAGS.head,
+            pooling=FLAGS.pooling if FLAGS.head == "linear" else None,
+            objective=objective,
+            combine=FLAGS.head != "linear",
         )
-        fits = model.fit_gates(
-            everything, epochs=FLAGS.epochs, weight_decay=FLAGS.weight_decay
-        )
+        if FLAGS.head == "linear":
+            fits = model.fit_gates(
+                everything, epochs=FLAGS.epochs, weight_decay=FLAGS.weight_decay
+            )
+        else:
+            fits = model.fit_gates(
+                x,
+                y,
+                epochs=FLAGS.epochs,
+                weight_decay=FLAGS.weight_decay,
+                augmentation=lambda images: copies(images, rng),
+                checkpoint=out / "taught",
+                seed=FLAGS.seed,
+            )
         print(objective, {name: f"{fit.accuracy:.3f}" for name, fit in fits.items()})
-        for confidence in ("entropy", "score", "margin"):
+        for confidence in confidences:
             for gate in model.gates:
                 gate.confidence = confidence
-            table = model.exit_table(test.x, test.y, batch_size=128)
-            cell = judge(table, FLAGS.drop, FLAGS.splits, FLAGS.seed)
+            scores = exit_scores(model, test.x, test.y, batch_size=128)
+            cell = judge(model, scores, FLAGS.drop, FLAGS.splits, FLAGS.seed)
             name = f"{objective}, {confidence}"
             curves[name] = cell.pop("points")
             results["cells"][name] = cell
@@ -197,7 +232,8 @@ def main(argv: list[str]) -> None:
                 f"{-cell['drop']['mean']:+.2%} ({-cell['drop']['high']:+.2%} to "
                 f"{-cell['drop']['low']:+.2%})"
             )
-    results["gate_accuracy"] = (table.labels == test.y[:, None]).mean(0).tolist()
+    said = scores.scores.argmax(-1)
+    results["gate_accuracy"] = (said == test.y[:, None]).mean(0).tolist()
     results["macs_per_exit"] = list(kd.count_macs(model).per_exit)
     exit_curves(curves).savefig(out / "curves.png", dpi=120)
     results["file"] = time_file(model, out, test, x)
