@@ -120,17 +120,22 @@ def test_arms_and_their_judge(given, tmp_path):
         f"--out={tmp_path / 'rows'}",
     )
     found = json.loads((tmp_path / "rows" / "rows.json").read_text())
-    statics = {row["static"]: row for row in found["rows"] if "static" in row}
-    assert statics["plain"]["macs"] == 1.0
-    names = {row["dynamic"] for row in found["rows"] if "dynamic" in row}
-    assert names <= {
-        "first 32, joint: no exits",
-        "first 32, joint: relu1",
-        "joint: relu1",
-        "separable",
+    rows = {row["net"]: row for row in found["rows"]}
+    assert rows["plain"]["macs"] == 1.0 and rows["plain"]["over plain"] == 0.0
+    assert {"first 32 alone", "cut after relu1", "plain, taught jointly"} <= set(rows)
+    for row in rows.values():
+        assert 0 <= row["accuracy"] <= 1 and sum(row["shares"]) == pytest.approx(1)
+    places = {
+        "plain": 1,
+        "cut after relu1": 1,
+        "first 32 alone": 1,
+        "separable, 1 exits": 2,
+        "first 32, taught net": 2,
+        "first 32, joint: relu1": 3,
     }
-    for row in found["rows"]:
-        assert 0 <= row["accuracy"] <= 1
-        if "time" in row:
-            shares = np.dot(row["shares"], row["path_times"]["float32"])
-            assert row["time"]["float32"] == pytest.approx(shares) and shares > 0
+    files = found["files"]
+    assert {"plain", "cut after relu1", "separable, 1 exits"} <= set(files)
+    for name, file in files.items():
+        times = file["float32"]["paths"]
+        assert len(times) == places.get(name, len(times)) and min(times) > 0
+        assert file["float32"]["agreement"] == {"labels": 1, "exits": 1}

@@ -1,0 +1,165 @@
+"""The nets that the arms of `exits_on_photos.py` make: static ones, and with exits.
+
+A net is a sequence of exits, each an arm and a number, the last of which answers whatever
+got so far: of one alone it is a static net. What all exits said of the photos is known, so
+that a net can be judged without running it; `built` makes it.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_dyngate as kd
+from keras_dyngate.calibration.exit_table import ExitTable
+
+HEADS = ("linear", "conv", "separable", "conv_untaught", "separable_untaught")
+
+
+class Arm:
+    """What one arm of one seed says of val and test, and what its exits cost.
+
+    Attributes:
+        places, names: Of its exits; the place of the head is None.
+        head_macs: Of each exit's own layers; of the head 0.
+        trunk_macs: Of the trunk up to each exit, heads apart.
+        scores: Raw, `[N, exits, classes]`, those of val first.
+        truth: Labels, `[N]`.
+        validation: How many of them are val's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        about = json.loads((folder / "about.json").read_text())
+        held = np.load(folder / "scores.npz")
+        self.places, self.names = about["places"], about["names"]
+        self.first_size, self.options = about["first_size"], about["options"]
+        self.head_macs = [*about["head_macs"], 0]
+        self.trunk_macs = np.cumsum(about["stage_macs"]).tolist()
+        parts = [held["val_scores"], held["test_scores"]]
+        self.scores, self.validation = np.concatenate(parts), len(parts[0])
+        self.truth = np.concatenate([held["val_truth"], held["test_truth"]])
+
+    @property
+    def head(self) -> int:
+        """The number of its last exit."""
+        return len(self.names) - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """Some exits, each (arm, number), in order; the last is where all leave.
+
+    Attributes:
+        name: In a few words.
+        kind: "static"; "heads", those of one arm; "joint", chosen from the jointly
+            taught; "first", the same after a first net.
+        exits: (name of an arm, number of its exit).
+    """
+
+    name: str
+    kind: str
+    exits: tuple[tuple[str, int], ...]
+
+    def scores(self, arms: dict[str, Arm]) -> np.ndarray:
+        """Raw scores `[N, n, classes]`."""
+        return np.stack([arms[a].scores[:, k] for a, k in self.exits], axis=1)
+
+    def macs(self, arms: dict[str, Arm]) -> np.ndarray:
+        """MACs to each exit, `[n]`."""
+        trunk = [arms[a].trunk_macs[k] for a, k in self.exits]
+        return np.array(trunk) + np.cumsum(
+            [arms[a].head_macs[k] for a, k in self.exits]
+        )
+
+    def table(
+        self, arms: dict[str, Arm], mixed: np.ndarray, truth: np.ndarray
+    ) -> ExitTable:
+        """By the largest probability of scores that were mixed."""
+        top = mixed.max(-1, keepdims=True)
+        confidence = 1 / np.exp(mixed - top).sum(-1)
+        macs = np.tile(self.macs(arms), (len(truth), 1))
+        return ExitTable(
+            confidence[:, :-1].astype("float32"), mixed.argmax(-1), macs, truth
+        )
+
+    def built(self, folder: Path) -> keras.Model:
+        """The Keras model, from a seed's folder of arms; exits combine."""
+        last, end = self.exits[-1]
+        whole = load(folder / last / "net.keras")
+        if len(self.exits) == 1:
+            at_head = end == len(whole.gates)
+            return whole.trunk if at_head else kd.cut_at_exit(whole, end + 1)
+        found = {}
+        for arm, number in self.exits[:-1]:
+            model = load(folder / arm / "net.keras")
+            found[model.after[number]] = model.gates[number]
+        return kd.EarlyExitModel(
+            whole.trunk, list(found), list(found.values()), combine=True
+        )
+
+
+@functools.lru_cache(maxsize=4)
+def load(path: Path) -> Any:
+    """A saved model."""
+    return keras.models.load_model(path, compile=False)
+
+
+def plain_net(arms: dict[str, Arm]) -> Net:
+    """The net as it was given: the head of any arm that left it alone."""
+    name = next(name for name in HEADS if name in arms)
+    return Net("plain", "static", ((name, arms[name].head),))
+
+
+def taught_net(arms: dict[str, Arm]) -> Net:
+    """The same, taught jointly with exits."""
+    return Net("plain, taught jointly", "static", (("joint", arms["joint"].head),))
+
+
+def static_nets(arms: dict[str, Arm]) -> list[Net]:
+    """What dynamic nets are held against."""
+    joint = arms["joint"]
+    found = [plain_net(arms), taught_net(arms)]
+    for number, place in enumerate(joint.places[1:-1], 1):
+        found.append(Net(f"cut after {place}", "static", (("joint", number),)))
+    found.append(Net(f"first {joint.first_size} alone", "static", (("joint", 0),)))
+    for name in arms:
+        if name.startswith(("first_", "plain_")):
+            title = name.replace("_", " ")
+            title += " alone" if name.startswith("first") else ", taught"
+            found.append(Net(title, "static", ((name, 0),)))
+    return found
+
+
+def dynamic_nets(arms: dict[str, Arm]) -> list[Net]:
+    """Heads of each arm, all and two of them; choices of exits and first nets."""
+    joint, found = arms["joint"], []
+    for name in HEADS:
+        if name in arms:
+            every = range(arms[name].head)
+            for chosen in (every, every[::2]):
+                exits = tuple((name, k) for k in (*chosen, arms[name].head))
+                title = f"{name.replace('_', ', ')}, {len(chosen)} exits"
+                found.append(Net(title, "heads", exits))
+    firsts = {f"first {joint.first_size}": ("joint", 0)}
+    firsts |= {
+        name.replace("_", " "): (name, 0) for name in arms if name.startswith("first_")
+    }
+    plain = plain_net(arms).exits
+    every = range(1, joint.head)
+    choices = [c for n in range(3) for c in itertools.combinations(every, n)]
+    for chosen in dict.fromkeys([*choices, tuple(every)]):
+        exits = tuple(("joint", k) for k in (*chosen, joint.head))
+        places = ", ".join(str(joint.places[k]) for k in chosen)
+        if chosen:
+            found.append(Net(f"joint: {places}", "joint", exits))
+        for title, first in firsts.items():
+            rest = f"joint: {places}" if chosen else "taught net"
+            found.append(Net(f"{title}, {rest}", "first", (first, *exits)))
+    for title, first in firsts.items():
+        found.append(Net(f"{title}, plain net", "first", (first, *plain)))
+    return found
