@@ -17,6 +17,7 @@ import numpy as np
 
 import keras_dyngate as kd
 from keras_dyngate.calibration.exit_table import ExitTable
+from keras_dyngate.calibration.mixing import fit_mixing, mix
 
 HEADS = ("linear", "conv", "separable", "conv_untaught", "separable_untaught")
 
@@ -77,15 +78,25 @@ class Net:
         )
 
     def table(
-        self, arms: dict[str, Arm], mixed: np.ndarray, truth: np.ndarray
+        self, arms: dict[str, Arm], rows: np.ndarray, weights: np.ndarray
     ) -> ExitTable:
-        """By the largest probability of scores that were mixed."""
+        """Of some photos, by the largest probability of scores that are mixed."""
+        raw, truth = self.scores(arms)[rows], arms[self.exits[0][0]].truth[rows]
+        mixed = mix(raw, weights).astype("float32")
         top = mixed.max(-1, keepdims=True)
         confidence = 1 / np.exp(mixed - top).sum(-1)
-        macs = np.tile(self.macs(arms), (len(truth), 1))
         return ExitTable(
-            confidence[:, :-1].astype("float32"), mixed.argmax(-1), macs, truth
+            confidence[:, :-1].astype("float32"),
+            mixed.argmax(-1),
+            np.tile(self.macs(arms), (len(truth), 1)),
+            truth,
+            plain=raw[:, -1].argmax(-1),
         )
+
+    def mixing(self, arms: dict[str, Arm], rows: np.ndarray) -> np.ndarray:
+        """How much each exit counts, from some photos."""
+        truth = arms[self.exits[0][0]].truth[rows]
+        return fit_mixing(self.scores(arms)[rows], truth, combine=True)
 
     def built(self, folder: Path) -> keras.Model:
         """The Keras model, from a seed's folder of arms; exits combine."""

@@ -33,7 +33,6 @@ import keras_dyngate as kd
 from keras_dyngate._files import write_whole
 from keras_dyngate.calibration.exit_search import Goal, search
 from keras_dyngate.calibration.exit_table import outcome
-from keras_dyngate.calibration.mixing import fit_mixing, mix
 from keras_dyngate.export import quiet
 from keras_dyngate.runtime import compare_latency, describe_machine
 from keras_dyngate.runtime.exit_places import limits_to
@@ -71,9 +70,8 @@ def chosen_on(
     net: Net, arms: dict[str, Arm], mine: np.ndarray, accuracies: list[float]
 ) -> tuple[np.ndarray, list[np.ndarray | None]]:
     """A net's mixing from some photos, and thresholds for each accuracy there."""
-    scores, truth = net.scores(arms)[mine], next(iter(arms.values())).truth[mine]
-    weights = fit_mixing(scores, truth, combine=True)
-    table = net.table(arms, mix(scores, weights).astype("float32"), truth)
+    weights = net.mixing(arms, mine)
+    table = net.table(arms, mine, weights)
     found = [search(table, Goal(table.macs, accuracy=a)) for a in accuracies]
     return weights, [thresholds if kept else None for thresholds, kept in found]
 
@@ -102,8 +100,7 @@ def judged(net: Net, arms: dict[str, Arm], halves: int) -> list[Row]:
             weights, every = np.eye(1), [np.zeros(0)] * len(WISHES)
         else:
             weights, every = chosen_on(net, arms, mine, wanted)
-        mixed = mix(net.scores(arms)[rest], weights).astype("float32")
-        fresh = net.table(arms, mixed, truth[rest])
+        fresh = net.table(arms, rest, weights)
         for wish, thresholds in zip(WISHES, every, strict=True):
             if thresholds is None:
                 continue

@@ -139,3 +139,20 @@ def test_arms_and_their_judge(given, tmp_path):
         times = file["float32"]["paths"]
         assert len(times) == places.get(name, len(times)) and min(times) > 0
         assert file["float32"]["agreement"] == {"labels": 1, "exits": 1}
+
+    printed = run(
+        *("judge_promise.py", f"--runs={runs}", f"--out={tmp_path}", "--splits=3"),
+        *("--samples=60", "--drop=0.3", "--kinds=heads,joint"),
+    )
+    rows = json.loads((tmp_path / "promise.json").read_text())["rows"]
+    assert [row["net"] for row in rows] == ["separable, 1 exits", "joint: relu1"]
+    for row in rows:
+        for kind in ("promised", "plug-in"):
+            assert 0 <= row[kind]["broken"] <= 1 and 0 <= row[kind]["saved"] < 1
+    assert "broken" in printed
+
+    rows = tmp_path / "rows" / "rows.json"
+    run("exits_page.py", f"--rows={rows}", f"--out={tmp_path}")
+    page = (tmp_path / "exits.md").read_text()
+    assert "| cut after relu1 |" in page and "As good as the plain net" in page
+    assert (tmp_path / "exits.png").stat().st_size > 10_000

@@ -1,0 +1,182 @@
+"""
+Title: The page of exits on real photos
+Description: From the rows of judge_exits.py: tables, and the plot accuracy over time.
+
+    python examples/exits_page.py --rows outputs/judge_exits/rows.json
+
+Writes `exits.md`, `exits.png` and, for whoever wants all figures, `exits.json` to `--out`.
+Every figure is a mean over seeds; a time is the shares' sum of the times to each exit, over
+the plain net's time in the same kind of file.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from matplotlib.figure import Figure
+
+from keras_dyngate._files import write_whole
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("rows", "outputs/judge_exits/rows.json", "What was judged.")
+flags.DEFINE_string("out", "examples/results", "Folder for the page.")
+
+KINDS = {
+    "static": "static nets",
+    "heads": "heads on the frozen net",
+    "joint": "exits, taught jointly",
+    "first": "first net, and exits",
+}
+TIMES = {"float32": "float32", "dynamic": "8-bit weights", "int8": "int8"}
+Row = dict[str, Any]
+
+
+def means(held: dict[str, Any]) -> list[Row]:
+    """Rows over seeds, by net and wish, with times where there are files."""
+    groups: dict[Any, list[Row]] = {}
+    for row in held["rows"]:
+        groups.setdefault((row["net"], *row["wish"]), []).append(row)
+    most = max(map(len, groups.values()))
+    found = []
+    for group in groups.values():
+        shares = np.mean([row["shares"] for row in group], axis=0)
+        official = [row["official"] for row in group if row["official"]]
+        row = {
+            **{key: group[0][key] for key in ("net", "kind", "wish")},
+            **{
+                key: float(np.mean([row[key] for row in group]))
+                for key in ("accuracy", "over plain", "over taught", "macs")
+            },
+            "seeds": len(group),
+            "shares": shares.tolist(),
+            "time": {
+                name: float(np.dot(shares, file["paths"]))
+                for name, file in held["files"].get(group[0]["net"], {}).items()
+            },
+        }
+        if len(official) == len(group):
+            for key in ("accuracy", "macs"):
+                row[f"official {key}"] = float(np.mean([o[key] for o in official]))
+        if row["kind"] == "static" or row["seeds"] == most:
+            found.append(row)
+    return found
+
+
+def line(row: Row) -> str:
+    """A row of a table."""
+    times = [f"{row['time'][k]:.2f}" if k in row["time"] else "" for k in TIMES]
+    official = ""
+    if "official accuracy" in row:
+        official = f"{row['official accuracy']:.1%} at {row['official macs']:.2f}"
+    cells = [
+        row["net"],
+        f"{row['accuracy']:.1%}",
+        f"{100 * row['over plain']:+.1f}",
+        f"{row['macs']:.3f}",
+        *times,
+        official,
+        str(row["seeds"]),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+HEADER = (
+    "| net | accuracy | over plain, points | MACs | "
+    + " | ".join(f"time, {name}" for name in TIMES.values())
+    + " | official split: test, MACs | seeds |"
+)
+
+
+def table(rows: list[Row]) -> list[str]:
+    """Lines of a Markdown table."""
+    return [HEADER, "|---" * (HEADER.count("|") - 1) + "|", *map(line, rows)]
+
+
+def reached(rows: list[Row], base: str, least: float) -> list[Row]:
+    """Of every net that has times, the cheapest point of at least so much."""
+    best: dict[str, Row] = {}
+    for row in rows:
+        good = row["kind"] != "static" and row["time"]
+        if good and row[f"over {base}"] >= least:
+            old = best.get(row["net"])
+            if old is None or row["macs"] < old["macs"]:
+                best[row["net"]] = row
+    return sorted(best.values(), key=lambda row: row["macs"])
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Accuracy over time, of files in float32 and in int8."""
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    sides = [
+        name for name in ("float32", "int8") if any(name in r["time"] for r in rows)
+    ]
+    every = figure.subplots(1, len(sides), sharey=True, squeeze=False)[0]
+    for axes, side in zip(every, sides, strict=True):
+        for row in rows:
+            if row["kind"] == "static" and side in row["time"]:
+                point = row["time"][side], 100 * row["accuracy"]
+                axes.plot(*point, "s", color="0.45", markersize=5)
+                axes.annotate(
+                    row["net"].removesuffix(" alone"),
+                    point,
+                    xytext=(4, -9),
+                    textcoords="offset points",
+                    fontsize=7,
+                    color="0.35",
+                )
+        for name, colour in zip(shown(rows), COLOURS, strict=False):
+            mine = [r for r in rows if r["net"] == name and side in r["time"]]
+            mine.sort(key=lambda row: row["wish"][0] == "taught" or row["wish"][1])
+            points = sorted((r["time"][side], 100 * r["accuracy"]) for r in mine)
+            axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name, ms=4)
+        axes.set_xlabel(f"time of the {side} file, plain net = 1")
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+    every[0].set_ylabel("accuracy, %")
+    every[0].legend(fontsize=7, loc="lower right")
+    figure.savefig(path, dpi=120)
+
+
+COLOURS = ("tab:red", "tab:orange", "tab:blue", "tab:green", "tab:purple")
+
+
+def shown(rows: list[Row]) -> list[str]:
+    """Nets whose curves are drawn: the best by kind, and linear heads."""
+    names = []
+    for kind in ("first", "joint"):
+        mine = [r for r in rows if r["kind"] == kind and r["time"]]
+        good = [r for r in mine if r["over taught"] >= -0.003] or mine
+        names += [r["net"] for r in sorted(good, key=lambda r: r["macs"])[:1]]
+    heads = dict.fromkeys(r["net"] for r in rows if r["kind"] == "heads" and r["time"])
+    names += [name for name in heads if "4 exits" in name and "untaught" not in name]
+    return names
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    held = json.loads(Path(FLAGS.rows).read_text())
+    rows = means(held)
+    out = Path(FLAGS.out)
+    notes = out / "exits_notes.md"
+    lines = ["# Exits on real photos", ""]
+    if notes.exists():
+        lines += [notes.read_text().strip(), ""]
+    lines += ["## Static nets", "", "![accuracy over time](exits.png)", ""]
+    static = [row for row in rows if row["kind"] == "static"]
+    lines += table(sorted(static, key=lambda row: row["macs"]))
+    for base, least in (("plain", 0.0), ("plain", 0.015), ("taught", -0.003)):
+        more = f" {100 * least:+.1f} points" if least else ""
+        name = {"plain": "the plain net", "taught": "the net taught jointly"}[base]
+        lines += ["", f"## As good as {name}{more}", ""]
+        lines += table(reached(rows, base, least))
+    plot(rows, out / "exits.png")
+    write_whole(out / "exits.md", ("\n".join(lines) + "\n").encode())
+    write_whole(out / "exits.json", (json.dumps(held, indent=1) + "\n").encode())
+    print(f"{len(rows)} rows: {out / 'exits.md'}")
+
+
+if __name__ == "__main__":
+    app.run(main)
