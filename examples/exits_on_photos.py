@@ -12,7 +12,8 @@ them: thresholds from one half of val and test, results from the other, and time
 files.
 
 linear, conv, separable     heads on the frozen net: "_untaught" by the labels alone
-joint                       separable heads, then all together, then the first net
+joint                       separable heads, then all together, then the first net;
+                            the photos of val watch over the net's own head
 first_96, first_128, first_160      MobileNetV2 .35 alone, taught by the joint net
 plain_128, plain_112                the net itself on smaller pictures, taught likewise
 """
@@ -100,6 +101,8 @@ def run(arm: str) -> None:
     model, options = build(arm, net, folder)
     if arm != "linear":
         options["checkpoint"] = folder / "taught"
+    if "joint_epochs" in options:  # the net's own head is watched on them
+        options["validation_data"] = photos(FLAGS.photos, "val", size)
     fits = model.fit_gates(*photos(FLAGS.photos, "train", size), **options)
     print(arm, {name: f"{fit.accuracy:.3f}" for name, fit in fits.items()})
     found: dict[str, np.ndarray] = {}
@@ -122,7 +125,11 @@ def run(arm: str) -> None:
             for gate, stage in zip(model.gates, model.stages, strict=False)
         ],
         "seconds": {name: fit.seconds for name, fit in fits.items()},
-        "options": {name: str(value) for name, value in options.items()},
+        "options": {
+            name: value
+            for name, value in options.items()
+            if isinstance(value, (int, float, type(None)))
+        },
     }
     write_whole(folder / "about.json", json.dumps(about, indent=1).encode())
 
