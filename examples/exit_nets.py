@@ -103,12 +103,16 @@ class Net:
         last, end = self.exits[-1]
         whole = load(folder / last / "net.keras")
         if len(self.exits) == 1:
+            if last == "beside":  # not what makes a place for it
+                image = keras.Input(whole.input_shape[1:])
+                return keras.Model(image, whole.gates[end](image))
             at_head = end == len(whole.gates)
             return whole.trunk if at_head else kd.cut_at_exit(whole, end + 1)
         found = {}
         for arm, number in self.exits[:-1]:
             model = load(folder / arm / "net.keras")
-            found[model.after[number]] = model.gates[number]
+            place = "input" if arm == "beside" else model.after[number]
+            found[place] = model.gates[number]
         return kd.EarlyExitModel(
             whole.trunk, list(found), list(found.values()), combine=True
         )
@@ -138,12 +142,16 @@ def static_nets(arms: dict[str, Arm]) -> list[Net]:
     for number, place in enumerate(joint.places[1:-1], 1):
         found.append(Net(f"cut after {place}", "static", (("joint", number),)))
     found.append(Net(f"first {joint.first_size} alone", "static", (("joint", 0),)))
-    for name in arms:
-        if name.startswith(("first_", "plain_")):
-            title = name.replace("_", " ")
-            title += " alone" if name.startswith("first") else ", taught"
-            found.append(Net(title, "static", ((name, 0),)))
+    for title, exit in beside(arms).items():
+        more = " alone" if title.startswith("first") else ", taught"
+        found.append(Net(title + more, "static", (exit,)))
     return found
+
+
+def beside(arms: dict[str, Arm]) -> dict[str, tuple[str, int]]:
+    """Whole nets that were taught alone: which exit of that arm each is."""
+    names = arms["beside"].names[:-1] if "beside" in arms else []
+    return {name.replace("_", " "): ("beside", k) for k, name in enumerate(names)}
 
 
 def dynamic_nets(arms: dict[str, Arm]) -> list[Net]:
@@ -157,9 +165,7 @@ def dynamic_nets(arms: dict[str, Arm]) -> list[Net]:
                 title = f"{name.replace('_', ', ')}, {len(chosen)} exits"
                 found.append(Net(title, "heads", exits))
     firsts = {f"first {joint.first_size}": ("joint", 0)}
-    firsts |= {
-        name.replace("_", " "): (name, 0) for name in arms if name.startswith("first_")
-    }
+    firsts |= {k: v for k, v in beside(arms).items() if k.startswith("first")}
     plain = plain_net(arms).exits
     every = range(1, joint.head)
     choices = [c for n in range(3) for c in itertools.combinations(every, n)]

@@ -14,12 +14,16 @@ files.
 linear, conv, separable     heads on the frozen net: "_untaught" by the labels alone
 joint                       separable heads, then all together, then the first net;
                             the photos of val watch over the net's own head
-first_96, first_128, first_160      MobileNetV2 .35 alone, taught by the joint net
-plain_128, plain_112                the net itself on smaller pictures, taught likewise
+beside                      whole nets alone, at once, taught by the joint net:
+                            MobileNetV2 .35 at 96 and 160 pixels (`first_96`, `first_160`),
+                            the net itself at 128 and 112 (`plain_128`, `plain_112`)
+
+separable begins where joint has its heads taught, if that was run before.
 """
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +38,7 @@ from photo_folder import photos
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
 from keras_dyngate.models.exit_fitting import exit_scores
-from keras_dyngate.models.first_nets import small_net
+from keras_dyngate.models.first_nets import first_net, small_net
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("net", None, "A trained .keras classifier.", required=True)
@@ -43,13 +47,16 @@ flags.DEFINE_string("first_weights", "imagenet", "Of MobileNetV2 .35, no top.")
 flags.DEFINE_list("arm", ["joint"], "Which arms, one after the other.")
 flags.DEFINE_integer("first_size", 128, "Pixels of the joint arm's first net.")
 flags.DEFINE_list("after", ["b4_add", "b7_add", "b10_add", "b13_add"], "Exits.")
+flags.DEFINE_list(
+    "beside", ["first_96", "first_160", "plain_128", "plain_112"], "Of that arm."
+)
 flags.DEFINE_integer("epochs", 20, "Of heads and first nets.")
 flags.DEFINE_integer("joint_epochs", 12, "Of all together.")
 flags.DEFINE_integer("seed", 0, "Of everything random.")
 flags.DEFINE_string("out", "outputs/exits_on_photos", "Folder for what is made.")
 
 
-def smaller(net: keras.Model, size: int) -> keras.Model:
+def smaller(size: int, net: keras.Model) -> keras.Model:
     """The same net on pictures of another size, with weights of its own."""
     config = json.loads(json.dumps(net.get_config()))
     for layer in config["layers"]:
@@ -82,11 +89,22 @@ def build(arm: str, net: keras.Model, folder: Path) -> tuple[Any, dict[str, Any]
         model = kd.add_decision_gates(net, FLAGS.after, head="separable", first=first)
         return model, {**options, "joint_epochs": FLAGS.joint_epochs}
     taught = keras.models.load_model(folder.parent / "joint" / "net.keras").trunk
-    if kind == "plain":
-        first = smaller(net, int(rest))
-    else:
-        first = small(int(rest), net)
-    return kd.add_decision_gates(taught, first=first), options
+    image = x = keras.Input(net.input_shape[1:])
+    gates, classes = [], net.output_shape[-1]
+    for name in FLAGS.beside:  # a place of its own for each, after next to nothing
+        same = keras.layers.DepthwiseConv2D(
+            1, use_bias=False, depthwise_initializer="ones", name=f"before_{name}"
+        )
+        x = same(x)
+        kind, size = name.split("_")
+        make = small if kind == "first" else smaller
+        body = first_net(net.input_shape, classes, make(int(size), net))
+        gates.append(kd.ExitHead(classes, body, name=name))
+    trunk = keras.Model(image, taught(x))
+    after = [f"before_{name}" for name in FLAGS.beside]
+    # Learning rate and weight decay are those of a first net.
+    options |= {"learning_rate": 1e-3, "weight_decay": 1e-4}
+    return kd.EarlyExitModel(trunk, after, gates), options
 
 
 def run(arm: str) -> None:
@@ -101,6 +119,10 @@ def run(arm: str) -> None:
     model, options = build(arm, net, folder)
     if arm != "linear":
         options["checkpoint"] = folder / "taught"
+        heads = folder.parent / "joint" / "taught.exits.npz"
+        mine = folder / heads.name
+        if arm == "separable" and heads.exists() and not mine.exists():
+            shutil.copy(heads, mine)
     if "joint_epochs" in options:  # the net's own head is watched on them
         options["validation_data"] = photos(FLAGS.photos, "val", size)
     fits = model.fit_gates(*photos(FLAGS.photos, "train", size), **options)
@@ -119,7 +141,9 @@ def run(arm: str) -> None:
         "places": [*model.after, None],
         "names": [*(gate.name for gate in model.gates), "head"],
         "first_size": FLAGS.first_size,
-        "stage_macs": [profile.total for profile in model.stage_profiles],
+        "stage_macs": [
+            0 if arm == "beside" else profile.total for profile in model.stage_profiles
+        ],
         "head_macs": [
             gate.kernel_macs(stage.part.output_shape)
             for gate, stage in zip(model.gates, model.stages, strict=False)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 Operation = Callable[..., Any]
 
@@ -303,6 +304,13 @@ def joined(
     return keras.Model(image, x, name=name)
 
 
+def _not_bytes(x: Any, dtype: str) -> Any:
+    """Whole numbers as the floats that an input takes, as in any functional model."""
+    given = keras.backend.standardize_dtype(x.dtype)
+    floats = keras.backend.is_float_dtype(dtype)
+    return x if not floats or keras.backend.is_float_dtype(given) else ops.cast(x, dtype)
+
+
 class Part(keras.Model):
     """A stretch of a flat graph as a model of its own, which shares the layers.
 
@@ -317,7 +325,7 @@ class Part(keras.Model):
         operation: Callable[[Call], Operation] | None = None,
         **kwargs: Any,
     ) -> None:
-        # Nothing is cast on the way in: the layers do so, each by its own policy.
+        # Floats are not cast on the way in: the layers do so, each by its own policy.
         super().__init__(autocast=False, **kwargs)
         self.stretch, self.operation = stretch, operation
         operations = [call.operation for call in stretch.calls]
@@ -338,7 +346,10 @@ class Part(keras.Model):
         return self.output_shape
 
     def call(self, x: Any, training: bool | None = None) -> Any:
-        feeds = keras.tree.flatten(x)
-        table = {id(t): y for t, y in zip(self.stretch.inputs, feeds, strict=True)}
+        feeds, inputs = keras.tree.flatten(x), self.stretch.inputs
+        if self.stretch.calls:  # else they are handed on as they are
+            pairs = zip(feeds, inputs, strict=True)
+            feeds = [_not_bytes(given, symbol.dtype) for given, symbol in pairs]
+        table = {id(t): y for t, y in zip(inputs, feeds, strict=True)}
         run_calls(self.stretch.calls, table, self.operation)
         return table[id(self.stretch.output)]

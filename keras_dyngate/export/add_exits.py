@@ -438,7 +438,7 @@ def _rivals(
         static = cut_at_exit(net, number)
         if float((_labels(static, maker.x) == maker.y).mean()) < wanted - NEAR:
             continue
-        first = not net.stages[number - 1].part.stretch.calls
+        first = net.stages[number - 1].at_input
         name = "the first net alone" if first else f"cut after {place}"
         tried.append((name, static, maker.quantization))
     if net.trunk is not model:

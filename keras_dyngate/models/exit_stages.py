@@ -35,6 +35,11 @@ class Stage(keras.Model):
         if keras.backend.backend() == "tensorflow":
             self.compile(jit_compile=False)
 
+    @property
+    def at_input(self) -> bool:
+        """Whether nothing of the trunk comes before its gate: a first net."""
+        return not self.part.stretch.calls
+
     def call(self, x: Any, training: bool | None = None) -> dict[str, Any]:
         with _hooks.recording() as found:
             features = self.part(x, training=training)

@@ -324,7 +324,7 @@ def teach(
     teacher = raw_teacher(model, recipe.teacher)
     lesson = _Lesson(model, recipe, x, y, weight, validation)
     pairs = zip(model.gates, model.stages, strict=False)
-    first = [g for g, stage in pairs if not stage.part.stretch.calls and g in taught]
+    first = [g for g, stage in pairs if stage.at_input and g in taught]
     heads = [gate for gate in taught if gate not in first]
     found: dict[str, GateFit] = {}
     guess = lesson.guess()

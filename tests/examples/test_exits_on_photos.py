@@ -105,9 +105,10 @@ def test_arms_and_their_judge(given, tmp_path):
         "--first_size=32",
         "--epochs=2",
         "--joint_epochs=1",
+        "--beside=first_48,plain_32",
         f"--out={runs}",
     )
-    run("exits_on_photos.py", "--arm=joint,separable", *settings)
+    run("exits_on_photos.py", "--arm=joint,separable,beside", *settings)
     again = run("exits_on_photos.py", "--arm=joint", *settings)
     assert "joint: done already" in again
     run(
@@ -132,9 +133,13 @@ def test_arms_and_their_judge(given, tmp_path):
         "separable, 1 exits": 2,
         "first 32, taught net": 2,
         "first 32, joint: relu1": 3,
+        "first 48 alone": 1,
+        "plain 32, taught": 1,
+        "first 48, joint: relu1": 3,
     }
     files = found["files"]
     assert {"plain", "cut after relu1", "separable, 1 exits"} <= set(files)
+    assert {"first 48 alone", "plain 32, taught"} <= set(files)
     for name, file in files.items():
         times = file["float32"]["paths"]
         assert len(times) == places.get(name, len(times)) and min(times) > 0

@@ -113,6 +113,12 @@ def test_stages_of_a_net():
     x = RNG.integers(0, 256, (3, 6, 6, 2), "uint8")
     found = keras.tree.map_structure(np.asarray, stages[0].predict_on_batch(x))
     np.testing.assert_array_equal(found["features"], x)
+    assert found["features"].dtype == "uint8"
+    mine, theirs = (
+        stages[1].predict_on_batch(pictures)["scores"]
+        for pictures in (x, x.astype("float32"))
+    )
+    np.testing.assert_array_equal(mine, theirs)
     kernel, bias = body.get_weights()
     expected = x.reshape(3, -1) @ kernel + bias
     np.testing.assert_allclose(found["scores"], expected, rtol=1e-3, atol=1e-2)
