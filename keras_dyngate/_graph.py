@@ -308,7 +308,9 @@ def _not_bytes(x: Any, dtype: str) -> Any:
     """Whole numbers as the floats that an input takes, as in any functional model."""
     given = keras.backend.standardize_dtype(x.dtype)
     floats = keras.backend.is_float_dtype(dtype)
-    return x if not floats or keras.backend.is_float_dtype(given) else ops.cast(x, dtype)
+    return (
+        x if not floats or keras.backend.is_float_dtype(given) else ops.cast(x, dtype)
+    )
 
 
 class Part(keras.Model):
