@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from absl import app, flags, logging
-from photo_folder import arrays, photo_folder
+from photo_folder import arrays, one_line, photo_folder
 
 import keras_dyngate as kd
 from keras_dyngate.export import quiet
@@ -69,13 +69,7 @@ def small_net(train: Any, classes: int) -> keras.Model:
     return model
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    if (FLAGS.net is None) != (FLAGS.photos is None):
-        raise app.UsageError("--net and --photos go together.")
-    quiet()
-    logging.set_verbosity(logging.ERROR)
+def speed_up() -> None:
     keras.utils.set_random_seed(FLAGS.seed)
     out = Path(FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -125,6 +119,17 @@ def main(argv: list[str]) -> None:
         f"{result.plain.macs / 1e6:.2f} MMACs. {result.seconds / 60:.1f} minutes, "
         f"{describe_machine()['cpu']}"
     )
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    if (FLAGS.net is None) != (FLAGS.photos is None):
+        raise app.UsageError("--net and --photos go together.")
+    quiet()
+    logging.set_verbosity(logging.ERROR)
+    with one_line():
+        speed_up()
 
 
 if __name__ == "__main__":

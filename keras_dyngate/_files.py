@@ -24,6 +24,8 @@ def writable_target(name: str, path: "str | os.PathLike[str]") -> Path:
     Raises:
         ValueError: If its folder is missing or read-only, or it is a folder itself.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"`{name}` must be a path. Received: {name}={path!r}")
     target = Path(path)
     folder = target.parent
     if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):

@@ -23,6 +23,16 @@ def _is_array(x: Any) -> bool:
     return hasattr(x, "shape") and hasattr(x, "dtype")
 
 
+def finite_images(name: str, images: np.ndarray) -> np.ndarray:
+    """The images, or a `ValueError` if a number of theirs is none."""
+    if not np.isfinite(images).all():
+        raise ValueError(
+            f"`{name}` must hold finite numbers. Received: a NaN or infinity in images "
+            f"of shape {images.shape}"
+        )
+    return images
+
+
 def take_images(
     name: str, data: Any, shape: tuple[int | None, ...], limit: int | None = None
 ) -> np.ndarray:

@@ -56,12 +56,16 @@ def build() -> keras.Model:
     options: dict[str, Any] = {"weights": None}
     if FLAGS.input_size:
         options["input_shape"] = (FLAGS.input_size, FLAGS.input_size, 3)
+    if not hasattr(home, FLAGS.model):
+        raise app.UsageError(f"--model must be one of {home.__name__}: {FLAGS.model!r}")
     return getattr(home, FLAGS.model)(**options)
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    if FLAGS.images <= len(FLAGS.after) + FLAGS.first:
+        raise app.UsageError("--images must be more than there are exits.")
     quiet()
     keras.utils.set_random_seed(FLAGS.seed)
     trunk = build()

@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import app, flags
 
-from keras_dyngate._files import write_whole
+from keras_dyngate._files import writable_target, write_whole
 from keras_dyngate.runtime.inspection import FileReport, Port, inspect_file
 from keras_dyngate.runtime.lint import CODES, Finding, lint
 
@@ -103,6 +103,8 @@ def main(argv: list[str]) -> int:
             f"--allow takes {', '.join(CODES)}. Received: {', '.join(sorted(unknown))}"
         )
     try:
+        if FLAGS.json:
+            writable_target("json", FLAGS.json)
         report = inspect_file(argv[1])
         findings = [found for found in lint(report) if found.code not in FLAGS.allow]
     except (OSError, ValueError) as error:

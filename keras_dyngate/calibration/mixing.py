@@ -10,6 +10,7 @@ import numpy as np
 
 RIDGE = 1.0  # samples' worth of it
 STEPS = 100
+LEAST = 1e-3  # of an exit's own weight: what is computed counts, if only a little
 CLOSE = 1e-9  # gain of a step, in mean loss, at which fitting ends
 
 
@@ -30,7 +31,8 @@ def fit_mixing(scores: np.ndarray, truth: np.ndarray, *, combine: bool) -> np.nd
         combine: Whether earlier exits join in; else only temperatures are fitted.
 
     Returns:
-        float64 `[n + 1, n + 1]`, lower triangular, 0 or more.
+        float64 `[n + 1, n + 1]`, lower triangular, 0 or more; an exit's own weight is
+        above 0.
 
     Raises:
         ValueError: For scores that are not finite or labels that do not fit them.
@@ -70,6 +72,7 @@ def fit_mixing(scores: np.ndarray, truth: np.ndarray, *, combine: bool) -> np.nd
             found[k, : k + 1] = _least_loss(
                 scores[:, :, : k + 1], truth, found[k, : k + 1]
             )
+        found[k, k] = max(found[k, k], LEAST * own[0], LEAST)
     return found / size
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dyngate._checks import fraction
+from keras_dyngate._checks import fraction, positive_int, positive_number
 from keras_dyngate.calibration.exit_search import Goal, search
 from keras_dyngate.calibration.exit_table import (
     ExitOutcome,
@@ -55,6 +55,9 @@ class Wish:
 
     def __post_init__(self) -> None:
         name = self.name  # raises unless one thing is wished
+        for cost in ("macs", "latency"):
+            if getattr(self, cost) is not None:
+                positive_number(cost, getattr(self, cost))
         if self.path_ms is not None or self.latency is not None:
             _checked_path_ms(self.path_ms, self.gates + 1)
         if self.accuracy_drop is not None:
@@ -64,7 +67,10 @@ class Wish:
         if self.confidence is not None:
             self._check_confidence(name)
         if self.exit_shares is not None:
-            shares = np.asarray(self.exit_shares, "float64")
+            try:
+                shares = np.asarray(self.exit_shares, "float64")
+            except (TypeError, ValueError):  # no numbers
+                shares = np.empty(0)
             fits = shares.shape == (self.gates,) and (shares >= 0).all()
             if not fits or shares.sum() > 1 + 1e-9:
                 raise ValueError(
@@ -134,6 +140,7 @@ def sweep(
     path_ms: Sequence[float] | None,
 ) -> list[ExitOutcome]:
     """The budgeted sweep's thresholds from one table, applied to another."""
+    positive_int("points", points)
     times = None
     if path_ms is not None:
         times = _checked_path_ms(path_ms, test.labels.shape[1])

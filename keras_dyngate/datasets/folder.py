@@ -87,6 +87,11 @@ def image_folder(
     train_dir = path if whole_only else path / "train"
     classes = folders(train_dir)
     found = _labelled(train_dir, classes)
+    if len(classes) == 1 and found[0]:
+        raise ValueError(
+            "`data_dir` must hold two classes or more, a folder of pictures each. "
+            f"Received: {os.fspath(data_dir)!r} with the class {classes[0]!r} alone"
+        )
     if len(classes) < 2:
         raise missing(data_dir, EXPECTED)
 

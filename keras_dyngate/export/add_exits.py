@@ -18,9 +18,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dyngate._checks import boolean, fraction, one_of, positive_int
+from keras_dyngate._checks import (
+    boolean,
+    fraction,
+    one_of,
+    positive_int,
+    whole_number,
+)
 from keras_dyngate._files import writable_target, write_whole
 from keras_dyngate._graph import flat_graph
+from keras_dyngate._images import finite_images
 from keras_dyngate._labels import label_of
 from keras_dyngate._logits import squashing_call
 from keras_dyngate.calibration.exit_table import ExitOutcome, ExitTable, outcome
@@ -40,14 +47,17 @@ from keras_dyngate.export.exits_result import (
 from keras_dyngate.export.exporter import export_tflite
 from keras_dyngate.models.cut_at_exit import cut_at_exit
 from keras_dyngate.models.cut_points import check_trunk, checked_graph
+from keras_dyngate.models.cutting import resolve_cuts
 from keras_dyngate.models.decision_gates import add_decision_gates
 from keras_dyngate.models.early_exit import EarlyExitModel
 from keras_dyngate.models.exit_data import batches, class_indices, fitting
 from keras_dyngate.models.exit_teaching import copy_of
-from keras_dyngate.models.first_nets import automatic_net
+from keras_dyngate.models.first_nets import automatic_net, first_net
+from keras_dyngate.models.heads import KINDS
 from keras_dyngate.models.placement import place_exits
 from keras_dyngate.runtime import LiteRTModel, compare_latency
 from keras_dyngate.runtime.exit_calibration import file_exit_table, set_thresholds
+from keras_dyngate.runtime.exit_places import limits_to
 
 PLACES = 2  # exits in the net that "auto" looks for
 JOINT_EPOCHS = 12
@@ -83,8 +93,9 @@ def add_exits(
 
     Args:
         model: Any functional or Sequential classifier, trained. It stays as it is.
-        train: Images and labels, `(x, y)` or a dataset of such batches. What the exits
-            are taught on, and what 8-bit files are calibrated with.
+        train: Images and labels, `(x, y)` or a dataset of such batches; images alone
+            will do, which the net's own answers teach. What the exits are taught on, and
+            what 8-bit files are calibrated with.
         validation: The like, not among those of `train`: places, thresholds and the
             choice between nets come from it, so that another set must judge the result.
         max_accuracy_drop: Accuracy that may be lost on `validation` against the net as
@@ -120,6 +131,12 @@ def add_exits(
     drop = fraction("max_accuracy_drop", max_accuracy_drop, low=-1)
     boolean("joint", joint)
     positive_int("epochs", epochs)
+    whole_number("seed", seed)
+    one_of("verbose", verbose, ("auto", 0, 1, 2))
+    if checkpoint is not None:
+        writable_target("checkpoint", checkpoint)
+    if isinstance(head, str):
+        one_of("head", head, KINDS)
     one_of("quantization", quantization, ("float32", *QUANTIZATIONS))
     quantization = None if quantization == "float32" else quantization
     target = writable_target("path", path)
@@ -127,10 +144,13 @@ def add_exits(
     labels = check_labels(labels, classes)
     if isinstance(first, str) and first == "auto":
         first = automatic_net(model, first_weights)
+    elif first is not None:
+        first_net(model.input_shape, model.output_shape[-1], first)
     x_val, y_val = _arrays("validation", model, validation)
     if confidence is not None:
         check_promise(len(y_val), drop, confidence)
     x_train, y_train = _pair("train", train)
+    _check("train", model, x_train, y_train)
     pictures = _some(x_train, y_train)
     plain_labels = _labels(model, x_val)
     places, placement = _places(
@@ -172,7 +192,8 @@ def add_exits(
         plain = maker.static("the plain net", model, quantization)
         rivals = _rivals(maker, model, net, drop, confidence)
         nets = [plain, *rivals]
-        ms = maker.time({EXITS: file, **{n.name: n.content for n in nets}})
+        ms, path_ms = maker.time(file, {n.name: n.content for n in nets})
+        chosen = dataclasses.replace(chosen, ms=float(np.dot(chosen.shares, path_ms)))
         nets = [dataclasses.replace(n, ms=ms[n.name]) for n in nets]
         plain, *rivals = nets
         answer, content = _best(file, ms[EXITS], chosen, made.kept, nets)
@@ -185,13 +206,13 @@ def add_exits(
         path=str(target),
         answer=answer,
         exits_model=net,
-        exits=exit_rows(names, spots, table, chosen.thresholds, made.path_ms, plain.ms),
+        exits=exit_rows(names, spots, table, chosen.thresholds, path_ms, plain.ms),
         outcome=chosen,
         kept=made.kept,
         ms=ms[EXITS],
         plain=plain,
         rivals=tuple(rivals),
-        curve=tuple(sweep(table, table, points=39, path_ms=made.path_ms)),
+        curve=tuple(sweep(table, table, points=39, path_ms=path_ms)),
         classes=class_rows(table, chosen.thresholds),
         placement=placement,
         seconds=time.perf_counter() - start,
@@ -219,17 +240,34 @@ def _arrays(name: str, model: keras.Model, data: Any) -> tuple[np.ndarray, np.nd
     try:
         for batch in batches(x, y, batch_size=256):
             if batch.y is None:
-                raise ValueError("they have no labels")
-            images.append(np.asarray(fitting(batch.x, shape)))
+                raise ValueError("Received: no labels")
+            images.append(finite_images(name, np.asarray(fitting(batch.x, shape))))
             truth.append(class_indices(batch.y, classes))
     except ValueError as error:
         raise ValueError(
             f"`{name}` must hold images and labels that suit the model, (images, labels) "
-            f"or a dataset of such batches. Received: {error}"
+            f"or a dataset of such batches. {error}"
         ) from error
     if not images:
         raise ValueError(f"`{name}` must hold at least one sample. Received: none")
     return np.concatenate(images), np.concatenate(truth)
+
+
+def _check(name: str, model: keras.Model, x: Any, y: Any) -> None:
+    """Refuse pictures that do not suit the model; of a dataset its first batch is seen."""
+    graph = checked_graph(model)
+    shape, classes = tuple(graph.inputs[0].shape), int(graph.outputs[0].shape[-1])
+    try:
+        for batch in batches(x, y, batch_size=256):
+            finite_images(name, fitting(batch.x, shape))
+            if batch.y is not None:
+                class_indices(batch.y, classes)
+            if not hasattr(x, "shape"):
+                break
+    except ValueError as error:
+        raise ValueError(
+            f"`{name}` must hold images that suit the model, and their labels. {error}"
+        ) from error
 
 
 def _some(x: Any, y: Any) -> np.ndarray:
@@ -265,7 +303,10 @@ def _places(
 ) -> tuple[list[Any], Any]:
     """Where exits are to be, and how that was found."""
     if isinstance(exits, (list, tuple)):
-        return list(exits), None
+        try:
+            return resolve_cuts(model, exits) if exits else [], None
+        except ValueError as error:
+            raise ValueError(str(error).replace("after", "exits")) from error
     whole = isinstance(exits, int) and not isinstance(exits, bool) and exits >= 0
     if exits != "auto" and not whole:
         raise ValueError(
@@ -345,21 +386,31 @@ class _Maker:
             kept=keeps(found["labels"] == self.y),
         )
 
-    def time(self, files: dict[str, bytes]) -> dict[str, float]:
-        """Mean ms of a picture by each file, interleaved."""
+    def time(
+        self, exits: bytes, files: dict[str, bytes]
+    ) -> tuple[dict[str, float], list[float]]:
+        """Mean ms of a picture by each file, and to each exit of one; interleaved."""
         candidates: dict[str, Any] = {}
         rows = np.linspace(0, len(self.x) - 1, min(len(self.x), TIMED)).astype(int)
         inputs = [{"image": image} for image in self.x[rows]]
-        for index, (name, content) in enumerate(files.items()):
+        for index, (name, content) in enumerate({EXITS: exits, **files}.items()):
             path = self.folder / f"timed_{index}.tflite"
             path.write_bytes(content)
             candidates[name] = (LiteRTModel(path), "classify", inputs)
-        times = compare_latency(candidates, rounds=3 * len(inputs))
-        shares = {
+        litert, _, _ = candidates[EXITS]
+        gates = len(litert.metadata["thresholds"])
+        paths = [f"to exit {index}" for index in range(gates + 1)]
+        for index, name in enumerate(paths):
+            limits = limits_to(index, gates)
+            there = [{**given, "thresholds": limits} for given in inputs]
+            candidates[name] = (litert, "classify_at", there)
+        times = {
             name: float(np.median(each.reshape(3, -1), axis=0).mean())
-            for name, each in times.items()
+            for name, each in compare_latency(
+                candidates, rounds=3 * len(inputs)
+            ).items()
         }
-        return shares
+        return times, [times.pop(name) for name in paths]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_dyngate._graph import FlatGraph, flat_graph
-from keras_dyngate._images import take_images
+from keras_dyngate._images import finite_images, take_images
 from keras_dyngate.models.anytime_model import AnytimeModel
 from keras_dyngate.models.early_exit import EarlyExitModel
 
@@ -120,7 +120,8 @@ def calibration_images(data: Any, shape: Shape, limit: int) -> np.ndarray:
             "`quantization='int8'` needs `representative_data`: some hundred images, "
             "0 to 255. Received: representative_data=None"
         )
-    return take_images("representative_data", data, shape, limit)
+    images = take_images("representative_data", data, shape, limit)
+    return finite_images("representative_data", images)
 
 
 def check_recurrent(graphs: Iterable[FlatGraph]) -> None:

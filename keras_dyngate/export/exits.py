@@ -133,6 +133,7 @@ def plan_exits(
         metadata={
             "thresholds": np.nan_to_num(model.thresholds).tolist(),  # JSON: no infinity
             "confidence": [gate.confidence for gate in model.gates],
+            "mixing": tracer.mixing.tolist(),
             "macs_per_exit": list(per_exit),
             "exits": [
                 {"name": name, "after": after, "macs": macs, "macs_share": macs / total}

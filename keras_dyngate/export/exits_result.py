@@ -84,8 +84,8 @@ class ExitsResult:
             as it was given, and its `ms` the sum of shares and times of `exits`.
         kept: Whether these thresholds keep to the wish; if not, nobody leaves.
         ms: Mean time of a picture by the file with exits, of pictures one after the
-            other, in turn with the static nets. The times in `exits` are medians of
-            one picture at every exit in turn.
+            other. All times are taken in one run, in turn: of this file, to each of its
+            exits, and of the static nets.
         plain: The net as it was given, in the file's precision.
         rivals: Static nets that were tried.
         curve: Accuracy over cost on the validation pictures; thresholds on the same.
@@ -166,6 +166,10 @@ class ExitsResult:
                 f"{title:{width}}{net.ms:8.2f}{net.ms / plain.ms:6.2f}"
                 f"{net.macs / plain.macs:6.2f}{'':8}{net.accuracy:8.1%}"
             )
+        lines.append(
+            "ms: of a picture; time, MACs: shares of the plain net's; leave: of all "
+            "pictures; right: of those that leave there, of static nets of all"
+        )
         early = [row for row in self.classes if row.share]
         if early:
             worst = sorted(early, key=lambda row: row.accuracy)[:3]

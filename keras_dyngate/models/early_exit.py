@@ -196,10 +196,10 @@ class EarlyExitModel(TaughtExits, CalibratedExits):
         except (TypeError, ValueError):  # no numbers
             found = np.empty(0)
         fits = found.shape == (exits, exits) and np.isfinite(found).all()
-        if not fits or np.triu(found, 1).any():
+        if not fits or np.triu(found, 1).any() or not (np.diag(found) > 0).all():
             raise ValueError(
                 f"`mixing` must be a lower triangular matrix of {exits} rows, one per "
-                f"exit. Received: mixing={mixing!r}"
+                f"exit, with a diagonal above 0. Received: mixing={mixing!r}"
             )
         before_assign(self)
         self._mixing.assign(found)

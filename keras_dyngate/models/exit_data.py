@@ -48,6 +48,11 @@ def batches(
     """
     if isinstance(x, dict) and len(x) == 1:
         (x,) = x.values()
+    if isinstance(x, tuple) and all(hasattr(part, "shape") for part in x):
+        raise ValueError(
+            "`x` must be images or a dataset of batches; labels of images are `y`. "
+            f"Received: a tuple of {len(x)} arrays"
+        )
     if y is not None or sample_weight is not None or hasattr(x, "shape"):
         found = _of_arrays(x, y, sample_weight, batch_size)
     else:
@@ -65,10 +70,11 @@ def _of_arrays(x: Any, y: Any, weight: Any, size: int) -> Iterator[Batch]:
     rest: list[Any] = []
     for name, values, what in (("y", y, "label"), ("sample_weight", weight, "weight")):
         values = None if values is None else np.asarray(values)
-        if values is not None and len(values) != len(images):
+        count = None if values is None else values.shape[:1]
+        if values is not None and count != images.shape[:1]:
             raise ValueError(
                 f"`{name}` must have a {what} for each of the {len(images)} samples. "
-                f"Received: {len(values)} {what}s"
+                f"Received: {f'{len(values)} {what}s' if count else f'one {what}'}"
             )
         rest.append(values)
     for start in range(0, len(images), size):

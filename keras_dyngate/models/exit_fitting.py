@@ -15,6 +15,7 @@ from keras import ops
 from keras_dyngate._backend import copy_variable
 from keras_dyngate._checks import positive_int
 from keras_dyngate._image_range import RangeWatch
+from keras_dyngate._images import finite_images
 from keras_dyngate._labels import label_of
 from keras_dyngate.calibration.exit_table import ExitTable
 from keras_dyngate.cost import count_macs
@@ -121,10 +122,7 @@ def checked_batches(
     for batch in batches(x, y, sample_weight, batch_size=batch_size):
         images = fitting(batch.x, shape)
         labels = None if batch.y is None else class_indices(batch.y, classes)
-        if not np.isfinite(images).all():
-            raise ValueError(
-                "`x` must hold finite numbers. Received: a batch with a NaN or infinity"
-            )
+        finite_images("x", images)
         watch.look(images)
         yield Batch(images, labels, batch.weight)
     if takes_bytes(model.stages[0].part.stretch.calls):

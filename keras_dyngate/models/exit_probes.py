@@ -18,6 +18,7 @@ import numpy as np
 from keras import ops
 
 from keras_dyngate._graph import Part, flat_graph
+from keras_dyngate._images import finite_images
 from keras_dyngate._logits import raw_operation
 from keras_dyngate.models.cutting import split
 from keras_dyngate.models.exit_data import Batch, batches, class_indices, fitting
@@ -116,7 +117,7 @@ def _sample(x: Any, y: Any, rng: np.random.Generator) -> Iterator[Batch]:
 def _look(looking: _Looking, classes: int, found: Iterator[Batch]) -> _Seen:
     shape, parts, labels = looking.parts[0].input_shape, [], []
     for batch in found:
-        x = fitting(batch.x, shape)
+        x = finite_images("x", fitting(batch.x, shape))
         known = batch.y is not None
         labels.append(class_indices(batch.y, classes) if known else np.full(len(x), -1))
         parts.append(looking.predict_on_batch(x))

@@ -16,9 +16,13 @@ from typing import Any
 import numpy as np
 
 from keras_dyngate._files import writable_target, write_whole
+from keras_dyngate._image_range import RangeWatch
+from keras_dyngate._images import finite_images
+from keras_dyngate._labels import label_of
 from keras_dyngate.calibration.exit_table import ExitOutcome, ExitTable
 from keras_dyngate.calibration.wish import Wish
 from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.runtime.chain import chain
 from keras_dyngate.runtime.exit_places import limits_to
 from keras_dyngate.runtime.labels import LabelSpec
 from keras_dyngate.runtime.litert_model import METADATA_NAME, LiteRTModel, macs_of
@@ -38,6 +42,28 @@ def _gates(model: LiteRTModel) -> int:
     return int(model.signatures[AT].inputs[NAME].shape[0])
 
 
+def _alone(model: LiteRTModel) -> np.ndarray | None:
+    """How much each exit counts in the head's answer; None if the head counts alone."""
+    mixing = model.metadata.get("mixing")
+    row = np.array(mixing[-1], "float32") if mixing else np.zeros(1, "float32")
+    if not row[:-1].any():
+        return None
+    if f"stage_{len(row)}" not in model.signatures:
+        raise ValueError(
+            "`path` must have its stages as signatures, which tell what the head alone "
+            f"answers. Received: {model.path} with {sorted(model.signatures)}"
+        )
+    return row
+
+
+def _plain_label(model: LiteRTModel, inputs: Any, row: np.ndarray) -> int:
+    """What the head answers before others are added: they are taken off again."""
+    *_, (_, given, outputs) = chain(model, inputs, f"stage_{len(row)}")
+    others = row[:-1][row[:-1] != 0]  # those that the last stage is given
+    raw = outputs["logits"][0] - others @ given["earlier"][0]
+    return int(label_of(raw / row[-1]))
+
+
 def file_exit_table(
     model: LiteRTModel, x: Any, y: Any = None
 ) -> tuple[ExitTable, tuple[float, ...]]:
@@ -48,23 +74,29 @@ def file_exit_table(
         x, y: As for `LiteRTModel.evaluate`; an array alone has no labels.
 
     Returns:
-        An `ExitTable`, and the median ms to each exit, the head last.
+        An `ExitTable`, and the median ms to each exit, the head last. Where the head
+        combines with exits, `plain` of the table is what it would answer alone.
 
     Raises:
         ValueError: For a file without exits, or data that do not suit it.
+
+    Warns:
+        UserWarning: All images are from 0 to 1 where the file takes 0 to 255.
     """
-    gates = _gates(model)
+    gates, alone = _gates(model), _alone(model)
     spec = {k: v for k, v in model.signatures[AT].inputs.items() if k != NAME}
     labelled = y is not None or not hasattr(x, "shape")
     truth = y if labelled else np.zeros(len(x), int)
     limits = [limits_to(index, gates) for index in range(gates + 1)]
     found: dict[str, list[Any]] = {k: [] for k in ("score", "label", "macs", "ms")}
-    truths = []
+    truths, plain, watch = [], [], RangeWatch()
     classes = model._classes(AT)
     samples = labelled_samples(
-        x, truth, None, specs=spec, labels=LabelSpec((), classes)
+        x, truth, None, specs=spec, labels=LabelSpec((), classes), watch=watch
     )
     for sample in samples:
+        for image in sample.inputs.values():
+            finite_images("x", image)
         rows: dict[str, list[Any]] = {name: [] for name in found}
         for limit in limits:
             start = time.perf_counter()
@@ -76,13 +108,18 @@ def file_exit_table(
         for name, row in rows.items():
             found[name].append(row)
         truths.append(int(sample.label))
+        if alone is not None:
+            plain.append(_plain_label(model, sample.inputs, alone))
     if not truths:
         raise ValueError("`x` must hold at least one sample. Received: none")
+    if model.takes_255:
+        watch.warn("x", stacklevel=3)
     table = ExitTable(
         confidence=np.array(found["score"], "float32")[:, :-1],
         labels=np.array(found["label"]),
         macs=np.array(found["macs"]),
         truth=np.array(truths) if labelled else None,
+        plain=np.array(plain) if plain else None,
     )
     return table, tuple(np.median(found["ms"], axis=0).tolist())
 
@@ -149,8 +186,9 @@ def calibrate_tflite(
     """Choose the thresholds of a file by its own answers and times, and write them in.
 
     As `EarlyExitModel.calibrate`, but on the file: it is run to every exit on every
-    image. With `accuracy_drop` and `agreement` the expected time is least, with
-    `latency` it is kept to; weights by which exits combine stay as they are.
+    image, and losses are against what its head would answer without exits. With
+    `accuracy_drop` and `agreement` the expected time is least, with `latency` it is kept
+    to; weights by which exits combine stay as they are.
 
     Args:
         path: A file with early exits and the signature `classify_at`; it is replaced in

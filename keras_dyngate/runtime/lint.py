@@ -92,12 +92,16 @@ def _borders(report: FileReport) -> Iterator[Finding]:
 
 def _operators(report: FileReport) -> Iterator[Finding]:
     model = report.model
-    kinds = {
-        _input_type(model, graph, operator)
-        for _, graph, operator in flatbuffer.walk(model)
-        if flatbuffer.op_name(model, operator) in _CONVOLUTIONS
-    }
+    inputs: dict[int, set[str]] = {}  # of each graph's convolutions
+    for index, graph, operator in flatbuffer.walk(model):
+        if flatbuffer.op_name(model, operator) in _CONVOLUTIONS:
+            found = _input_type(model, graph, operator)
+            inputs.setdefault(index, set()).add(found)
+    eight_bits = "int8" in set().union(*inputs.values())
+    has_first = any(place.after == "input" for place in report.exits)
     for index, graph in enumerate(model.subgraphs):
+        # A first net computes in float, in a graph of its own.
+        first_net = has_first and inputs.get(index) == {"float32"}
         for place, operator in enumerate(graph.operators):
             name = flatbuffer.op_name(model, operator)
             where = f"{branch_name(index, place)}, {name}"
@@ -113,7 +117,8 @@ def _operators(report: FileReport) -> Iterator[Finding]:
                     where,
                     "its kernel is no constant, so XNNPACK leaves it to a slow one",
                 )
-            if "int8" in kinds and _input_type(model, graph, operator) == "float32":
+            floats = _input_type(model, graph, operator) == "float32"
+            if eight_bits and floats and not first_net:
                 yield Finding(
                     "float-convolution",
                     where,

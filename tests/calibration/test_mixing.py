@@ -146,3 +146,14 @@ def test_scores_that_say_nothing():
 def test_refused(scores, truth, message):
     with pytest.raises(ValueError, match=message):
         fit_mixing(scores, np.array(truth), combine=True)
+
+
+def test_what_is_computed_counts_a_little():
+    """Else a file would leave out a net whose MACs are counted."""
+    scores, truth = scores_of(0, 500, exits=3)
+    scores[:, 1:] *= -1  # worse than nothing
+    weights = fit_mixing(scores, truth, combine=True)
+    own = np.diag(weights)
+    assert (own > 0).all() and own[2] < 0.01 * weights[2, 0]
+    answers = mix(scores, weights)
+    assert (answers[:, 2].argmax(-1) == scores[:, 0].argmax(-1)).mean() > 0.99

@@ -231,7 +231,7 @@ def test_missing_folders(tmp_path):
             image_folder(place)
         assert "\n" not in str(error.value)
     write_classes(tmp_path / "train", {"ant": 1})
-    with pytest.raises(FileNotFoundError, match=hint):
+    with pytest.raises(ValueError, match="two classes or more.*the class 'ant' alone"):
         image_folder(tmp_path)
     write_classes(tmp_path / "train", {"bee": 1})
     with pytest.raises(FileNotFoundError, match=hint):

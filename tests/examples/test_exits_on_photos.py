@@ -1,6 +1,7 @@
 """The examples about exits as a user runs them, on a few tiny photos."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,26 @@ def test_speed_up_your_net(given, tmp_path):
         assert words in printed
     keras.models.load_model(tmp_path / "net.keras", compile=False)
     assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def test_what_a_user_can_mend_is_one_line(given, tmp_path):
+    broken = tmp_path / "photos"
+    shutil.copytree(given, broken)
+    (broken / "train" / "left" / "0.png").write_bytes(b"no picture")
+    for photos, words in ((tmp_path / "none", "must be a folder"), (broken, "0.png")):
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / "speed_up_your_net.py")]
+            + [
+                f"--net={given / 'net.keras'}",
+                f"--photos={photos}",
+                f"--out={tmp_path}",
+            ],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        (line,) = (x for x in done.stderr.splitlines() if "speed_up_your_net.py" in x)
+        assert words in line
 
 
 def test_arms_and_their_judge(given, tmp_path):

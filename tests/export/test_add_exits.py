@@ -124,7 +124,7 @@ class TestAddExits:
         [
             ({"exits": "many"}, "`exits` must be 'auto', how many at most, or a list"),
             ({"exits": []}, "`exits` must name a place"),
-            ({"exits": ["nowhere"]}, "`after` must name layers"),
+            ({"exits": ["nowhere"]}, "`exits` must name layers"),
             ({"max_accuracy_drop": 2}, "`max_accuracy_drop` must be"),
             ({"quantization": "int4"}, "`quantization` must be one of"),
             ({"confidence": 2}, "`confidence` must be"),

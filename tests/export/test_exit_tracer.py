@@ -14,6 +14,8 @@ from keras_dyngate.export.eight_bit_weights import LEAST  # noqa: E402
 from keras_dyngate.export.views import signature  # noqa: E402
 from keras_dyngate.runtime import flatbuffer  # noqa: E402
 from keras_dyngate.runtime.chain import chain, image_input  # noqa: E402
+from keras_dyngate.runtime.inspection import inspect_file  # noqa: E402
+from keras_dyngate.runtime.lint import lint  # noqa: E402
 from tests.export.nets import (  # noqa: E402
     COMBINED,
     assert_answers,
@@ -117,6 +119,9 @@ def test_other_files_stay_close(
 ):
     _, litert = exported(quantization, input_type)
     assert only_builtins(litert.path.read_bytes())
+    assert not any(
+        f.code == "float-convolution" for f in lint(inspect_file(litert.path))
+    )
     found = [litert.run("classify", image=image) for image in X]
     same = column(found, "exit") == predicted["exit"]
     assert same.mean() >= labels

@@ -454,7 +454,10 @@ class TestCombined:
 
     @pytest.mark.parametrize(
         "mixing",
-        [np.eye(3), np.ones((4, 4)), np.full((4, 4), np.nan), "ones", None, [[1.0]]],
+        [
+            *(np.eye(3), np.ones((4, 4)), np.full((4, 4), np.nan), "ones", None),
+            *([[1.0]], np.diag([1.0, 1.0, 0.0, 1.0])),
+        ],
     )
     def test_bad_mixings(self, model, mixing):
         message = "`mixing` must be a lower triangular matrix of 4 rows, one per exit"

@@ -60,6 +60,8 @@ def test_steps():
         (([(X, Y, W, W)],), "a batch of 4 parts"),
         ((Listed(), Y), "a dataset has its own"),
         ((3,), "images or a dataset of batches. Received: x of type int"),
+        (((X, Y),), "labels of images are `y`. Received: a tuple of 2 arrays"),
+        ((X, np.int64(3)), "a label for each of the 7 samples. Received: one label"),
     ],
 )
 def test_what_does_not_fit(data, message):

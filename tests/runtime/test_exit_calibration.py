@@ -9,7 +9,7 @@ import pytest
 import keras_dyngate as kd
 from keras_dyngate.calibration.exit_table import exits_of, outcome
 from keras_dyngate.runtime.exit_calibration import file_exit_table, set_thresholds
-from tests.export.nets import conv_net, with_exits
+from tests.export.nets import cascade, conv_net, spread_thresholds, tinted, with_exits
 from tests.export.nets import images as pictures
 
 pytestmark = pytest.mark.skipif(
@@ -112,6 +112,14 @@ class TestCalibrate:
             kd.calibrate_tflite(file, x, **wish)
         assert file.read_bytes() == content
 
+    def test_pictures_that_are_no_numbers(self, made, file):
+        _, x, content = made
+        broken = x.copy()
+        broken[3, 0, 0, 0] = np.nan
+        with pytest.raises(ValueError, match="`x` must hold finite numbers"):
+            kd.calibrate_tflite(file, broken, exit_shares=(0.5, 0.2))
+        assert file.read_bytes() == content
+
     def test_files_without_exits(self, made, tmp_path):
         _, x, _ = made
         path = tmp_path / "plain.tflite"
@@ -120,6 +128,55 @@ class TestCalibrate:
             kd.calibrate_tflite(path, x, exit_shares=(0.5,))
         with pytest.raises(ValueError, match="`path` must be a file with early exits"):
             set_thresholds(path, [0.5])
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A net whose head answers with the exits before it, and its file."""
+    x = tinted(N)
+    model = cascade(x)
+    last = model.trunk.layers[-1]  # always of one mind, as it is made
+    said = np.log(model.trunk.predict(x, verbose=0))
+    last.kernel.assign(last.kernel / said.std())
+    last.bias.assign((last.bias - said.mean(0)) / said.std())
+    spread_thresholds(model, x)
+    path = tmp_path_factory.mktemp("files") / "net.tflite"
+    kd.export_tflite(model, path, parity_data=False)
+    return model, x, path
+
+
+@pytest.mark.heavy
+class TestCombined:
+    """The head joins in: what is lost is counted against what it answers alone."""
+
+    def test_plain_is_the_head_alone(self, exported):
+        model, x, path = exported
+        table = file_exit_table(kd.LiteRTModel(path), x)[0]
+        alone = model.trunk.predict(x, verbose=0).argmax(-1)
+        np.testing.assert_array_equal(table.plain, alone)
+        assert (table.plain != table.labels[:, -1]).any()
+        assert model.exit_table(x).plain is not None
+
+    def test_agreement_is_with_the_head_alone(self, exported):
+        model, x, path = exported
+        alone = model.trunk.predict(x, verbose=0).argmax(-1)
+        together = model.exit_table(x).labels
+        best = max((each == alone).mean() for each in together.T)
+        wish = float(best) - 1 / N
+        found = kd.calibrate_tflite(path, x, agreement=wish)
+        said = [kd.LiteRTModel(path).run("classify", image=i)["label"][0] for i in x]
+        assert (np.array(said) == alone).mean() >= wish - 1e-9
+        assert found.shares[-1] < 1
+        with pytest.raises(ValueError, match="`agreement` cannot be kept to"):
+            kd.calibrate_tflite(path, x, agreement=1.0)
+
+    def test_the_stages_are_needed(self, exported, tmp_path):
+        model, x, _ = exported
+        path = tmp_path / "one.tflite"
+        signatures = ["classify", "classify_at"]
+        kd.export_tflite(model, path, signatures=signatures, parity_data=False)
+        with pytest.raises(ValueError, match="`path` must have its stages"):
+            kd.calibrate_tflite(path, x, agreement=0.5)
 
 
 class TestSetThresholds:

@@ -106,6 +106,8 @@ def test_findings_and_damage(tmp_path):
     assert line.startswith("ValueError: `path` must be a whole .tflite file.")
     done = inspect(tmp_path / "none.tflite")
     assert done.returncode == 2 and "FileNotFoundError" in done.stderr
+    done = inspect(path, f"--json={tmp_path / 'none' / 'a.json'}")
+    assert done.returncode == 2 and "`json` must be a file in an" in done.stderr
 
 
 def test_wrong_usage(tmp_path):
