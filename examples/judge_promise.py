@@ -46,10 +46,15 @@ def judged(
         fitted = mine if confidence is None else mine[path_rows(samples)]
         weights = net.mixing(arms, fitted)
         drawn, fresh = (net.table(arms, rows, weights) for rows in (mine, rest))
-        got = outcome(fresh, wish.choose(drawn).thresholds)
-        found.append([got.head_accuracy - got.accuracy, 1 - got.macs_share])
-    loss, saved = np.array(found).T
+        try:
+            got = outcome(fresh, wish.choose(drawn).thresholds)
+        except ValueError:  # nothing can be promised: the plain net has to do
+            found.append([0.0, 0.0, 1.0])
+            continue
+        found.append([got.head_accuracy - got.accuracy, 1 - got.macs_share, 0.0])
+    loss, saved, refused = np.array(found).T
     return {
+        "refused": float(refused.mean()),
         "broken": float((loss > FLAGS.drop + 1e-9).mean()),
         "loss": float(loss.mean()),
         "saved": float(saved.mean()),
