@@ -53,7 +53,7 @@ flags.DEFINE_string("pooling", "avg4x4", 'Of the gates: "avg", "avg4x4" or "flat
 flags.DEFINE_integer(
     "copies", 10, "Shifted and mirrored copies of the training images."
 )
-flags.DEFINE_integer("epochs", 15, "Of each gate; of heads 30 are better.")
+flags.DEFINE_integer("epochs", 15, "Of each gate, or of heads.")
 flags.DEFINE_float("weight_decay", 1e-3, "Of each gate.")
 flags.DEFINE_integer("splits", 20, "Of the test images into halves.")
 flags.DEFINE_float("drop", 0.02, "Accuracy that may be lost.")

@@ -38,7 +38,7 @@ class Arm:
         about = json.loads((folder / "about.json").read_text())
         held = np.load(folder / "scores.npz")
         self.places, self.names = about["places"], about["names"]
-        self.first_size, self.options = about["first_size"], about["options"]
+        self.first_size = about["first_size"]
         self.head_macs = [*about["head_macs"], 0]
         self.trunk_macs = np.cumsum(about["stage_macs"]).tolist()
         parts = [held["val_scores"], held["test_scores"]]
@@ -116,6 +116,13 @@ class Net:
         return kd.EarlyExitModel(
             whole.trunk, list(found), list(found.values()), combine=True
         )
+
+
+@functools.cache
+def read(folder: Path) -> dict[str, Arm]:
+    """All arms of a seed."""
+    folders = sorted(f for f in folder.iterdir() if (f / "scores.npz").exists())
+    return {f.name: Arm(f) for f in folders}
 
 
 @functools.lru_cache(maxsize=4)

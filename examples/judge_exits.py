@@ -26,7 +26,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from absl import app, flags, logging
-from exit_nets import Arm, Net, dynamic_nets, plain_net, static_nets, taught_net
+from exit_nets import (
+    Arm,
+    Net,
+    dynamic_nets,
+    plain_net,
+    read,
+    static_nets,
+    taught_net,
+)
 from photo_folder import photos
 
 import keras_dyngate as kd
@@ -43,7 +51,7 @@ WISHES = (
     *(("taught", more) for more in (-0.003, 0.0, 0.003)),
 )
 # What decides which nets are made files of: gain over what, at least.
-POINTS = (("plain", 0.0), ("plain", 0.015), ("taught", -0.003))
+TARGETS = (("plain", 0.0), ("plain", 0.015), ("taught", -0.003))
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("runs", "outputs/exits_on_photos", "What was trained.")
@@ -57,13 +65,6 @@ flags.DEFINE_string("out", "outputs/judge_exits", "Folder for rows.json and file
 flags.DEFINE_integer("processes", os.cpu_count(), "That judge at once.")
 
 Row = dict[str, Any]
-
-
-@functools.cache
-def read(folder: Path) -> dict[str, Arm]:
-    """All arms of a seed."""
-    folders = sorted(f for f in folder.iterdir() if (f / "scores.npz").exists())
-    return {f.name: Arm(f) for f in folders}
 
 
 def chosen_on(
@@ -132,9 +133,9 @@ def rows_of(seed: str, runs: str, halves: int, net: Net) -> list[Row]:
 
 
 def points(rows: list[Row]) -> list[tuple[str, str, float, Row]]:
-    """The cheapest nets of a kind that reach each of `POINTS`, as means over seeds."""
+    """The cheapest nets of a kind that reach each of `TARGETS`, as means over seeds."""
     found = []
-    for base, least in POINTS:
+    for base, least in TARGETS:
         for kind in ("joint", "first"):
             groups: dict[Any, list[Row]] = {}
             for row in rows:
@@ -262,7 +263,7 @@ def main(argv: list[str]) -> None:
             judge = functools.partial(rows_of, seed, FLAGS.runs, FLAGS.halves)
             rows += [row for found in pool.map(judge, mine) for row in found]
     held |= {**describe_machine(), "keras": keras.__version__, "rows": rows}
-    held["points"] = points(rows)
+    held |= {"targets": TARGETS, "points": points(rows)}
     write_whole(path, json.dumps(held, indent=1).encode())
     for row in sorted(rows, key=lambda row: (row["net"], row["seed"], row["macs"])):
         print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})

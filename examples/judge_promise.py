@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
-from exit_nets import Arm, Net, dynamic_nets
+from exit_nets import Arm, Net, dynamic_nets, read
 
 from keras_dyngate._files import write_whole
 from keras_dyngate.calibration.exit_table import outcome
@@ -64,10 +64,7 @@ def judged(
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    folder = Path(FLAGS.runs) / str(FLAGS.seed)
-    arms = {
-        f.name: Arm(f) for f in sorted(folder.iterdir()) if (f / "scores.npz").exists()
-    }
+    arms = read(Path(FLAGS.runs) / str(FLAGS.seed))
     most: dict[str, Net] = {}  # of each arm the net with all its exits
     for net in dynamic_nets(arms):
         if net.kind in FLAGS.kinds:

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ from keras_dyngate.models.cut_points import check_trunk, checked_graph
 from keras_dyngate.models.cutting import resolve_cuts
 from keras_dyngate.models.decision_gates import add_decision_gates
 from keras_dyngate.models.early_exit import EarlyExitModel
-from keras_dyngate.models.exit_data import batches, class_indices, fitting
+from keras_dyngate.models.exit_data import Batch, batches, class_indices, fitting
 from keras_dyngate.models.exit_teaching import copy_of
 from keras_dyngate.models.first_nets import automatic_net, first_net
 from keras_dyngate.models.heads import KINDS
@@ -231,43 +231,38 @@ def _pair(name: str, data: Any) -> tuple[Any, Any]:
     return data
 
 
-def _arrays(name: str, model: keras.Model, data: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Images and class indices of a set that is gone through several times."""
-    x, y = _pair(name, data)
+def _suited(name: str, model: keras.Model, x: Any, y: Any) -> Iterator[Batch]:
+    """Batches of finite images and class indices that suit the model, or a `ValueError`."""
     graph = checked_graph(model)
     shape, classes = tuple(graph.inputs[0].shape), int(graph.outputs[0].shape[-1])
-    images, truth = [], []
     try:
         for batch in batches(x, y, batch_size=256):
-            if batch.y is None:
-                raise ValueError("Received: no labels")
-            images.append(finite_images(name, np.asarray(fitting(batch.x, shape))))
-            truth.append(class_indices(batch.y, classes))
+            images = finite_images(name, np.asarray(fitting(batch.x, shape)))
+            truth = None if batch.y is None else class_indices(batch.y, classes)
+            yield Batch(images, truth, None)
     except ValueError as error:
         raise ValueError(
             f"`{name}` must hold images and labels that suit the model, (images, labels) "
             f"or a dataset of such batches. {error}"
         ) from error
-    if not images:
+
+
+def _arrays(name: str, model: keras.Model, data: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Images and class indices of a set that is gone through several times."""
+    found = list(_suited(name, model, *_pair(name, data)))
+    if any(batch.y is None for batch in found):
+        raise ValueError(f"`{name}` must have labels. Received: images alone")
+    if not found:
         raise ValueError(f"`{name}` must hold at least one sample. Received: none")
+    images, truth, _ = zip(*found, strict=True)
     return np.concatenate(images), np.concatenate(truth)
 
 
 def _check(name: str, model: keras.Model, x: Any, y: Any) -> None:
     """Refuse pictures that do not suit the model; of a dataset its first batch is seen."""
-    graph = checked_graph(model)
-    shape, classes = tuple(graph.inputs[0].shape), int(graph.outputs[0].shape[-1])
-    try:
-        for batch in batches(x, y, batch_size=256):
-            finite_images(name, fitting(batch.x, shape))
-            if batch.y is not None:
-                class_indices(batch.y, classes)
-            if not hasattr(x, "shape"):
-                break
-    except ValueError as error:
-        raise ValueError(
-            f"`{name}` must hold images that suit the model, and their labels. {error}"
-        ) from error
+    for _ in _suited(name, model, x, y):
+        if not hasattr(x, "shape"):
+            break
 
 
 def _some(x: Any, y: Any) -> np.ndarray:
