@@ -14,9 +14,7 @@ file, photo by photo: a time is the shares' sum of those. `rows.json`, kept as i
 
 import functools
 import json
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +60,6 @@ flags.DEFINE_string("photos", None, "Folder of photos, for the files; none: no t
 flags.DEFINE_integer("timed", 64, "Test photos that files are timed on.")
 flags.DEFINE_integer("compared", 400, "Test photos that 8-bit files are compared on.")
 flags.DEFINE_string("out", "outputs/judge_exits", "Folder for rows.json and files.")
-flags.DEFINE_integer("processes", os.cpu_count(), "That judge at once.")
 
 Row = dict[str, Any]
 
@@ -252,16 +249,12 @@ def main(argv: list[str]) -> None:
         held = json.loads(path.read_text())
     rows: list[Row] = []
     nets: dict[str, Net] = {}
-    spawned = multiprocessing.get_context(
-        "spawn"
-    )  # TensorFlow does not like to be forked
-    with ProcessPoolExecutor(FLAGS.processes, spawned) as pool:
-        for seed in FLAGS.seeds:
-            arms = read(Path(FLAGS.runs) / seed)
-            mine = [*static_nets(arms), *dynamic_nets(arms)]
-            nets |= {net.name: net for net in mine if net.name not in nets}
-            judge = functools.partial(rows_of, seed, FLAGS.runs, FLAGS.halves)
-            rows += [row for found in pool.map(judge, mine) for row in found]
+    for seed in FLAGS.seeds:
+        arms = read(Path(FLAGS.runs) / seed)
+        mine = [*static_nets(arms), *dynamic_nets(arms)]
+        nets |= {net.name: net for net in mine if net.name not in nets}
+        for net in mine:
+            rows += rows_of(seed, FLAGS.runs, FLAGS.halves, net)
     held |= {**describe_machine(), "keras": keras.__version__, "rows": rows}
     held |= {"targets": TARGETS, "points": points(rows)}
     write_whole(path, json.dumps(held, indent=1).encode())

@@ -18,7 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = ("tensorflow", "jax", "torch")
 # What runs on PyTorch, which is optional: what a net is made of and trained with.
 TORCH = ("controllers", "layers", "losses", "regularizers")
-OPTIONS = ("-q", "-n", "logical", "--dist", "loadfile", "--no-loadscope-reorder")
+OPTIONS = (
+    *("-q", "-n", "logical", "--dist", "loadfile", "--no-loadscope-reorder"),
+    # A process that hung has ended itself (pyproject.toml): its file is not begun again.
+    "--max-worker-restart=0",
+)
 SHOWN = ("-rs", "--durations=10")
 
 EPILOG = """\
