@@ -8,9 +8,10 @@ Gates are fitted on the training images (and on shifted and mirrored copies of t
 trunk is not touched. Test images are split in halves again and again: thresholds come
 from one half, results from the other. The table gives {hinge, cross-entropy} x {largest
 score, margin, entropy} on the same trunk; with `--head separable` (or "conv") the trunk
-teaches convolutional heads instead, which answer together. At last one file is exported,
-and timed on the images that its thresholds were not chosen on. `--weights` is an .npz with
-PyTorch names (or a .keras file); for `--data` see cifar_npz.py. Results go to `--out`.
+teaches convolutional heads instead, which answer together, and `--more` pictures teach
+without labels. At last one file is exported, and timed on the images that its thresholds
+were not chosen on. `--weights` is an .npz with PyTorch names (or a .keras file); for
+`--data` see cifar_npz.py. Results go to `--out`.
 """
 
 import json
@@ -54,6 +55,10 @@ flags.DEFINE_integer(
     "copies", 10, "Shifted and mirrored copies of the training images."
 )
 flags.DEFINE_integer("epochs", 15, "Of each gate, or of heads.")
+flags.DEFINE_string("more", None, ".npz whose x_train teach heads too, without labels.")
+flags.DEFINE_integer(
+    "more_limit", None, "How many of those, evenly taken; default: all."
+)
 flags.DEFINE_float("weight_decay", 1e-3, "Of each gate.")
 flags.DEFINE_integer("splits", 20, "Of the test images into halves.")
 flags.DEFINE_float("drop", 0.02, "Accuracy that may be lost.")
@@ -70,6 +75,45 @@ def copies(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         cut = padded[i, row : row + 32, column : column + 32]
         found[i] = cut[:, ::-1] if rng.random() < 0.5 else cut
     return found
+
+
+def linear_gates(trunk: keras.Model, objective: str, batches: list[Any]) -> Any:
+    """The trunk with gates, each fitted on its own."""
+    model = kd.add_decision_gates(
+        trunk, FLAGS.after, pooling=FLAGS.pooling, objective=objective
+    )
+    fits = model.fit_gates(
+        batches, epochs=FLAGS.epochs, weight_decay=FLAGS.weight_decay
+    )
+    print(objective, {name: f"{fit.accuracy:.3f}" for name, fit in fits.items()})
+    return model
+
+
+def heads(
+    trunk: keras.Model, objective: str, x: np.ndarray, y: np.ndarray, out: Path
+) -> Any:
+    """The trunk with heads that it taught, by its answers alone if `--more` teach."""
+    model = kd.add_decision_gates(
+        trunk, FLAGS.after, head=FLAGS.head, objective=objective, combine=True
+    )
+    truth: np.ndarray | None = y
+    if FLAGS.more is not None:
+        with np.load(FLAGS.more, allow_pickle=False) as file:
+            more = file["x_train"]
+        more = more[:: max(1, len(more) // (FLAGS.more_limit or len(more)))]
+        x = np.concatenate([x, more[: FLAGS.more_limit].astype("float32")])
+        truth = None
+    rng = np.random.default_rng(FLAGS.seed)
+    model.fit_gates(
+        x,
+        truth,
+        epochs=FLAGS.epochs,
+        weight_decay=FLAGS.weight_decay,
+        augmentation=lambda images: copies(images, rng),
+        checkpoint=out / "taught",
+        seed=FLAGS.seed,
+    )
+    return model
 
 
 def interval(values: list[float]) -> dict[str, float]:
@@ -174,50 +218,32 @@ def main(argv: list[str]) -> None:
     train, validation, test = cifar_npz.load(FLAGS.data)
     # The gates need no validation data: all training images are theirs.
     x, y = (np.concatenate(pair) for pair in zip(train, validation, strict=True))
-    batches = [(x, y), *((copies(x, rng), y) for _ in range(FLAGS.copies))]
-    everything = [
-        (images[i : i + 256], labels[i : i + 256])
-        for images, labels in batches
-        for i in range(0, len(labels), 256)
-    ]
-
     trunk = getattr(kd, f"resnet{FLAGS.depth}")(weights=FLAGS.weights)
     results: dict[str, Any] = {
         "settings": {
             name: FLAGS[name].value
             for name in (
-                "depth after head pooling copies epochs weight_decay splits drop "
-                "quantization seed"
+                "depth after head pooling copies epochs more_limit weight_decay splits "
+                "drop quantization seed"
             ).split()
         },
         **describe_machine(),
         "cells": {},
     }
     curves, model, scores = {}, None, None
-    for objective, confidences in CELLS[FLAGS.head == "linear"].items():
-        model = kd.add_decision_gates(
-            trunk,
-            FLAGS.after,
-            head=FLAGS.head,
-            pooling=FLAGS.pooling if FLAGS.head == "linear" else None,
-            objective=objective,
-            combine=FLAGS.head != "linear",
-        )
-        if FLAGS.head == "linear":
-            fits = model.fit_gates(
-                everything, epochs=FLAGS.epochs, weight_decay=FLAGS.weight_decay
-            )
+    linear = FLAGS.head == "linear"
+    batches = []
+    for pictures in (
+        x,
+        *(copies(x, rng) for _ in range(FLAGS.copies if linear else 0)),
+    ):
+        parts = range(0, len(y), 256)
+        batches += [(pictures[i : i + 256], y[i : i + 256]) for i in parts]
+    for objective, confidences in CELLS[linear].items():
+        if linear:
+            model = linear_gates(trunk, objective, batches)
         else:
-            fits = model.fit_gates(
-                x,
-                y,
-                epochs=FLAGS.epochs,
-                weight_decay=FLAGS.weight_decay,
-                augmentation=lambda images: copies(images, rng),
-                checkpoint=out / "taught",
-                seed=FLAGS.seed,
-            )
-        print(objective, {name: f"{fit.accuracy:.3f}" for name, fit in fits.items()})
+            model = heads(trunk, objective, x, y, out)
         for confidence in confidences:
             for gate in model.gates:
                 gate.confidence = confidence
@@ -230,7 +256,8 @@ def main(argv: list[str]) -> None:
                 f"{name}: {cell['saved']['mean']:.1%} fewer MACs "
                 f"({cell['saved']['low']:.1%} to {cell['saved']['high']:.1%}), accuracy "
                 f"{-cell['drop']['mean']:+.2%} ({-cell['drop']['high']:+.2%} to "
-                f"{-cell['drop']['low']:+.2%})"
+                f"{-cell['drop']['low']:+.2%}); where the mean curve loses "
+                f"{FLAGS.drop:.1%}: {cell['best_saved_on_the_mean_curve']:.1%}"
             )
     said = scores.scores.argmax(-1)
     results["gate_accuracy"] = (said == test.y[:, None]).mean(0).tolist()

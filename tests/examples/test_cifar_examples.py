@@ -74,6 +74,7 @@ def test_decision_gates_judges_cells_and_a_file(tmp_path, inputs, head, cells):
         *("decision_gates.py", f"--head={head}"),
         *(*inputs, f"--out={tmp_path}", "--copies=1", "--epochs=1", "--splits=3"),
         *("--drop=1", "--after=stage1_block2,stage2_block2"),
+        *(inputs[0].replace("--data", "--more"), "--more_limit=20"),
     )
     found = json.loads((tmp_path / "results.json").read_text())
     assert len(found["cells"]) == cells
