@@ -1,8 +1,8 @@
 """Images from 0 to 1 where 0 to 255 is meant, noticed among all that are looked at."""
 
-import warnings
-
 import numpy as np
+
+from keras_dyngate._warn import warn
 
 
 class RangeWatch:
@@ -26,12 +26,11 @@ class RangeWatch:
         if images.dtype.kind == "f" and not self._beyond:
             self._fraction |= bool((images != np.rint(images)).any())
 
-    def warn(self, name: str, stacklevel: int = 1) -> None:
+    def warn(self, name: str) -> None:
         """Warn if all values were within -1 and 1, and some no whole numbers."""
         if self._fraction and not self._beyond:
-            warnings.warn(
+            warn(
                 f"`{name}` should hold images from 0 to 255, unless the net was trained "
                 "on other numbers and does not normalise inside. Received: values from "
                 f"{self._low:.3g} to {self._high:.3g}",
-                stacklevel=stacklevel + 1,
             )

@@ -17,7 +17,6 @@ import io
 import json
 import math
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ import numpy as np
 from keras_dyngate._backend import before_assign
 from keras_dyngate._checks import positive_int
 from keras_dyngate._files import NOT_AN_NPZ, writable_target, write_whole
+from keras_dyngate._warn import warn
 from keras_dyngate.callbacks.resume import StatefulCallback, StepAwareCallback
 
 FORMAT = 2
@@ -117,10 +117,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             if isinstance(callback, StatefulCallback) and not any(
                 callback is kept for kept in self.stateful
             ):
-                warnings.warn(
+                warn(
                     f"A {type(callback).__name__} begins anew whenever the run goes "
                     "on: give it in `stateful` as well for its state to be kept.",
-                    stacklevel=2,
                 )
         history: keras.callbacks.History | None = None
         while history is None or self.step < epochs * steps_per_epoch:

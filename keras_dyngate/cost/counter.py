@@ -6,13 +6,13 @@ stands in a registry, see `keras_dyngate.cost.registry`.
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 
 from keras_dyngate._graph import Call, flat_graph
+from keras_dyngate._warn import warn
 from keras_dyngate.cost.counting import Counting, options_of
 from keras_dyngate.cost.opening import as_built, built_for, call_of, opened
 from keras_dyngate.cost.profile import MacProfile
@@ -159,9 +159,8 @@ def count_macs(model: keras.Model) -> MacProfile:
         )
     profile = model_profile(model)
     if profile.unknown:
-        warnings.warn(
+        warn(
             "MACs of these are not counted, their kind is unknown (see "
             f"keras_dyngate.cost.register_macs): {list(profile.unknown)}",
-            stacklevel=2,
         )
     return profile

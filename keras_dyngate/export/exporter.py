@@ -227,16 +227,16 @@ def export_tflite(
         share_weights=share_weights,
     )
     images = None
+    count = positive_int("calibration_samples", calibration_samples)
     given = representative_data is not None
     if quantization == "int8":
         check_recurrent([graph, *_head_graphs(model)])
     if quantization == "int8" or (quantization == "dynamic" and given):
-        count = positive_int("calibration_samples", calibration_samples)
         images = calibration_images(representative_data, shape, count)
         if images.ndim == 4:
             watch = RangeWatch()
             watch.look(images)
-            watch.warn("representative_data", stacklevel=2)
+            watch.warn("representative_data")
     compared = parity_images(parity_data, images, shape, input_type)
     options: dict[str, Any] = {"group_size": group_size, "images": images}
     if anytime:

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import time
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_dyngate._labels import label_of
+from keras_dyngate._warn import warn
 from keras_dyngate.export.preparing import prepared_anytime
 from keras_dyngate.export.witness import Witness, witness_of
 from keras_dyngate.models.anytime_model import AnytimeModel
@@ -245,10 +245,9 @@ def warn_of(parity: Parity, measured_on: str) -> None:
         if share is not None and clear is not None and clear < AT_LEAST
     ]
     if found:
-        warnings.warn(
+        warn(
             f"The file agrees with Keras on {' and '.join(found)} only, of "
             f"{parity.samples} {measured_on}: see `ExportReport.parity`. Give "
             "`parity_data` for a judgement on images of yours, or another "
             "`quantization`",
-            stacklevel=3,
         )

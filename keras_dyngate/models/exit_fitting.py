@@ -126,7 +126,7 @@ def checked_batches(
         watch.look(images)
         yield Batch(images, labels, batch.weight)
     if takes_bytes(model.stages[0].part.stretch.calls):
-        watch.warn("x", stacklevel=4)
+        watch.warn("x")
 
 
 def checked_weights(weights: Any) -> np.ndarray:

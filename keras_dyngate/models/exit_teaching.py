@@ -5,7 +5,6 @@
 
 import dataclasses
 import time
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from keras_dyngate._files import writable_target
 from keras_dyngate._graph import Part, flat_graph
 from keras_dyngate._labels import label_of
 from keras_dyngate._logits import raw_operation
+from keras_dyngate._warn import warn
 from keras_dyngate.callbacks import TrainingCheckpoint
 from keras_dyngate.layers import DecisionGate, ExitGate
 from keras_dyngate.models.cut_points import check_trunk
@@ -356,11 +356,10 @@ def _warn_of_guesses(fits: Mapping[str, GateFit], guess: float) -> None:
     """Warn of exits that learned nothing: right no oftener than one label for all."""
     for name, fit in fits.items():
         if fit.validation_accuracy is not None and fit.validation_accuracy < guess:
-            warnings.warn(
+            warn(
                 f"The exit {name!r} is right on {fit.validation_accuracy:.1%} of the "
                 f"pictures it was judged on, where one label for all is on {guess:.1%}: "
                 "teach it longer, or with another `learning_rate`",
-                stacklevel=4,
             )
 
 
@@ -385,10 +384,9 @@ def _jointly(
     if now < was:
         for layer, weights in zip(learning, before, strict=True):
             layer.set_weights(weights)
-        warnings.warn(
+        warn(
             f"The net's own head lost by joint training, from {was:.1%} to {now:.1%} of "
             "the held-out pictures: the exits of the frozen trunk are kept",
-            stacklevel=4,
         )
         return {}
     fits = _fits(lesson, [*heads, HEAD], history, start)

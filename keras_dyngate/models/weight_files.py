@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_dyngate._backend import copy_variable
 from keras_dyngate._files import NOT_AN_NPZ
+from keras_dyngate._warn import warn
 from keras_dyngate.models.weights import (
     HEAD,
     check_arrays,
@@ -65,10 +66,9 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
 
 def warn_of_new_layer(model: keras.Model, path: Path, left: str, layer: str) -> None:
     """Say that a file has something else where a net keeps a layer as it was made."""
-    warnings.warn(
+    warn(
         f"The weights file {path} has {left}: the layer {layer!r} of {model.name!r} "
         "keeps its new weights, all others are loaded.",
-        stacklevel=4,
     )
 
 

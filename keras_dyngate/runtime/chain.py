@@ -123,7 +123,7 @@ def feeds(
         watch = RangeWatch()
         for each in found:
             watch.look(np.asarray(each[name]))
-        watch.warn("images", stacklevel=3)
+        watch.warn("images")
     return found
 
 

@@ -113,7 +113,7 @@ def file_exit_table(
     if not truths:
         raise ValueError("`x` must hold at least one sample. Received: none")
     if model.takes_255:
-        watch.warn("x", stacklevel=3)
+        watch.warn("x")
     table = ExitTable(
         confidence=np.array(found["score"], "float32")[:, :-1],
         labels=np.array(found["label"]),

@@ -225,7 +225,7 @@ class LiteRTModel:
                 "`dataset` must hold at least one sample. Received: an empty dataset"
             )
         if self.takes_255:
-            watch.warn("dataset", stacklevel=2)
+            watch.warn("dataset")
         return {
             **scores.result(),
             "samples": len(times),
