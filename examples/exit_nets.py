@@ -102,20 +102,21 @@ class Net:
         """The Keras model, from a seed's folder of arms; exits combine."""
         last, end = self.exits[-1]
         whole = load(folder / last / "net.keras")
+        trunk = whole.trunk
+        if last.startswith("beside") and end < len(whole.gates):
+            image = keras.Input(whole.input_shape[1:])
+            trunk = keras.Model(image, whole.gates[end](image))
+        elif len(self.exits) == 1 and end < len(whole.gates):
+            return kd.cut_at_exit(whole, end + 1)
         if len(self.exits) == 1:
-            if last == "beside":  # not what makes a place for it
-                image = keras.Input(whole.input_shape[1:])
-                return keras.Model(image, whole.gates[end](image))
-            at_head = end == len(whole.gates)
-            return whole.trunk if at_head else kd.cut_at_exit(whole, end + 1)
+            return trunk
         found = {}
         for arm, number in self.exits[:-1]:
             model = load(folder / arm / "net.keras")
-            place = "input" if arm == "beside" else model.after[number]
+            # what makes a place for a net beside is no part of it
+            place = "input" if arm.startswith("beside") else model.after[number]
             found[place] = model.gates[number]
-        return kd.EarlyExitModel(
-            whole.trunk, list(found), list(found.values()), combine=True
-        )
+        return kd.EarlyExitModel(trunk, list(found), list(found.values()), combine=True)
 
 
 @functools.cache
@@ -157,8 +158,12 @@ def static_nets(arms: dict[str, Arm]) -> list[Net]:
 
 def beside(arms: dict[str, Arm]) -> dict[str, tuple[str, int]]:
     """Whole nets that were taught alone: which exit of that arm each is."""
-    names = arms["beside"].names[:-1] if "beside" in arms else []
-    return {name.replace("_", " "): ("beside", k) for k, name in enumerate(names)}
+    return {
+        name.replace("_", " "): (arm, number)
+        for arm in arms
+        if arm.startswith("beside")
+        for number, name in enumerate(arms[arm].names[:-1])
+    }
 
 
 def dynamic_nets(arms: dict[str, Arm]) -> list[Net]:
@@ -171,9 +176,10 @@ def dynamic_nets(arms: dict[str, Arm]) -> list[Net]:
                 exits = tuple((name, k) for k in (*chosen, arms[name].head))
                 title = f"{name.replace('_', ', ')}, {len(chosen)} exits"
                 found.append(Net(title, "heads", exits))
-    firsts = {f"first {joint.first_size}": ("joint", 0)}
-    firsts |= {k: v for k, v in beside(arms).items() if k.startswith("first")}
-    plain = plain_net(arms).exits
+    own = f"first {joint.first_size}"
+    others = beside(arms)
+    firsts = {own: ("joint", 0)}
+    firsts |= {k: v for k, v in others.items() if k.startswith("first")}
     every = range(1, joint.head)
     choices = [c for n in range(3) for c in itertools.combinations(every, n)]
     for chosen in dict.fromkeys([*choices, tuple(every)]):
@@ -182,8 +188,11 @@ def dynamic_nets(arms: dict[str, Arm]) -> list[Net]:
         if chosen:
             found.append(Net(f"joint: {places}", "joint", exits))
         for title, first in firsts.items():
-            rest = f"joint: {places}" if chosen else "taught net"
-            found.append(Net(f"{title}, {rest}", "first", (first, *exits)))
-    for title, first in firsts.items():
-        found.append(Net(f"{title}, plain net", "first", (first, *plain)))
+            if title == own or len(chosen) in (0, 2):
+                rest = f"joint: {places}" if chosen else "taught net"
+                found.append(Net(f"{title}, {rest}", "first", (first, *exits)))
+    ends = {"plain net": plain_net(arms).exits[0]}
+    ends |= {f"{k}, taught": v for k, v in others.items() if k.startswith("plain")}
+    for (title, first), (rest, end) in itertools.product(firsts.items(), ends.items()):
+        found.append(Net(f"{title}, {rest}", "first", (first, end)))
     return found

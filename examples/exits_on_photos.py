@@ -16,7 +16,8 @@ joint                       separable heads, then all together, then the first n
                             the photos of val watch over the net's own head
 beside                      whole nets alone, at once, taught by the joint net:
                             MobileNetV2 .35 at 96 and 160 pixels (`first_96`, `first_160`),
-                            the net itself at 128 and 112 (`plain_128`, `plain_112`)
+                            the net itself at 128 and 112 (`plain_128`, `plain_112`);
+                            with any ending, for others that `--beside` names
 
 separable begins where joint has its heads taught, if that was run before.
 """
@@ -142,7 +143,8 @@ def run(arm: str) -> None:
         "names": [*(gate.name for gate in model.gates), "head"],
         "first_size": FLAGS.first_size,
         "stage_macs": [
-            0 if arm == "beside" else profile.total for profile in model.stage_profiles
+            0 if arm.startswith("beside") else profile.total
+            for profile in model.stage_profiles
         ],
         "head_macs": [
             gate.kernel_macs(stage.part.output_shape)

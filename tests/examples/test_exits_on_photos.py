@@ -156,8 +156,10 @@ def test_arms_and_their_judge(given, tmp_path):
         "first 32, joint: relu1": 3,
         "first 48 alone": 1,
         "plain 32, taught": 1,
-        "first 48, joint: relu1": 3,
+        "first 48, taught net": 2,
+        "first 48, plain 32, taught": 2,
     }
+    assert set(places) <= set(rows)
     files = found["files"]
     assert {"plain", "cut after relu1", "separable, 1 exits"} <= set(files)
     assert {"first 48 alone", "plain 32, taught"} <= set(files)
