@@ -188,6 +188,8 @@ class _Lesson:
         )
         sample = self.stream.arrays or next(self.stream.open_batches())
         self.has_labels = sample.y is not None
+        # Mixtures of pictures have no label.
+        self.labelled = self.has_labels and mixtures < 1
         if arrays is not None and arrays.weight is not None and not arrays.weight.any():
             raise ValueError(
                 "`sample_weight` must have a weight above 0. Received: all are 0"
@@ -262,7 +264,7 @@ def _run(
     students.compile(PacedAdam(schedule, pace), jit_compile=jit)
     callbacks, verbose = list(recipe.callbacks or ()), recipe.verbose
     if verbose == "auto":
-        callbacks.append(TimeLeft(title))
+        callbacks.append(TimeLeft(title, lesson.labelled))
         verbose = 0
     options: dict[str, Any] = {
         "steps_per_epoch": stream.steps,
@@ -410,14 +412,13 @@ def _fits(
 ) -> dict[str, GateFit]:
     """What a history says of exits, each a layer or a name."""
     found = {}
-    labelled = lesson.has_labels and lesson.stream.mixtures < 1
     for name in (getattr(item, "name", item) for item in exits):
         seen, judged = (
             history.history.get(f"{key}{name}_accuracy") for key in ("", "val_")
         )
         found[name] = GateFit(
             loss=None,
-            accuracy=seen[-1] if seen and labelled else float("nan"),
+            accuracy=seen[-1] if seen and lesson.labelled else float("nan"),
             features=None,
             seconds=time.perf_counter() - start,
             validation_accuracy=judged[-1] if judged else None,

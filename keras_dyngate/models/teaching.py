@@ -196,11 +196,15 @@ def frozen(layers: Iterable[keras.Layer]) -> Iterator[None]:
 
 
 class TimeLeft(keras.callbacks.Callback):
-    """One line per epoch: loss, accuracies, and the time that is left."""
+    """One line per epoch: loss, accuracies, and the time that is left.
 
-    def __init__(self, title: str) -> None:
+    Without labels (`labelled=False`) accuracies are those of validation alone.
+    """
+
+    def __init__(self, title: str, labelled: bool = True) -> None:
         super().__init__()
-        self.title, self._times = title, list[float]()
+        self.title, self.labelled = title, labelled
+        self._times = list[float]()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._start = time.perf_counter()
@@ -212,6 +216,7 @@ class TimeLeft(keras.callbacks.Callback):
         values = ", ".join(
             f"{name.replace('_accuracy', '')} {value:.3f}"
             for name, value in (logs or {}).items()
+            if self.labelled or "loss" in name or name.startswith("val_")
         )
         print(
             f"{self.title}, epoch {epoch + 1} of {epochs}: {values}; "

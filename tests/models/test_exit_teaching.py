@@ -450,6 +450,13 @@ def test_a_line_per_epoch(capsys):
     assert "gate_1 0." in lines[1] and lines[1].endswith("0.0 min left")
 
 
+@pytest.mark.parametrize("options", [{"y": None}, {"y": Y, "mixtures": 1.0}])
+def test_no_accuracy_where_nothing_has_a_label(options, capsys):
+    exits(["b"]).fit_gates(X, **options, epochs=1, validation_data=(X, Y))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert ": loss " in line and ", val_gate_1 0." in line and " gate_1 " not in line
+
+
 def test_mixed_precision(dtype_policy):
     dtype_policy("mixed_float16")
     model = exits(["b"])
