@@ -57,7 +57,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("epochs", 15, "Of each gate, or of heads.")
 flags.DEFINE_string("more", None, ".npz whose x_train teach heads too, without labels.")
 flags.DEFINE_integer(
-    "more_limit", None, "How many of those, evenly taken; default: all."
+    "more_limit", None, "How many of those, every n-th from the first; default: all."
 )
 flags.DEFINE_float("weight_decay", 1e-3, "Of each gate.")
 flags.DEFINE_integer("splits", 20, "Of the test images into halves.")
@@ -75,6 +75,18 @@ def copies(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         cut = padded[i, row : row + 32, column : column + 32]
         found[i] = cut[:, ::-1] if rng.random() < 0.5 else cut
     return found
+
+
+def varied(
+    x: np.ndarray, y: np.ndarray, rng: np.random.Generator
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Batches of the pictures, then of `--copies` of them."""
+    found = [(x, y), *((copies(x, rng), y) for _ in range(FLAGS.copies))]
+    return [
+        (images[i : i + 256], labels[i : i + 256])
+        for images, labels in found
+        for i in range(0, len(labels), 256)
+    ]
 
 
 def linear_gates(trunk: keras.Model, objective: str, batches: list[Any]) -> Any:
@@ -232,13 +244,7 @@ def main(argv: list[str]) -> None:
     }
     curves, model, scores = {}, None, None
     linear = FLAGS.head == "linear"
-    batches = []
-    for pictures in (
-        x,
-        *(copies(x, rng) for _ in range(FLAGS.copies if linear else 0)),
-    ):
-        parts = range(0, len(y), 256)
-        batches += [(pictures[i : i + 256], y[i : i + 256]) for i in parts]
+    batches = varied(x, y, rng) if linear else []
     for objective, confidences in CELLS[linear].items():
         if linear:
             model = linear_gates(trunk, objective, batches)

@@ -102,18 +102,18 @@ class Net:
         """The Keras model, from a seed's folder of arms; exits combine."""
         last, end = self.exits[-1]
         whole = load(folder / last / "net.keras")
-        trunk = whole.trunk
-        if last.startswith("beside") and end < len(whole.gates):
+        if end == len(whole.gates):
+            trunk = whole.trunk
+        elif last.startswith("beside"):  # not what makes a place for it
             image = keras.Input(whole.input_shape[1:])
             trunk = keras.Model(image, whole.gates[end](image))
-        elif len(self.exits) == 1 and end < len(whole.gates):
-            return kd.cut_at_exit(whole, end + 1)
+        else:
+            trunk = kd.cut_at_exit(whole, end + 1)
         if len(self.exits) == 1:
             return trunk
         found = {}
         for arm, number in self.exits[:-1]:
             model = load(folder / arm / "net.keras")
-            # what makes a place for a net beside is no part of it
             place = "input" if arm.startswith("beside") else model.after[number]
             found[place] = model.gates[number]
         return kd.EarlyExitModel(trunk, list(found), list(found.values()), combine=True)

@@ -187,14 +187,14 @@ class _Lesson:
             seed=recipe.seed,
         )
         sample = self.stream.arrays or next(self.stream.open_batches())
-        self.has_labels = sample.y is not None
+        has_labels = sample.y is not None
         # Mixtures of pictures have no label.
-        self.labelled = self.has_labels and mixtures < 1
+        self.labelled = has_labels and mixtures < 1
         if arrays is not None and arrays.weight is not None and not arrays.weight.any():
             raise ValueError(
                 "`sample_weight` must have a weight above 0. Received: all are 0"
             )
-        if recipe.teacher is None and not self.has_labels:
+        if recipe.teacher is None and not has_labels:
             raise ValueError("`y` must be given with teacher=None. Received: y=None")
 
     def _judged(self, x: Any, y: Any) -> list[Batch]:

@@ -216,7 +216,7 @@ class TimeLeft(keras.callbacks.Callback):
         values = ", ".join(
             f"{name.replace('_accuracy', '')} {value:.3f}"
             for name, value in (logs or {}).items()
-            if self.labelled or "loss" in name or name.startswith("val_")
+            if self.labelled or name.startswith("val_") or "_accuracy" not in name
         )
         print(
             f"{self.title}, epoch {epoch + 1} of {epochs}: {values}; "

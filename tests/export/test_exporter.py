@@ -305,6 +305,7 @@ def test_head_is_left_as_it_was(tmp_path):
             r"`representative_data` must hold images of shape \(12, 12, 3\).*8, 8, 3",
         ),
         (dict(input_type="int8"), "`input_type` must be one of"),
+        (dict(calibration_samples=0), "`calibration_samples` must be a positive int"),
         (dict(path="missing/a.tflite"), "`path` must be a file in an existing"),
         (dict(path="."), "`path` must be a file in an existing"),
     ],
