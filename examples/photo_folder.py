@@ -26,7 +26,7 @@ def arrays(split: Split) -> tuple[np.ndarray, np.ndarray]:
     try:
         pairs = [(np.rint(x), y) for x, y in split.batches(64).as_numpy_iterator()]
     except Exception as error:  # TensorFlow's: with a traceback, and ours within it
-        reason = str(error).rpartition("ValueError: ")[2].splitlines()[0]
+        reason = str(error).rpartition("Unreadable: ")[2].splitlines()[0]
         raise ValueError(reason) from error
     x, y = (np.concatenate(side) for side in zip(*pairs, strict=True))
     return x.astype("uint8"), y

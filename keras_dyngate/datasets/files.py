@@ -6,7 +6,10 @@ A picture that cannot be read is an error that names its file, or, with `skip`, 
 that the split passes over. Its name is added to `split.unreadable` either way.
 """
 
+import atexit
+import gc
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +68,21 @@ def split_of(
     unreadable: list[str] = []
     load = _reader(fetch, unreadable, skip, table)
     return Split(size, load, prepare, augment, unreadable, gaps=skip)
+
+
+def _end_reading() -> None:
+    """Frees iterators that an error keeps, while pictures can still be read.
+
+    An iterator waits for pictures that are being read when it goes, and these for Python.
+    Freed as late as with the modules of a process that ends, it waits for ever.
+    """
+    for name in ("last_exc", "last_value", "last_traceback"):
+        if hasattr(sys, name):
+            setattr(sys, name, None)
+    gc.collect()
+
+
+atexit.register(_end_reading)
 
 
 def _reader(

@@ -1,6 +1,7 @@
 """Reading pictures: formats, and files that are broken, missing or something else."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -106,6 +107,34 @@ def test_the_error_names_the_file(folder):
     for pipeline in (found.batches(8), found.stream(8)):
         with pytest.raises(tf.errors.InvalidArgumentError, match="unreadable image"):
             list(pipeline.take(1))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "list(batches())",
+        "try: list(batches())\nexcept ValueError as error: sys.exit(f'{error}')",
+    ],
+    ids=["uncaught", "as a line"],
+)
+def test_the_error_ends_the_process(folder, end):
+    """Other pictures are being read by then, in threads that wait for Python."""
+    script = f"""
+import sys, time
+from keras_dyngate.datasets.files import split_of
+def fetch(index):
+    start = time.time()
+    while time.time() < start + 0.02:
+        pass
+    return ({str(folder / "5.png")!r} if index else {str(folder / "0.jpg")!r}), 1
+def batches():
+    return split_of(100_000, fetch).batches(64).as_numpy_iterator()
+{end}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1 and "unreadable image" in done.stderr
 
 
 def test_broken_files_are_passed_over(folder):

@@ -112,8 +112,8 @@ def test_what_a_user_can_mend_is_one_line(given, tmp_path):
             text=True,
         )
         assert done.returncode == 1 and "Traceback" not in done.stderr
-        (line,) = (x for x in done.stderr.splitlines() if "speed_up_your_net.py" in x)
-        assert words in line
+        (line,) = (x for x in done.stderr.splitlines() if "speed_up_your_net.py:" in x)
+        assert words in line and "function_node" not in line
 
 
 def test_arms_and_their_judge(given, tmp_path):
