@@ -20,6 +20,7 @@ from keras_dyngate.calibration.exit_table import ExitTable
 from keras_dyngate.calibration.mixing import fit_mixing, mix
 
 HEADS = ("linear", "conv", "separable", "conv_untaught", "separable_untaught")
+ALONE = 0.98  # Where so many leave at one exit, that exit is the net.
 
 
 class Arm:
@@ -58,7 +59,7 @@ class Net:
     Attributes:
         name: In a few words.
         kind: "static"; "heads", those of one arm; "joint", chosen from the jointly
-            taught; "first", the same after a first net.
+            taught; "first", the same after a first net; "cascade", whole nets.
         exits: (name of an arm, number of its exit).
     """
 
@@ -190,9 +191,10 @@ def dynamic_nets(arms: dict[str, Arm]) -> list[Net]:
         for title, first in firsts.items():
             if title == own or len(chosen) in (0, 2):
                 rest = f"joint: {places}" if chosen else "taught net"
-                found.append(Net(f"{title}, {rest}", "first", (first, *exits)))
+                kind = "first" if chosen else "cascade"
+                found.append(Net(f"{title}, {rest}", kind, (first, *exits)))
     ends = {"plain net": plain_net(arms).exits[0]}
     ends |= {f"{k}, taught": v for k, v in others.items() if k.startswith("plain")}
     for (title, first), (rest, end) in itertools.product(firsts.items(), ends.items()):
-        found.append(Net(f"{title}, {rest}", "first", (first, end)))
+        found.append(Net(f"{title}, {rest}", "cascade", (first, end)))
     return found

@@ -26,6 +26,7 @@ import keras
 import numpy as np
 from absl import app, flags, logging
 from exit_nets import (
+    ALONE,
     Arm,
     Net,
     dynamic_nets,
@@ -52,7 +53,7 @@ WISHES = (
 )
 # What decides which nets are made files of: gain over what, at least.
 TARGETS = (
-    *(("plain", more) for more in (0.0, 0.015, 0.03, 0.05)),
+    *(("plain", more) for more in (0.0, 0.015, 0.03, 0.04, 0.05)),
     ("taught", -0.003),
 )
 
@@ -137,16 +138,22 @@ def rows_of(seed: str, net: Net, known: list[Row]) -> list[Row]:
     return same or [{**about, **row} for row in judged(net, arms, FLAGS.halves)]
 
 
+def family(row: Row) -> tuple[str, str]:
+    """A kind, and the first net if there is one."""
+    return row["kind"], row["net"].partition(",")[0] if "first" in row["net"] else ""
+
+
 def points(rows: list[Row]) -> list[tuple[str, str, float, Row]]:
-    """The cheapest nets of a kind that reach each of `TARGETS`, as means over seeds."""
+    """The cheapest nets of a family that reach each of `TARGETS`, as means over seeds."""
     found = []
+    seeds = len({row["seed"] for row in rows})
+    families: dict[tuple[str, str], dict[Any, list[Row]]] = {}
+    for row in rows:
+        if row["kind"] not in ("static", "heads"):
+            groups = families.setdefault(family(row), {})
+            groups.setdefault((row["net"], *row["wish"]), []).append(row)
     for base, least in TARGETS:
-        for kind in ("joint", "first"):
-            groups: dict[Any, list[Row]] = {}
-            for row in rows:
-                if row["kind"] == kind:
-                    groups.setdefault((row["net"], *row["wish"]), []).append(row)
-            seeds = len({row["seed"] for row in rows})
+        for (kind, _), groups in sorted(families.items()):
             means = [
                 {
                     "net": name,
@@ -156,6 +163,7 @@ def points(rows: list[Row]) -> list[tuple[str, str, float, Row]]:
                 for (name, *wish), group in groups.items()
                 if len(group) == seeds
                 and np.mean([row[f"over {base}"] for row in group]) >= least
+                and np.mean([row["shares"] for row in group], axis=0).max() < ALONE
             ]
             if means:
                 found.append((kind, base, least, min(means, key=lambda r: r["macs"])))
@@ -197,8 +205,8 @@ def some_photos(count: int) -> np.ndarray:
     return found[:: max(1, len(found) // count)][:count]
 
 
-def path_times(file: kd.LiteRTModel, plain: kd.LiteRTModel, exits: int) -> list[float]:
-    """Median time to each exit over that of the plain net's file."""
+def path_times(file: kd.LiteRTModel, plain: kd.LiteRTModel, exits: int) -> Row:
+    """Median time to each exit over that of the plain net's file, and that in ms."""
     pictures = [{"image": picture} for picture in some_photos(FLAGS.timed)]
     calls: dict[str, Any] = {"plain": (plain, "classify", pictures)}
     for index in range(exits):
@@ -210,7 +218,8 @@ def path_times(file: kd.LiteRTModel, plain: kd.LiteRTModel, exits: int) -> list[
         calls[str(index)] = (file, "classify_at", inputs)
     times = compare_latency(calls, rounds=3 * len(pictures))
     unit = float(np.median(times.pop("plain")))
-    return [float(np.median(each)) / unit for each in times.values()]
+    paths = [float(np.median(each)) / unit for each in times.values()]
+    return {"paths": paths, "plain_ms": unit}
 
 
 def answers(file: kd.LiteRTModel) -> np.ndarray:
@@ -239,7 +248,7 @@ def add_files(nets: list[Net], held: dict[str, Any], path: Path) -> None:
             said = now if said is None else said
             agree = (said == now).mean(axis=1)
             known[quantization] = {
-                "paths": path_times(file, plain_files[quantization], len(net.exits)),
+                **path_times(file, plain_files[quantization], len(net.exits)),
                 "bytes": Path(file.path).stat().st_size,
                 "agreement": {"labels": float(agree[0]), "exits": float(agree[1])},
             }
