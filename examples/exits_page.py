@@ -178,7 +178,7 @@ def main(argv: list[str]) -> None:
         for q, name in TIMES.items()
         if q in plain
     )
-    lines += [f"The plain net takes {', '.join(each)} ({held['cpu']}, one thread).", ""]
+    lines += [f"The plain net takes {', '.join(each)}; {held['cpu']}, one thread.", ""]
     static = [row for row in rows if row["kind"] == "static"]
     lines += table(sorted(static, key=lambda row: row["macs"]))
     for base, least in held["targets"]:
