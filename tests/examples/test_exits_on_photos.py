@@ -179,8 +179,18 @@ def test_arms_and_their_judge(given, tmp_path):
             assert 0 <= row[kind]["broken"] <= 1 and 0 <= row[kind]["saved"] < 1
     assert "broken" in printed
 
+    alone = "first 32, joint: relu1"  # leaves at one exit; the others are no worse
+    found["files"][alone] = {"float32": {"paths": [0.1, 0.5, 1.0]}}
+    for row in found["rows"]:
+        if row["kind"] != "static":
+            used = 0.99 if row["net"] == alone else 0.5
+            rest = len(row["shares"]) - 1
+            row |= {"over plain": 0.0, "shares": [used, *[(1 - used) / rest] * rest]}
     rows = tmp_path / "rows" / "rows.json"
+    rows.write_text(json.dumps(found))
     run("exits_page.py", f"--rows={rows}", f"--out={tmp_path}")
     page = (tmp_path / "exits.md").read_text()
-    assert "| cut after relu1 |" in page and "As good as the plain net" in page
+    static, title, good = page.partition("## As good as the plain net")
+    assert "| cut after relu1 |" in static and title
+    assert "| separable, 1 exits |" in good and alone not in page
     assert (tmp_path / "exits.png").stat().st_size > 10_000
