@@ -20,7 +20,6 @@ from keras_dyngate.calibration.exit_table import ExitTable
 from keras_dyngate.calibration.mixing import fit_mixing, mix
 
 HEADS = ("linear", "conv", "separable", "conv_untaught", "separable_untaught")
-ALONE = 0.98  # Where so many leave at one exit, that exit is the net.
 
 
 class Arm:

@@ -11,11 +11,10 @@ plain net's time in the same kind of file.
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from absl import app, flags
-from exit_nets import ALONE
+from exit_rows import Row, means, reached
 from matplotlib.figure import Figure
 
 from keras_dyngate._files import write_whole
@@ -25,38 +24,10 @@ flags.DEFINE_string("rows", "outputs/judge_exits/rows.json", "What was judged.")
 flags.DEFINE_string("out", "examples/results", "Folder for the page.")
 
 TIMES = {"float32": "float32", "dynamic": "8-bit weights", "int8": "int8"}
-Row = dict[str, Any]
-
-
-def means(held: dict[str, Any]) -> list[Row]:
-    """Rows over seeds, by net and wish, with times where there are files."""
-    groups: dict[Any, list[Row]] = {}
-    for row in held["rows"]:
-        groups.setdefault((row["net"], *row["wish"]), []).append(row)
-    most = max(map(len, groups.values()))
-    found = []
-    for group in groups.values():
-        shares = np.mean([row["shares"] for row in group], axis=0)
-        official = [row["official"] for row in group if row["official"]]
-        row = {
-            **{key: group[0][key] for key in ("net", "kind", "wish")},
-            **{
-                key: float(np.mean([row[key] for row in group]))
-                for key in ("accuracy", "over plain", "over taught", "macs")
-            },
-            "seeds": len(group),
-            "shares": shares.tolist(),
-            "time": {
-                name: float(np.dot(shares, file["paths"]))
-                for name, file in held["files"].get(group[0]["net"], {}).items()
-            },
-        }
-        if len(official) == len(group):
-            for key in ("accuracy", "macs"):
-                row[f"official {key}"] = float(np.mean([o[key] for o in official]))
-        if row["kind"] in ("static", "heads") or row["seeds"] == most:
-            found.append(row)
-    return found
+LOSS = 0.03  # Static nets that lose more are in the table alone.
+COLOURS = tuple(
+    f"tab:{name}" for name in "red orange blue green purple brown pink".split()
+)
 
 
 def line(row: Row) -> str:
@@ -87,19 +58,6 @@ HEADER = (
 def table(rows: list[Row]) -> list[str]:
     """Lines of a Markdown table."""
     return [HEADER, "|---" * (HEADER.count("|") - 1) + "|", *map(line, rows)]
-
-
-def reached(rows: list[Row], base: str, least: float) -> list[Row]:
-    """Of every net that has times, the cheapest point of at least so much."""
-    best: dict[str, Row] = {}
-    for row in rows:
-        alone = row["kind"] == "static" or max(row["shares"]) >= ALONE
-        good = not alone and row["time"]
-        if good and row[f"over {base}"] >= least:
-            old = best.get(row["net"])
-            if old is None or row["macs"] < old["macs"]:
-                best[row["net"]] = row
-    return sorted(best.values(), key=lambda row: row["macs"])
 
 
 def plot(rows: list[Row], names: list[str], path: Path) -> None:
@@ -138,20 +96,14 @@ def plot(rows: list[Row], names: list[str], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-LOSS = 0.03  # Static nets that lose more are in the table alone.
-COLOURS = tuple(
-    f"tab:{name}" for name in "red orange blue green purple brown pink".split()
-)
-
-
 def shown(rows: list[Row], targets: list[tuple[str, float]]) -> list[str]:
-    """Nets whose curves are drawn: the cheapest for the targets, and heads alone."""
+    """Of rows with times, nets whose curves are drawn: the cheapest, and heads alone."""
     names: dict[str, None] = {}
     for kind in ("cascade", "first", "joint"):
         for base, least in targets:
             mine = [r for r in reached(rows, base, least) if r["kind"] == kind]
             names |= dict.fromkeys(r["net"] for r in mine[:1])
-    heads = dict.fromkeys(r["net"] for r in rows if r["kind"] == "heads" and r["time"])
+    heads = dict.fromkeys(r["net"] for r in rows if r["kind"] == "heads")
     names |= {n: None for n in heads if "4 exits" in n and "untaught" not in n}
     return list(names)
 
@@ -165,7 +117,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     held = json.loads(Path(FLAGS.rows).read_text())
-    rows = means(held)
+    rows = means(held["rows"], held["files"])
+    timed = [row for row in rows if row["time"]]
     out = Path(FLAGS.out)
     notes = out / "exits_notes.md"
     lines = ["# Exits on real photos", ""]
@@ -187,11 +140,11 @@ def main(argv: list[str]) -> None:
     for base, least in held["targets"]:
         more = f" {100 * least:+.1f} points" if least else ""
         name = {"plain": "the plain net", "taught": "the net taught jointly"}[base]
-        good = reached(rows, base, least)
+        good = reached(timed, base, least)
         if good:
             lines += ["", f"## As good as {name}{more}", "", *table(good)]
     ends = [("taught", -0.003), ("plain", 0.04)]
-    plot(rows, shown(rows, ends), out / "exits.png")
+    plot(rows, shown(timed, ends), out / "exits.png")
     write_whole(out / "exits.md", ("\n".join(lines) + "\n").encode())
     kept = {**held, "rows": [rounded(row) for row in rows]}
     text = json.dumps(kept).replace('{"net"', '\n{"net"')

@@ -26,7 +26,6 @@ import keras
 import numpy as np
 from absl import app, flags, logging
 from exit_nets import (
-    ALONE,
     Arm,
     Net,
     dynamic_nets,
@@ -35,6 +34,7 @@ from exit_nets import (
     static_nets,
     taught_net,
 )
+from exit_rows import Row, means, reached
 from photo_folder import photos
 
 import keras_dyngate as kd
@@ -66,8 +66,6 @@ flags.DEFINE_string("photos", None, "Folder of photos, for the files; none: no t
 flags.DEFINE_integer("timed", 64, "Test photos that files are timed on.")
 flags.DEFINE_integer("compared", 400, "Test photos that 8-bit files are compared on.")
 flags.DEFINE_string("out", "outputs/judge_exits", "Folder for rows.json and files.")
-
-Row = dict[str, Any]
 
 
 def chosen_on(
@@ -145,28 +143,15 @@ def family(row: Row) -> tuple[str, str]:
 
 def points(rows: list[Row]) -> list[tuple[str, str, float, Row]]:
     """The cheapest nets of a family that reach each of `TARGETS`, as means over seeds."""
+    dynamic = [r for r in means(rows, {}) if r["kind"] not in ("static", "heads")]
     found = []
-    seeds = len({row["seed"] for row in rows})
-    families: dict[tuple[str, str], dict[Any, list[Row]]] = {}
-    for row in rows:
-        if row["kind"] not in ("static", "heads"):
-            groups = families.setdefault(family(row), {})
-            groups.setdefault((row["net"], *row["wish"]), []).append(row)
     for base, least in TARGETS:
-        for (kind, _), groups in sorted(families.items()):
-            means = [
-                {
-                    "net": name,
-                    "wish": wish,
-                    "macs": float(np.mean([row["macs"] for row in group])),
-                }
-                for (name, *wish), group in groups.items()
-                if len(group) == seeds
-                and np.mean([row[f"over {base}"] for row in group]) >= least
-                and np.mean([row["shares"] for row in group], axis=0).max() < ALONE
-            ]
-            if means:
-                found.append((kind, base, least, min(means, key=lambda r: r["macs"])))
+        best: dict[tuple[str, str], Row] = {}
+        for row in reached(dynamic, base, least):
+            best.setdefault(family(row), row)
+        for (kind, _), row in sorted(best.items()):
+            kept = {key: row[key] for key in ("net", "wish", "macs")}
+            found.append((kind, base, least, kept))
     return found
 
 
