@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from keras_dyngate.visualization.plots import COLORS, INK, _clean, _figure
+from keras_dyngate.visualization.plots import COLORS, INK, clean_axes, new_figure
 
 if TYPE_CHECKING:  # a page can be written without Keras
     from keras_dyngate.models.anytime_curve import AnytimeCurve
@@ -27,7 +27,7 @@ def anytime_curves(curves: "Mapping[str, AnytimeCurve]", in_time: bool = False) 
         raise ValueError(
             f"`curves` must hold curves of one point or more. Received: {dict(curves)!r}"
         )
-    figure = _figure(5.6, 3.8)
+    figure = new_figure(5.6, 3.8)
     axes = figure.subplots()
     for index, (name, curve) in enumerate(curves.items(), 1):
         x = [p.ms if in_time else p.macs / 1e6 for p in curve]
@@ -48,5 +48,5 @@ def anytime_curves(curves: "Mapping[str, AnytimeCurve]", in_time: bool = False) 
     axes.set_ylabel("accuracy", color=INK)
     if any(curves):
         axes.legend(frameon=False, fontsize=9)
-    _clean(axes)
+    clean_axes(axes)
     return figure

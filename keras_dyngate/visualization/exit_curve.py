@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from keras_dyngate.visualization.plots import INK, MUTED, _clean, _figure
+from keras_dyngate.visualization.plots import INK, MUTED, clean_axes, new_figure
 
 if TYPE_CHECKING:  # a page can be written without Keras
     from keras_dyngate.calibration.exit_table import ExitOutcome
@@ -37,7 +37,7 @@ def exit_curves(
             + (" and a time" if in_time else "")
             + f". Received: {lacking or 'no curve'}"
         )
-    figure = _figure(5.6, 3.8)
+    figure = new_figure(5.6, 3.8)
     axes = figure.subplots()
     for name, points in curves.items():
         pairs = sorted((p.ms if in_time else p.macs_share, p.accuracy) for p in points)
@@ -47,5 +47,5 @@ def exit_curves(
     axes.set_xlabel("ms per image" if in_time else "MACs, share of all", color=INK)
     axes.set_ylabel("accuracy", color=INK)
     axes.legend(frameon=False, fontsize=9)
-    _clean(axes)
+    clean_axes(axes)
     return figure

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from keras_dyngate.runtime.latency import LatencyReport
-from keras_dyngate.visualization.plots import COLORS, INK, _clean, _figure
+from keras_dyngate.visualization.plots import COLORS, INK, clean_axes, new_figure
 
 
 def latency_plot(reports: Mapping[str, LatencyReport]) -> Any:
@@ -31,7 +31,7 @@ def latency_plot(reports: Mapping[str, LatencyReport]) -> Any:
             f"`reports` must hold one or more. Received: {dict(reports)!r}"
         )
     with_macs = any(r.executed_macs is not None for r in reports.values())
-    figure = _figure(9.2 if with_macs else 4.8, 3.6)
+    figure = new_figure(9.2 if with_macs else 4.8, 3.6)
     panels = np.ravel(figure.subplots(1, 1 + with_macs))
     series = _series(reports)
     for index, (label, report, chosen) in enumerate(series, 1):
@@ -60,7 +60,7 @@ def latency_plot(reports: Mapping[str, LatencyReport]) -> Any:
     if len(series) > 1:
         panels[0].legend(frameon=False, fontsize=9)
     for axes in panels:
-        _clean(axes)
+        clean_axes(axes)
     return figure
 
 

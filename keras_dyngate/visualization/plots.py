@@ -18,7 +18,7 @@ INK, MUTED, GRID = "#1f2933", "#66727f", "#e3e8ee"
 COLORS = ("#9aa7b5", "#1f7a8c", "#e08d3c", "#7a5195")
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
     """An empty figure in the house style, or a hint at what to install."""
     try:
         from matplotlib.figure import Figure
@@ -30,7 +30,8 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def _clean(axes: Any) -> None:
+def clean_axes(axes: Any) -> None:
+    """No frame, no ticks, quiet labels."""
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.tick_params(colors=MUTED, length=0, labelsize=9)
@@ -57,7 +58,7 @@ def side_by_side(panels: Mapping[str, Mapping[str, float]]) -> Any:
     nets = list(dict.fromkeys(net for panel in panels.values() for net in panel))
     colors = {net: COLORS[i % len(COLORS)] for i, net in enumerate(nets)}
     height = 1.0 + 0.45 * max(len(panel) for panel in panels.values())
-    figure = _figure(3.4 * len(panels), height)
+    figure = new_figure(3.4 * len(panels), height)
     for axes, (title, panel) in zip(
         np.ravel(figure.subplots(1, len(panels))), panels.items(), strict=True
     ):
@@ -70,7 +71,7 @@ def side_by_side(panels: Mapping[str, Mapping[str, float]]) -> Any:
         axes.invert_yaxis()
         axes.set_xlim(0, 1.25 * max(*values, 1e-12))
         axes.set_xticks([])
-        _clean(axes)
+        clean_axes(axes)
         axes.tick_params(axis="y", labelsize=10, labelcolor=INK)
     return figure
 
@@ -112,7 +113,7 @@ def open_rates_by_class(
         ]
     )
     rows, columns = rates.shape
-    figure = _figure(2.6 + 0.62 * columns, 1.1 + 0.36 * rows)
+    figure = new_figure(2.6 + 0.62 * columns, 1.1 + 0.36 * rows)
     axes = figure.subplots()
     image = axes.imshow(rates, vmin=0, vmax=1, cmap="YlGnBu", aspect="auto")
     if rates.size <= 400:
@@ -126,7 +127,7 @@ def open_rates_by_class(
     axes.set_xticks(range(columns), names)
     axes.set_yticks(range(rows), list(decisions))
     axes.set_xlabel("class", color=MUTED, fontsize=9)
-    _clean(axes)
+    clean_axes(axes)
     bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=MUTED, length=0, labelsize=8)
@@ -162,7 +163,7 @@ def least_and_most(
         )
     count = min(positive_int("count", count), len(images))
     order = np.argsort(used, kind="stable")
-    figure = _figure(1.05 * count + 0.9, 3.1)
+    figure = new_figure(1.05 * count + 0.9, 3.1)
     for row, (title, chosen) in zip(
         figure.subplots(2, count, squeeze=False),
         (("least", order[:count]), ("most", order[len(order) - count :][::-1])),
@@ -174,6 +175,6 @@ def least_and_most(
             axes.set_xlabel(captions[index], fontsize=8, color=INK)
             axes.set_xticks([])
             axes.set_yticks([])
-            _clean(axes)
+            clean_axes(axes)
         row[0].set_ylabel(title, fontsize=10, color=INK)
     return figure
