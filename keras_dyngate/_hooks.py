@@ -54,6 +54,19 @@ def record(layer: Any, decisions: Mapping[str, Any]) -> None:
         found[f"{name}/{key}"] = value
 
 
+@contextlib.contextmanager
+def recorded_under(runs: Any) -> Iterator[None]:
+    """Multiply what is recorded inside by `runs`, `[batch, 1]`: 0 where it is skipped."""
+    found = _recorder.get()
+    if found is None:
+        yield
+        return
+    before = set(found)
+    yield
+    for name in set(found) - before:
+        found[name] = found[name] * runs
+
+
 def relay(decisions: Mapping[str, Any]) -> None:
     """Pass on what was recorded apart, under the names it has."""
     found = _recorder.get()

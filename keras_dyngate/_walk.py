@@ -7,8 +7,8 @@ import keras
 
 
 def dynamic_layers(model: keras.Layer) -> Iterator[Any]:
-    """Every layer that decides (it has `mac_rows`), in the order of the model."""
-    if hasattr(model, "mac_rows"):
+    """Every layer that decides (it has `cost_rows`), in the order of the model."""
+    if hasattr(model, "cost_rows"):
         yield model
         return
     for layer in getattr(model, "layers", ()):
@@ -16,8 +16,7 @@ def dynamic_layers(model: keras.Layer) -> Iterator[Any]:
 
 
 def controllers(model: keras.Layer) -> Iterator[Any]:
-    """Every controller of a model, block by block, channel gate first."""
-    for block in dynamic_layers(model):
-        for gate in (block.channel_gate, block.layer_gate):
-            if gate is not None:
-                yield gate
+    """Every controller of a model, layer by layer, each once."""
+    for layer in dynamic_layers(model):
+        found = {id(item.controller): item.controller for item in layer.decisions()}
+        yield from found.values()

@@ -20,23 +20,27 @@ from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.controllers import force_open_rate
 
 
-def gated_masks(model: Any) -> Iterator[tuple[str, Any, int]]:
-    """Decision name, block and convolution of every masked activation, in order."""
-    for block in dynamic_layers(model):
-        if getattr(block, "channel_gate", None) is not None:
-            for key, index in zip(block.channel_keys, block.masked, strict=True):
-                yield f"{block.name}/{key}", block, index
+def gated_masks(model: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Full name, layer and `Decision` of every masked activation, in order."""
+    for layer in dynamic_layers(model):
+        for item in layer.decisions():
+            if not item.whole:
+                yield f"{layer.name}/{item.key}", layer, item
 
 
 class _Recorder(keras.optimizers.Optimizer):
     """Changes no variable; sums up the squared derivatives by the masks.
 
-    The derivative by the mask of an input channel of a convolution is the sum, over the
+    The derivative by the mask of a channel that a kernel takes in is the sum, over the
     kernel's slice of that channel, of the kernel times its own derivative.
+
+    Args:
+        axes: Of each kernel's channels that it takes in.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, axes: list[int]) -> None:
         super().__init__(learning_rate=0.0, name="recorder")
+        self.axes = axes
         self.sums: list[Any] = []
 
     def build(self, variables: list[Any]) -> None:
@@ -44,13 +48,19 @@ class _Recorder(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self.sums = [
-            self.add_variable((kernel.shape[2],), dtype="float32", name=f"sum{index}")
-            for index, kernel in enumerate(variables)
+            self.add_variable(
+                (kernel.shape[axis],), dtype="float32", name=f"sum{index}"
+            )
+            for index, (kernel, axis) in enumerate(
+                zip(variables, self.axes, strict=True)
+            )
         ]
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        by_mask = ops.sum(ops.cast(variable * gradient, "float32"), axis=(0, 1, 3))
-        total = self.sums[self._get_variable_index(variable)]
+        index = self._get_variable_index(variable)
+        rest = [n for n in range(len(variable.shape)) if n != self.axes[index]]
+        by_mask = ops.sum(ops.cast(variable * gradient, "float32"), axis=rest)
+        total = self.sums[index]
         self.assign_add(total, ops.square(by_mask))
 
 
@@ -118,8 +128,9 @@ def channel_importance(
             "`labels` must be as many as `images`. "
             f"Received: {len(labels)} labels, {len(images)} images"
         )
-    kernels = [block.convs[index + 1].kernel for _, block, index in masks]
-    recorder, fitted = _Recorder(), _AtRest(model, kernels)
+    readers = [layer.channel_weights()[item.key][-1] for _, layer, item in masks]
+    recorder = _Recorder([axis for _, axis in readers])
+    fitted = _AtRest(model, [kernel for kernel, _ in readers])
     with force_open_rate(model, 1.0):
         fitted.compile(recorder, loss, auto_scale_loss=False)
         fitted.fit(images, labels, batch_size=batch_size, shuffle=False, verbose=0)

@@ -14,8 +14,8 @@ import numpy as np
 
 from keras_dyngate._checks import positive_int
 from keras_dyngate._images import take_images
-from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.calibration.grouping import group_channels
+from keras_dyngate.calibration.importance import gated_masks
 from keras_dyngate.calibration.packing_report import (
     ExecutedMacs,
     PackingReport,
@@ -30,31 +30,27 @@ Decisions = dict[str, np.ndarray]
 
 
 def _gated_blocks(model: Any, group_size: int) -> list[Any]:
-    """The blocks to pack, or an error if one of them cannot be."""
+    """The layers to pack, or an error if one of them cannot be."""
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(
             f"`model` must be a built keras.Model. Received: {type(model).__name__}"
         )
-    blocks = [
-        block
-        for block in dynamic_layers(model)
-        if getattr(block, "channel_gate", None) is not None
-    ]
-    grouped = [block.name for block in blocks if block.group_size != 1]
-    if grouped or not blocks:
+    masks = list(gated_masks(model))
+    grouped = [layer.name for _, layer, item in masks if item.channels != item.groups]
+    if grouped or not masks:
         found = f"gates of {grouped} decide on groups" if grouped else "no channel gate"
         raise ValueError(
             "`model` must hold channel gates with one decision per channel. "
             f"Received: {model.name!r}, {found}"
         )
-    for block in blocks:
-        executed_group_size(block.inner_filters, block.inner_filters, group_size)
-        if block.channel_gate.forced is not None:
+    for _, _, item in masks:
+        executed_group_size(item.channels, item.groups, group_size)
+        if item.controller.forced is not None:
             raise ValueError(
                 "`model` must decide for itself to be packed. "
                 f"Received: {model.name!r} inside `force_open_rate`"
             )
-    return blocks
+    return list({id(layer): layer for _, layer, _ in masks}.values())
 
 
 def _split(count: int, holdout: float) -> tuple[np.ndarray, np.ndarray]:
@@ -154,20 +150,22 @@ def pack_channels(
     on_holdout = {key: values[apart] for key, values in decisions.items()}
     plans = {}
     for block in blocks:
-        masks = [on_data[f"{block.name}/{key}"] > 0 for key in block.channel_keys]
-        if block.layer_gate is not None:  # a skipped block decides nothing
-            runs = on_data[f"{block.name}/layer"][:, 0] > 0
-            masks = [mask[runs] for mask in masks]
-        plans[block.name] = _arrange(
-            masks, group_size, prune, hold=block.channel_gate.binary
-        )
+        items = block.decisions()
+        channels = [item for item in items if not item.whole]
+        masks = [on_data[f"{block.name}/{item.key}"] > 0 for item in channels]
+        for item in items:
+            if item.whole:  # a skipped block decides nothing
+                runs = on_data[f"{block.name}/{item.key}"][:, 0] > 0
+                masks = [mask[runs] for mask in masks]
+        found = _arrange(masks, group_size, prune, hold=channels[0].controller.binary)
+        keys = [item.key for item in channels]
+        plans[block.name] = dict(zip(keys, found, strict=True))
     packed = rearrange(model, plans)
     outputs_after, after = predict_with_decisions(packed, images[apart], batch_size)
 
     named = {
-        f"{block.name}/{key}": (block.inner_filters, plan)
-        for block in blocks
-        for key, plan in zip(block.channel_keys, plans[block.name], strict=True)
+        name: (item.channels, plans[layer.name][item.key])
+        for name, layer, item in gated_masks(model)
     }
     orders = {key: tuple(plan.order.tolist()) for key, (_, plan) in named.items()}
     profile, profile_after = count_macs(model), count_macs(packed)

@@ -16,7 +16,7 @@ import numpy as np
 from keras_dyngate._checks import fraction
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.calibration.importance import channel_importance, gated_masks
-from keras_dyngate.calibration.rearranging import Arrangement, reorder_channels
+from keras_dyngate.calibration.rearranging import reorder_channels
 from keras_dyngate.controllers import BinaryGate
 from keras_dyngate.cost.counter import count_macs
 
@@ -59,32 +59,34 @@ def prime_gates(
     target = fraction("target", target)
     if not 0.0 < spread < np.inf:
         raise ValueError(f"`spread` must be positive. Received: spread={spread!r}")
-    for name, block, _ in gated_masks(model):
-        if not isinstance(block.channel_gate, BinaryGate):
+    for name, _, item in gated_masks(model):
+        if not isinstance(item.controller, BinaryGate):
             raise ValueError(
                 "`model` must have channel gates that are `BinaryGate`. "
-                f"Received: {type(block.channel_gate).__name__} at {name!r}"
+                f"Received: {type(item.controller).__name__} at {name!r}"
             )
     importance = channel_importance(
         model, images, labels, loss=loss, batch_size=batch_size
     )
     per_unit: dict[str, np.ndarray] = {}
-    for block in dynamic_layers(model):
-        names = [name for name, owner, _ in gated_masks(model) if owner is block]
-        if not names:
-            continue
-        orders = [np.argsort(-importance[name], kind="stable") for name in names]
-        none = np.zeros(0, int)
-        reorder_channels(block, block, [Arrangement(order, none) for order in orders])
-        macs = np.split(np.asarray(block.channel_gate.unit_macs), len(names))
-        for name, order, cost in zip(names, orders, macs, strict=True):
-            of_unit = importance[name][order].reshape(len(cost), -1).sum(axis=1)
+    for layer in dynamic_layers(model):
+        items = [item for item in layer.decisions() if not item.whole]
+        orders = {}
+        for item in items:
+            name = f"{layer.name}/{item.key}"
+            order = np.argsort(-importance[name], kind="stable")
+            of_unit = importance[name][order].reshape(item.groups, -1).sum(axis=1)
+            cost = item.controller.unit_macs[item.units]
             per_unit[name] = np.log(np.maximum(of_unit, 1e-30) / cost)
+            orders[item.key] = order
+        if orders:
+            reorder_channels(layer, layer, orders)
     biases = _biases(model, per_unit, target, spread)
-    for block in dynamic_layers(model):
-        own = [biases[name] for name, owner, _ in gated_masks(model) if owner is block]
-        if own:
-            block.channel_gate.expand.bias.assign(np.concatenate(own))
+    for name, _, item in gated_masks(model):
+        bias = item.controller.expand.bias
+        values = keras.ops.convert_to_numpy(bias).copy()
+        values[item.units] = biases[name]
+        bias.assign(values)
     return biases
 
 
@@ -94,9 +96,10 @@ def _biases(
     """Logits that are positive for the units worth most, as far as `target` reaches."""
     profile = count_macs(model)
     layers = {
-        f"{block.name}/layer": np.ones((1, 1))
-        for block in dynamic_layers(model)
-        if block.layer_gate is not None
+        f"{layer.name}/{item.key}": np.ones((1, 1))
+        for layer in dynamic_layers(model)
+        for item in layer.decisions()
+        if item.whole
     }
     flat = np.sort(np.concatenate(list(values.values())))
 

@@ -39,7 +39,8 @@ class Controller(KeepsFrozen, keras.layers.Layer):
             that a resumed run draws on.
 
     Call arguments:
-        x: Feature map `[batch, height, width, channels]`.
+        x: Feature map `[batch, height, width, channels]`, or `[batch, ..., channels]` of
+            another rank; what lies between is averaged.
         training: Whether noise is drawn and penalties are added.
 
     Output: `ControllerOutput(score, logit)`, both `[batch, units]`, float32.
@@ -136,7 +137,9 @@ class Controller(KeepsFrozen, keras.layers.Layer):
 
     def call(self, x: Any, training: bool | None = None) -> ControllerOutput:
         training = bool(training)
-        pooled = ops.mean(ops.cast(x, "float32"), axis=(1, 2))
+        pooled = ops.cast(x, "float32")
+        if len(x.shape) > 2:
+            pooled = ops.mean(pooled, axis=tuple(range(1, len(x.shape) - 1)))
         logit = self.compute_logits(pooled, training)
         if self._forced is None:
             score = self.compute_scores(logit, training)

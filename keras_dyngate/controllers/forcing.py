@@ -6,6 +6,7 @@ with force_open_rate(model, 0.5):
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -49,6 +50,16 @@ def _clear_traces(model: keras.Model) -> None:
                 setattr(part, name, None)
 
 
+def _by_controller(model: keras.Model) -> Iterator[tuple[Controller, list[Any]]]:
+    """Every controller, and the decisions that it takes."""
+    for layer in dynamic_layers(model):
+        found: dict[int, list[Any]] = {}
+        for item in layer.decisions():
+            found.setdefault(id(item.controller), []).append(item)
+        for items in found.values():
+            yield items[0].controller, items
+
+
 @contextlib.contextmanager
 def force_open_rate(
     model: keras.Model, rate: Rate, layer_rate: Rate = 1.0
@@ -69,14 +80,11 @@ def force_open_rate(
     Raises:
         ValueError: If the model has no controllers, or a rate is outside 0 to 1.
     """
-    blocks = list(dynamic_layers(model))
     channel: list[tuple[Controller, int]] = []
     layer: list[tuple[Controller, int]] = []
-    for block in blocks:
-        if getattr(block, "channel_gate", None) is not None:
-            channel.append((block.channel_gate, block.masks))
-        if getattr(block, "layer_gate", None) is not None:
-            layer.append((block.layer_gate, 1))
+    for gate, items in _by_controller(model):
+        found = layer if items[0].whole else channel
+        found.append((gate, len(items)))
     if not channel and not layer:
         raise ValueError(
             "`model` must hold gated blocks for its open rate to be forced. "

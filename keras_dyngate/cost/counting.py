@@ -1,6 +1,6 @@
 """Rows of a MAC table, call by call.
 
-A dynamic layer gives its own rows (`mac_rows`), a layer with `kernel_macs` its number;
+A dynamic layer gives its own rows (`cost_rows`), a layer with `kernel_macs` its number;
 what others cost stands in the registry; the rest is opened, and what it holds counted.
 """
 
@@ -65,7 +65,7 @@ class Counting:
                 "count it alone. "
                 f"Received: {type(layer).__name__} {call.path!r}"
             )
-        if hasattr(layer, "mac_rows"):
+        if hasattr(layer, "cost_rows"):
             _check_sizes(layer, shapes[0])
             self.add_dynamic(layer, shapes[0])
         elif hasattr(layer, "kernel_macs"):
@@ -89,7 +89,7 @@ class Counting:
         self.calls[layer.name] += 1  # named as `_hooks.record` names decisions
         name, times = layer.name, self.calls[layer.name]
         name = name if times == 1 else f"{name}:{times}"
-        rows = layer.mac_rows(shape)
+        rows = layer.cost_rows(shape)
         self.rows += [dataclasses.replace(row, layer=name) for row in rows]
 
     def add_opened(self, call: Call, shapes: list[Any]) -> None:

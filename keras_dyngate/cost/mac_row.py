@@ -43,10 +43,16 @@ class Gating:
     Attributes:
         key: Of the decision, relative to its layer ("channel", "channel_2", "layer").
         channels: How many channels the decision's units cover together (1 for "layer").
+        layer: Whose decision it is; "": of the row's own layer.
     """
 
     key: str
     channels: int = 1
+    layer: str = ""
+
+    def name_in(self, layer: str) -> str:
+        """The decision's full name, in a row of `layer`."""
+        return f"{self.layer or layer}/{self.key}"
 
     def open_groups(
         self, scores: np.ndarray, group_size: int | None
@@ -72,7 +78,7 @@ class MacRow:
             model or another layer "mobilenetv2/Conv1".
         kernel: The kernel inside it ("conv1", "channel_gate"), or "" for the layer.
         macs: Multiply-adds with everything open.
-        gatings: Decisions of the same layer that the cost is proportional to.
+        gatings: Decisions that the cost is proportional to.
         controller: Whether this is a controller or a decision gate, counted apart.
         stage: Of a net with early exits: spent only on a sample whose `exit` decision
             is this or a later one.

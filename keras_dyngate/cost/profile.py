@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from keras_dyngate.cost.executed import costs_of_groups
 from keras_dyngate.cost.mac_row import MacRow
 
 
@@ -96,27 +97,46 @@ class MacProfile:
                 "`decisions` must all be of the same samples. "
                 f"Received: arrays of {sorted(samples)} rows"
             )
-        total = np.zeros(samples.pop() if samples else 1, np.int64)
+        count = samples.pop() if samples else 1
+        open_groups: dict[str, np.ndarray] = {}
+        groups: dict[str, int] = {}
         for row in self.layers:
-            size = group_size
-            if isinstance(size, Mapping):  # "block:2" is a second call of "block"
-                size = size.get(row.layer, size.get(row.layer.rpartition(":")[0]))
-            cost = np.full(len(total), row.macs, np.int64)
             for gating in row.gatings:
-                key = f"{row.layer}/{gating.key}"
-                if key not in decisions:
+                name = gating.name_in(row.layer)
+                if name not in decisions:
                     raise ValueError(
-                        f"`decisions` must hold {key!r}. Received: {sorted(decisions)}"
+                        f"`decisions` must hold {name!r}. Received: {sorted(decisions)}"
                     )
-                scores = np.asarray(decisions[key])
-                count, groups = gating.open_groups(scores, size)
-                cost = cost * count // groups
-            if row.stage:
-                if "exit" not in decisions:
-                    raise ValueError(
-                        "`decisions` must hold 'exit' for a net with early exits. "
-                        f"Received: {sorted(decisions)}"
-                    )
-                cost *= np.ravel(decisions["exit"]) >= row.stage
-            total += cost
+                if name not in groups:
+                    size = _size_for(name, group_size)
+                    scores = np.asarray(decisions[name])
+                    open_groups[name], groups[name] = gating.open_groups(scores, size)
+        total = np.zeros(count, np.int64)
+        for stage in sorted({row.stage for row in self.layers}):
+            if stage and "exit" not in decisions:
+                raise ValueError(
+                    "`decisions` must hold 'exit' for a net with early exits. "
+                    f"Received: {sorted(decisions)}"
+                )
+            rows = [row for row in self.layers if row.stage == stage]
+            spent = np.zeros(count, np.int64)
+            for names, macs in costs_of_groups(rows, groups).items():
+                ran = np.full(count, macs, np.int64)
+                for name in names:
+                    ran *= open_groups[name]
+                spent += ran
+            if stage:
+                spent *= np.ravel(decisions["exit"]) >= stage
+            total += spent
         return total
+
+
+def _size_for(name: str, group_size: int | Mapping[str, int] | None) -> int | None:
+    """Channels that run together for a decision: its own, or its layer's."""
+    if not isinstance(group_size, Mapping):
+        return group_size
+    layer = name.rpartition("/")[0]  # "block:2" is a second call of "block"
+    for known in (name, layer, layer.rpartition(":")[0]):
+        if known in group_size:
+            return group_size[known]
+    return None

@@ -52,13 +52,15 @@ def _print_subnetworks(
 
 
 def _decision_of(layer: Any) -> str:
-    parts = []
-    if layer.channel_gate is not None:
-        gate = layer.channel_gate
-        parts.append(f"{gate.units} x {layer.group_size} channels")
-    if layer.layer_gate is not None:
-        parts.append("layer")
-    return ", ".join(parts)
+    parts: dict[str, int] = {}
+    for item in layer.decisions():
+        size = item.channels // item.groups
+        what = "layer" if item.whole else f"{size} channels"
+        parts[what] = parts.get(what, 0) + item.groups
+    return ", ".join(
+        what if what == "layer" else f"{count} x {what}"
+        for what, count in parts.items()
+    )
 
 
 def summary(

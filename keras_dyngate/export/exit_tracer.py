@@ -71,10 +71,6 @@ class ExitTracer:
         if images is not None:  # the features of 8-bit kernels keep their means
             self.parts.keep_means(images, int8)
         self.profile = count_macs(model)
-        self.fixed = [0] * len(model.stages)
-        for row in self.profile.layers:
-            if not row.gatings:
-                self.fixed[row.stage] += row.macs
 
     def run(self, index: int, x: Any, lowering: Lowering) -> tuple[Any, Any]:
         """One stage with constant weights: its features, and the MACs it took."""
@@ -82,7 +78,8 @@ class ExitTracer:
         constant = weights_as_constants(prepared.layers_of(calls), prepared.shifts)
         with constant, _hooks.lowering(lowering), exact_norms(self.int8):
             features = self.parts.features(index, x)
-        return features, executed_counts(lowering, self.fixed[index])
+        rows = [row for row in self.profile.layers if row.stage == index]
+        return features, executed_counts(rows, lowering.opened)
 
     def _run_head(self, stretch: Stretch, x: Any, int8: bool) -> Any:
         """A stretch of a head with constant weights."""

@@ -4,7 +4,8 @@ Of a classifier, or of a segmentation net, which classifies every pixel.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +15,8 @@ import tensorflow as tf
 from keras_dyngate import _hooks
 from keras_dyngate._graph import FlatGraph
 from keras_dyngate._walk import dynamic_layers
-from keras_dyngate.cost import MacProfile, count_macs
+from keras_dyngate.cost import MacProfile, MacRow, count_macs
+from keras_dyngate.cost.executed import costs_of_groups
 from keras_dyngate.export.calibration import calibration_feed
 from keras_dyngate.export.conversion import Feed
 from keras_dyngate.export.exact_norms import exact_norms
@@ -108,23 +110,47 @@ def call_traced(
     return {name: x.numpy() for name, x in found.items()}
 
 
-def executed_counts(lowering: Lowering, fixed: int) -> Any:
+def _counts(opened: Sequence[Any], size: int) -> Any:
+    """int32 `[n]`: how many of each of n times `size` flags are up."""
+    flags = tf.cast(tf.concat(opened, 0), tf.int32)
+    return tf.reduce_sum(tf.reshape(flags, [len(opened), size]), axis=1)
+
+
+def executed_counts(rows: Iterable[MacRow], opened: Mapping[str, Any]) -> Any:
     """int32 `[2]`: thousands of MACs that were run, and what is left below a thousand.
 
     Args:
-        lowering: After its blocks have been lowered.
-        fixed: MACs that are under no decision.
+        rows: Of the table, those of what was run.
+        opened: By the name of a decision, bool `[groups]`: which ran; all False in what
+            was skipped.
     """
+    groups = {name: int(flags.shape[0]) for name, flags in opened.items()}
+    costs_by = costs_of_groups(rows, groups, nested=True)
+    fixed = costs_by.pop((), 0)
     total = tf.constant([fixed // KILO, fixed % KILO], tf.int32)
-    vectors, numbers = [], []
-    for dtype in (tf.bool, tf.int32):  # bools are joined first: one cast for all
-        found = [item for item in lowering.executed if item[0].dtype == dtype]
-        if found:
-            vectors.append(tf.cast(tf.concat([f for f, _ in found], 0), tf.int32))
-            numbers += [np.full(int(f.shape[0]), cost) for f, cost in found]
-    if not vectors:
+    if not costs_by:
         return total
-    flags, costs = tf.concat(vectors, 0), np.concatenate(numbers)
+    single = {names[0]: cost for names, cost in costs_by.items() if len(names) == 1}
+    vectors, numbers = [], []
+    if single:  # joined first: one cast for all
+        joined = tf.concat([opened[name] for name in single], 0)
+        vectors.append(tf.cast(joined, tf.int32))
+        numbers += [np.full(groups[name], cost) for name, cost in single.items()]
+    alike: dict[tuple[int, ...], list[tuple[tuple[str, ...], int]]] = {}
+    for names, cost in costs_by.items():
+        if len(names) > 1:
+            sizes = tuple(groups[name] for name in names)
+            alike.setdefault(sizes, []).append((names, cost))
+    for sizes, found in alike.items():
+        columns = zip(*(names for names, _ in found), strict=True)
+        counts = [
+            _counts([opened[name] for name in column], size)
+            for column, size in zip(columns, sizes, strict=True)
+        ]
+        vectors.append(math.prod(counts))
+        numbers.append(np.array([cost for _, cost in found]))
+    flags = vectors[0] if len(vectors) == 1 else tf.concat(vectors, 0)
+    costs = np.concatenate(numbers)
     parts = (
         (flags * (costs // KILO).astype("int32")),
         (flags * (costs % KILO).astype("int32")),
@@ -193,7 +219,6 @@ def plan_classifier(
     spec = {"image": tf.TensorSpec(shape, input_type, "image")}
     if with_force:
         spec["force"] = tf.TensorSpec([blocks], tf.int32, "force")
-    fixed = sum(row.macs for row in profile.layers if not row.gated)
     found: list[Lowering] = []
 
     def explain(image: Any, force: Any = None) -> dict[str, Any]:
@@ -204,7 +229,9 @@ def plan_classifier(
         found.append(lowering)
         return {
             **answer(logits),
-            "executed_macs": in_thousands(executed_counts(lowering, fixed)),
+            "executed_macs": in_thousands(
+                executed_counts(profile.layers, lowering.opened)
+            ),
             **visible(lowering.decisions),
         }
 

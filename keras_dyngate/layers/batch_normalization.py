@@ -8,6 +8,7 @@ from keras import ops
 from keras_dyngate import _hooks
 from keras_dyngate._backend import fused_batch_norm
 from keras_dyngate._registration import serializable
+from keras_dyngate.cost.registry import free, register_macs
 
 
 @serializable
@@ -44,3 +45,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
             before = ops.cast(moving, "float32")
             moving.assign(before * self.momentum + now * (1.0 - self.momentum))
         return outputs
+
+
+register_macs(BatchNormalization)(free)

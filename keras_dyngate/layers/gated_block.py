@@ -1,17 +1,16 @@
-"""What residual blocks have in common: the shortcut, the gates, what they record."""
+"""What residual blocks have in common: convolutions, the shortcut, the gates."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_dyngate import _hooks, controllers
+from keras_dyngate import controllers
 from keras_dyngate._checks import channels_last, one_of, positive_int
-from keras_dyngate._saving import KeepsFrozen
-from keras_dyngate.controllers import Controller
-from keras_dyngate.cost.counter import kernel_macs
-from keras_dyngate.cost.mac_row import Gating, MacRow
 from keras_dyngate.layers.batch_normalization import BatchNormalization
+from keras_dyngate.layers.gated_chain import GatedChain
+from keras_dyngate.layers.links import Link, Padding, Subsampling
 
 
 def conv_bn(
@@ -53,15 +52,7 @@ def conv_bn(
     return conv, norm
 
 
-def pad_for(conv: keras.layers.Conv2D, x: Any) -> Any:
-    """Zeros on all sides of `x`, where the convolution does not add them itself."""
-    side = conv.kernel_size[0] // 2
-    if conv.padding == "same" or side == 0:
-        return x
-    return ops.pad(x, [[0, 0], [side, side], [side, side], [0, 0]])
-
-
-class GatedBlock(KeepsFrozen, keras.layers.Layer):
+class GatedBlock(GatedChain):
     """Base of the gated residual blocks; use `GatedBasicBlock` or the bottleneck.
 
     A subclass sets `masked` (which convolutions' activations the channel gate masks),
@@ -89,7 +80,6 @@ class GatedBlock(KeepsFrozen, keras.layers.Layer):
         ValueError: If the gate's units do not divide the filters, or for a bad argument.
     """
 
-    masked: tuple[int, ...] = (0,)
     expansion = 1
 
     def __init__(
@@ -121,10 +111,10 @@ class GatedBlock(KeepsFrozen, keras.layers.Layer):
         self.shortcut = one_of("shortcut", shortcut, ("projection", "pad"))
         self.bn_epsilon, self.bn_momentum = bn_epsilon, bn_momentum
         self.data_format = channels_last(data_format)
-        self.channel_gate: Controller | None = controllers.get(
+        self.channel_gate = controllers.get(
             channel_gate, self.masks * self.inner_filters
         )
-        self.layer_gate: Controller | None = controllers.get(layer_gate, 1)
+        self.layer_gate = controllers.get(layer_gate, 1)
         self._check_gates()
         self.convs, self.norms = [], []
         for index, (width, size, stride) in enumerate(self.branch_specs(), 1):
@@ -146,11 +136,6 @@ class GatedBlock(KeepsFrozen, keras.layers.Layer):
     def branch_specs(self) -> list[tuple[int, int, int]]:
         """(filters, kernel size, strides) of the branch's convolutions."""
         raise NotImplementedError
-
-    @property
-    def masks(self) -> int:
-        """How many activations the channel gate masks."""
-        return len(self.masked)
 
     def _check_gates(self) -> None:
         gate = self.channel_gate
@@ -182,11 +167,6 @@ class GatedBlock(KeepsFrozen, keras.layers.Layer):
                 "The number of input channels must be known. "
                 f"Received: input_shape={tuple(input_shape)}"
             )
-        shape = tuple(input_shape)
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            conv.build(self._padded(conv, shape))
-            shape = conv.compute_output_shape(self._padded(conv, shape))
-            norm.build(shape)
         out = self.filters * self.expansion
         if channels != out or self.strides != 1:
             if self.shortcut == "projection":
@@ -199,137 +179,39 @@ class GatedBlock(KeepsFrozen, keras.layers.Layer):
                     self.bn_momentum,
                     self.dtype_policy,
                 )
-                self.shortcut_conv.build(input_shape)
-                self.shortcut_norm.build(
-                    self.shortcut_conv.compute_output_shape(input_shape)
-                )
             elif channels > out:
                 raise ValueError(
                     "`shortcut='pad'` adds channels and cannot take any away. "
                     f"Received: {channels} channels in, {out} out"
                 )
-        for gate in (self.channel_gate, self.layer_gate):
-            if gate is not None and not gate.built:
-                gate.build(input_shape)
-        self._set_unit_macs(input_shape)
-        self.freeze_again()
+        self.build_links(input_shape)
 
-    def _set_unit_macs(self, input_shape: Any) -> None:
-        if None in tuple(input_shape)[1:]:
-            return
-        rows = [row for row in self.mac_rows(input_shape) if not row.controller]
-        for gate, keys in (
-            (self.channel_gate, self.channel_keys),
-            (self.layer_gate, ("layer",)),
-        ):
-            if gate is None:
-                continue
-            units = gate.units // len(keys)
-            gate.unit_macs = [
-                macs // units
-                for key in keys
-                for macs in [
-                    sum(r.macs for r in rows if key in [g.key for g in r.gatings])
-                ]
-                for _ in range(units)
-            ]
+    def links(self) -> tuple[Link, ...]:
+        """The branch: convolutions, padded alike on all sides, BN, ReLU between."""
+        found: list[Link] = []
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            side = conv.kernel_size[0] // 2
+            if found:
+                found.append(ops.relu)
+            if conv.padding == "valid" and side:
+                found.append(Padding(side))
+            found += [conv, norm]
+        return tuple(found)
 
-    @property
-    def channel_keys(self) -> tuple[str, ...]:
-        """Names of the channel decisions: "channel", then "channel_2"."""
-        return ("channel", "channel_2")[: self.masks]
-
-    @staticmethod
-    def _padded(conv: keras.layers.Conv2D, shape: Any) -> tuple[int | None, ...]:
-        side = 0 if conv.padding == "same" else conv.kernel_size[0] // 2
-        batch, height, width, channels = shape
-        return (
-            batch,
-            None if height is None else height + 2 * side,
-            None if width is None else width + 2 * side,
-            channels,
-        )
-
-    def call(self, x: Any, training: bool | None = None) -> Any:
-        built_elsewhere = _hooks.lowered(self, x)
-        if built_elsewhere is not None:
-            return built_elsewhere
-        decisions: dict[str, Any] = {}
-        layer = channel = None
-        if self.channel_gate is not None:
-            channel = self.channel_gate(x, training=training).score
-            parts = ops.split(channel, self.masks, axis=-1)
-            decisions.update(zip(self.channel_keys, parts, strict=True))
-        if self.layer_gate is not None:
-            layer = self.layer_gate(x, training=training).score
-            runs = ops.cast(layer > 0, "float32")
-            decisions = {key: value * runs for key, value in decisions.items()}
-            decisions["layer"] = layer
-        _hooks.record(self, decisions)
-        masks = None
-        if channel is not None:
-            masks = [self.spread(part, self.compute_dtype) for part in parts]
-        y = self.branch(x, masks, training)
-        if layer is not None:
-            y = y * ops.cast(ops.reshape(layer, (-1, 1, 1, 1)), y.dtype)
-        return ops.relu(y + self.apply_shortcut(x, training))
-
-    def spread(self, scores: Any, dtype: str) -> Any:
-        """Scores `[batch, groups]` as a mask `[batch, 1, 1, inner_filters]`."""
-        scores = ops.repeat(scores, self.inner_filters // scores.shape[-1], axis=-1)
-        return ops.cast(ops.expand_dims(scores, (1, 2)), dtype)
-
-    def branch(self, x: Any, masks: list[Any] | None, training: bool | None) -> Any:
-        """The residual branch: convolutions, BN, ReLU, and masks.
-
-        A mask stands after BN and ReLU: a shut channel is an exact zero.
-        """
-        last = len(self.convs) - 1
-        for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            x = norm(conv(pad_for(conv, x)), training=training)
-            if index < last:
-                x = ops.relu(x)
-                if masks is not None and index in self.masked:
-                    x = x * masks[self.masked.index(index)]
-        return x
-
-    def apply_shortcut(self, x: Any, training: bool | None = None) -> Any:
+    def shortcut_links(self) -> tuple[Link, ...]:
         """The ungated path: identity, projection, or subsampling and zero channels."""
         if self.shortcut_conv is not None and self.shortcut_norm is not None:
-            return self.shortcut_norm(self.shortcut_conv(x), training=training)
-        missing = self.filters * self.expansion - x.shape[-1]
-        if self.strides > 1:
-            x = x[:, :: self.strides, :: self.strides]
-        if missing:
-            before = missing // 2
-            x = ops.pad(x, [[0, 0], [0, 0], [0, 0], [before, missing - before]])
-        return x
+            return self.shortcut_conv, self.shortcut_norm
+        if self.shortcut == "pad":
+            return (Subsampling(self.strides, self.filters * self.expansion),)
+        return ()
 
-    def mac_rows(self, input_shape: Any) -> list[MacRow]:
-        """MACs of every kernel, and the decisions each is under."""
-        layer = (Gating("layer"),) if self.layer_gate is not None else ()
-        channel: dict[int, Gating] = {}  # by the convolution that puts the channels out
-        if self.channel_gate is not None:
-            for index, key in zip(self.masked, self.channel_keys, strict=True):
-                channel[index] = Gating(key, self.inner_filters)
-        rows, shape = [], tuple(input_shape)
-        for gate, name, under in (
-            (self.layer_gate, "layer_gate", ()),
-            (self.channel_gate, "channel_gate", layer),
-        ):
-            if gate is not None:
-                macs = gate.count_macs(shape[-1])
-                rows.append(MacRow(self.name, name, macs, under, controller=True))
-        for index, conv in enumerate(self.convs):
-            padded = self._padded(conv, shape)
-            around = [channel[i] for i in (index - 1, index) if i in channel]
-            macs = kernel_macs(conv, padded) or 0
-            rows.append(MacRow(self.name, conv.name, macs, (*layer, *around)))
-            shape = conv.compute_output_shape(padded)
-        if self.shortcut_conv is not None:
-            macs = kernel_macs(self.shortcut_conv, tuple(input_shape)) or 0
-            rows.append(MacRow(self.name, self.shortcut_conv.name, macs))
-        return rows
+    def narrowed(self, config: dict[str, Any], widths: Sequence[int]) -> dict[str, Any]:
+        (inner,) = set(widths)
+        return {**config, "inner_filters": inner}
+
+    def after_links(self) -> tuple[Link, ...]:
+        return (ops.relu,)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         batch, height, width, _ = input_shape

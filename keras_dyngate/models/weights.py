@@ -6,7 +6,7 @@ Those of a dense net have its layers' own names.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -36,6 +36,11 @@ def _layer_slots(prefix: str, layer: Any) -> Iterator[tuple[str, Any]]:
             yield f"{prefix}.bias", layer.bias
 
 
+def _layers_of(links: Iterable[Any]) -> Iterator[Any]:
+    """The layers among the links of a chain."""
+    return (link for link in links if isinstance(link, keras.layers.Layer))
+
+
 def trunk_slots(model: keras.Model) -> dict[str, Any]:
     """The trunk's variables by PyTorch name, in the order of the model.
 
@@ -56,11 +61,10 @@ def trunk_slots(model: keras.Model) -> dict[str, Any]:
     for block in dynamic_layers(model):
         stage, index = block.name.removeprefix("stage").split("_block")
         prefix = f"layer{stage}.{int(index) - 1}"
-        for layer in (*block.convs, *block.norms):
+        for layer in _layers_of(block.links()):
             slots.update(_layer_slots(f"{prefix}.{layer.name}", layer))
-        if block.shortcut_conv is not None:
-            slots.update(_layer_slots(f"{prefix}.downsample.0", block.shortcut_conv))
-            slots.update(_layer_slots(f"{prefix}.downsample.1", block.shortcut_norm))
+        for number, layer in enumerate(_layers_of(block.shortcut_links())):
+            slots.update(_layer_slots(f"{prefix}.downsample.{number}", layer))
     if "predictions" in names:
         slots.update(_layer_slots("fc", model.get_layer("predictions")))
     return slots
@@ -178,12 +182,12 @@ def copy_trunk(target: keras.Model, source: keras.Model, of: str) -> str:
     for block, other in zip(
         dynamic_layers(target), dynamic_layers(source), strict=True
     ):
-        for ours, theirs in (
-            (block.channel_gate, other.channel_gate),
-            (block.layer_gate, other.layer_gate),
-        ):
-            if ours is not None and type(ours) is type(theirs):
-                pairs += _gate_values(ours, theirs, block.name)
+        known = {item.key: item.controller for item in other.decisions()}
+        ours = {id(item.controller): item for item in block.decisions()}
+        for item in ours.values():
+            if type(item.controller) is type(known.get(item.key)):
+                theirs = known[item.key]
+                pairs += _gate_values(item.controller, theirs, block.name)
     for variable, value in pairs:
         copy_variable(variable, value)
     return left

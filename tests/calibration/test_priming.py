@@ -58,7 +58,8 @@ def test_importance_is_the_squared_derivative_by_a_mask(bottleneck):
     assert list(found) == [name for name, _, _ in gated_masks(model)]
     step = 0.001  # hardly a ReLU turns over within it
     with kd.force_open_rate(model, 1.0):
-        for name, block, index in gated_masks(model):
+        for name, block, item in gated_masks(model):
+            index = block.masked[block.channel_keys.index(item.key)]
             kernel = block.convs[index + 1].kernel
             before = to_numpy(kernel)
             expected = []

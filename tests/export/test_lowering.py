@@ -7,14 +7,11 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 import keras_dyngate as kd  # noqa: E402
-from keras_dyngate.export.lowering import (  # noqa: E402
-    Branch,
-    Lowering,
-    as_constants,
-    default_group_size,
-    folded,
-    own_units,
-)
+from keras_dyngate.export.graph import KILO, executed_counts  # noqa: E402
+from keras_dyngate.export.lowering import Branch, Lowering, as_constants  # noqa: E402
+from keras_dyngate.export.lowering.chain import default_group_size  # noqa: E402
+from keras_dyngate.export.lowering.steps import compiled  # noqa: E402
+from keras_dyngate.layers.links import run as run_links  # noqa: E402
 from tests.export.nets import spread_gates  # noqa: E402
 from tests.stubs import randomize  # noqa: E402
 
@@ -70,15 +67,13 @@ def net(kind, gates, scores, unit=4):
 def lower(block, group_size=None, forced=None):
     """A traced function: image -> output, decisions, conditionally executed MACs."""
     lowering = Lowering(group_size, forced)
+    rows = [row for row in block.cost_rows((1, *SHAPE)) if row.gatings]
 
     @tf.function(input_signature=[tf.TensorSpec((1, *SHAPE))])
     def run(x):
         y = lowering(block, x)
-        macs = sum(
-            tf.reduce_sum(tf.cast(flags, tf.int32)) * cost
-            for flags, cost in lowering.executed
-        )
-        return y, dict(lowering.decisions), macs
+        thousands, rest = tf.unstack(executed_counts(rows, lowering.opened))
+        return y, dict(lowering.decisions), thousands * KILO + rest
 
     return lowering, run.get_concrete_function()
 
@@ -174,7 +169,7 @@ def test_a_skipped_block_touches_nothing_but_its_shortcut(kind, gates, scores):
     block, model = net(kind, gates, scores)
     x = images(1)
     block.layer_gate.forced = [False]
-    expected = keras.ops.relu(block.apply_shortcut(x))
+    expected = keras.ops.relu(run_links(block.shortcut_links(), x))
     inside = [*block.convs, *block.norms]
     if block.channel_gate is not None:
         inside.append(getattr(block.channel_gate, "expand", None) or block.channel_gate)
@@ -254,22 +249,16 @@ def test_default_group_size(filters):
         assert default_group_size(filters, own) == min(fitting, default=filters)
 
 
-@pytest.mark.parametrize("kind", ["basic", "bottleneck", "bottleneck, last"])
-def test_own_units(kind):
-    assert own_units(net(kind, "channel", "hard")[0]) == 4
-
-
-def test_folded_is_convolution_and_normalization():
+def test_a_normalization_is_folded_into_its_kernel():
     block, _ = net("basic, wider", "layer", "hard")
     x = images(2)
     for conv, norm in (
         (block.shortcut_conv, block.shortcut_norm),
         (block.convs[0], block.norms[0]),
     ):
-        kernel, shift = folded(conv, norm)
+        (kernel,) = compiled((conv, norm))
         expected = np.asarray(norm(conv(x), training=False))
-        side = tf.nn.conv2d(x, kernel, conv.strides, conv.padding.upper())
-        close(side + shift, expected)
+        close(kernel.shifted(kernel.product(x)), expected)
 
 
 def test_as_constants_hides_variables():
@@ -290,11 +279,11 @@ def test_a_child_has_decisions_of_its_own():
     lowering = Lowering(8)
     child = lowering.child()
     child.decisions["a"] = 1
-    child.executed.append((1, 2))
+    child.opened["a"] = 2
     child.branches.append(Branch("a", 1, 2, 3))
     child.group_sizes["a"] = 8
     assert child.group_size == 8
-    assert lowering.decisions == {} and lowering.executed == []
+    assert lowering.decisions == {} and lowering.opened == {}
     assert lowering.branches == child.branches
     assert lowering.group_sizes == child.group_sizes
     block, _ = net("basic", "layer", "hard")

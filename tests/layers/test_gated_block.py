@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_dyngate import BinaryGate, GatedBasicBlock, GatedBottleneckBlock
 from keras_dyngate._hooks import lowering, recording
+from keras_dyngate.layers.links import run
 from tests import reference
 from tests.backend_utils import gradients
 from tests.layer_checks import check_config
@@ -56,8 +57,8 @@ def test_dilation_against_numpy(cls, rate):
     expected = reference.block(x, weights, "b", masks=halves)
     np.testing.assert_allclose(to_numpy(block(x)), expected, rtol=1e-4, atol=2e-5)
     assert block.compute_output_shape(x.shape) == expected.shape
-    assert [row.macs for row in block.mac_rows((None, *shape))] == [
-        row.macs for row in plain.mac_rows((None, *shape))
+    assert [row.macs for row in block.cost_rows((None, *shape))] == [
+        row.macs for row in plain.cost_rows((None, *shape))
     ]
 
 
@@ -77,7 +78,7 @@ def test_dilation_is_kept_and_goes_without_strides(cls):
 def test_option_a_pads_channels_on_both_sides(channels, filters, before, after):
     block = built(GatedBasicBlock(filters, 2, shortcut="pad"), (5, 4, channels))
     x = images(2, 5, 4, channels)
-    found = to_numpy(block.apply_shortcut(ops.convert_to_tensor(x)))
+    found = to_numpy(run(block.shortcut_links(), ops.convert_to_tensor(x)))
     np.testing.assert_array_equal(
         found[..., before : before + channels], x[:, ::2, ::2]
     )
@@ -91,7 +92,7 @@ def test_a_shut_layer_leaves_the_shortcut(cls):
     gate = FixedController([[1], [0], [0]])
     block = built(cls(4, 2, layer_gate=gate), (6, 6, 3))
     x = ops.convert_to_tensor(images(3, 6, 6, 3))
-    expected = to_numpy(ops.relu(block.apply_shortcut(x)))
+    expected = to_numpy(ops.relu(run(block.shortcut_links(), x)))
     found = to_numpy(block(x))
     np.testing.assert_array_equal(found[1:], expected[1:])
     assert (found[0] != expected[0]).any()

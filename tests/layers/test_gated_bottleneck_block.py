@@ -68,7 +68,7 @@ def test_only_the_last_activation_gated(tmp_path):
         rtol=1e-4,
         atol=1e-5,
     )
-    rows = {row.kernel: row for row in block.mac_rows((None, 6, 6, 12))}
+    rows = {row.kernel: row for row in block.cost_rows((None, 6, 6, 12))}
     assert [rows[f"conv{i}"].macs for i in (1, 2, 3)] == [3456, 20736, 9216]
     assert [[g.key for g in rows[f"conv{i}"].gatings] for i in (1, 2, 3)] == [
         [],

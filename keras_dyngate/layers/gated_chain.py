@@ -1,0 +1,224 @@
+"""A chain of layers whose inner channels are gated per input.
+
+A kernel that mixes channels, layers that treat every channel on its own, the next kernel
+that mixes: the channels between the two fall into groups, and a shut group needs none of
+its slices: of the first kernel's outputs, of everything between, of the second kernel's
+inputs.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_dyngate.controllers import Controller
+from keras_dyngate.cost.counter import kernel_macs
+from keras_dyngate.cost.mac_row import Gating, MacRow
+from keras_dyngate.layers.dynamic_layer import Decision, DynamicLayer
+from keras_dyngate.layers.links import (
+    Link,
+    Padding,
+    mixes,
+    run,
+    shape_after,
+    sides,
+)
+
+
+class Zone(NamedTuple):
+    """The channels from one kernel that mixes to the next, as places in a chain's links.
+
+    Attributes:
+        start: Of the kernel that puts them out.
+        mask: Of the link that their mask stands before.
+        stop: Of the kernel that takes them in.
+    """
+
+    start: int
+    mask: int
+    stop: int
+
+
+class GatedChain(DynamicLayer):
+    """Base of the blocks whose inner channels are gated: links, masks, a shortcut.
+
+    A subclass gives `links`, and may give `shortcut_links` (what is added at the end),
+    `after_links` (what comes after that) and `masked` (which zones are masked; default:
+    the first). It sets `channel_gate` and `layer_gate`: None, or a `Controller` with as
+    many units for each mask, or with one.
+
+    A mask stands right before a kernel that mixes, or before the zeros put around what
+    that takes: batch normalization of a channel that is shut would not be 0. A layer gate
+    of score 0 leaves the shortcut alone.
+    """
+
+    masked: tuple[int, ...] = (0,)
+    channel_gate: Controller | None = None
+    layer_gate: Controller | None = None
+
+    def links(self) -> tuple[Link, ...]:
+        """Layers and functions, one after the other; two kernels that mix or more."""
+        raise NotImplementedError
+
+    def shortcut_links(self) -> tuple[Link, ...] | None:
+        """What makes of the input that which is added; None: nothing is."""
+        return None
+
+    def after_links(self) -> tuple[Link, ...]:
+        """What follows the sum: functions that treat every number on its own."""
+        return ()
+
+    def build_links(self, input_shape: Any) -> None:
+        """Build the links, the shortcut's and the gates; a subclass's `build` calls it."""
+        for links in (self.links(), self.shortcut_links() or ()):
+            shape = tuple(input_shape)
+            for link in links:
+                if isinstance(link, keras.layers.Layer) and not link.built:
+                    link.build(shape)
+                shape = shape_after(link, shape)
+        for gate in (self.channel_gate, self.layer_gate):
+            if gate is not None and not gate.built:
+                gate.build(input_shape)
+        self.set_unit_macs(input_shape)
+        self.freeze_again()
+
+    def zones(self) -> tuple[Zone, ...]:
+        """The channels between the chain's kernels, in order."""
+        links = self.links()
+        kernels = [index for index, link in enumerate(links) if mixes(link)]
+        found = []
+        for start, stop in zip(kernels, kernels[1:], strict=False):
+            mask = stop
+            while isinstance(links[mask - 1], Padding):
+                mask -= 1
+            found.append(Zone(start, mask, stop))
+        return tuple(found)
+
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each masked zone."""
+        links, zones = self.links(), self.zones()
+        return tuple(width_of(links[zones[index].start]) for index in self.masked)
+
+    @property
+    def masks(self) -> int:
+        """How many activations the channel gate masks."""
+        return len(self.masked)
+
+    @property
+    def channel_keys(self) -> tuple[str, ...]:
+        """Names of the channel decisions: "channel", then "channel_2" and so on."""
+        rest = (f"channel_{n}" for n in range(2, self.masks + 1))
+        return ("channel", *rest)[: self.masks]
+
+    def decisions(self) -> tuple[Decision, ...]:
+        found = []
+        if self.channel_gate is not None:
+            units = self.channel_gate.units // self.masks
+            for n, (key, width) in enumerate(
+                zip(self.channel_keys, self.widths(), strict=True)
+            ):
+                part = slice(n * units, (n + 1) * units)
+                found.append(Decision(key, self.channel_gate, part, width))
+        if self.layer_gate is not None:
+            found.append(Decision("layer", self.layer_gate, slice(0, 1), 1))
+        return tuple(found)
+
+    def channel_weights(self) -> dict[str, list[tuple[Any, int]]]:
+        """By key, every weight that has the masked channels, and on which axis.
+
+        The last is of the kernel that takes them in.
+        """
+        links, zones = self.links(), self.zones()
+        found: dict[str, list[tuple[Any, int]]] = {}
+        for key, index in zip(self.channel_keys, self.masked, strict=True):
+            zone = zones[index]
+            pairs = [
+                (weight, outer)
+                for link in links[zone.start : zone.stop]
+                for weight, _, outer in sides(link)
+            ]
+            pairs += [(weight, inner) for weight, inner, _ in sides(links[zone.stop])]
+            found[key] = [(w, axis) for w, axis in pairs if axis is not None]
+        return found
+
+    def narrowed(self, config: dict[str, Any], widths: Sequence[int]) -> dict[str, Any]:
+        """A config of this layer with other numbers of masked channels, its gate apart."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `narrowed` for channels to be taken "
+            f"out. Received: layer {self.name!r} without it"
+        )
+
+    def dense(self, x: Any, scores: dict[str, Any], training: bool | None) -> Any:
+        links, zones = self.links(), self.zones()
+        y, at = x, 0
+        if self.channel_gate is not None:
+            for key, index in zip(self.channel_keys, self.masked, strict=True):
+                zone = zones[index]
+                y = run(links[at : zone.mask], y, training)
+                y, at = y * spread(scores[key], y), zone.mask
+        y = run(links[at:], y, training)
+        if self.layer_gate is not None:
+            shape = (-1, *[1] * (len(y.shape) - 1))
+            y = y * ops.cast(ops.reshape(scores["layer"], shape), y.dtype)
+        shortcut = self.shortcut_links()
+        if shortcut is not None:
+            y = y + run(shortcut, x, training)
+        return run(self.after_links(), y, training)
+
+    def lower(self, x: Any, tools: Any) -> Any:
+        return tools.chain(self, x)
+
+    def cost_rows(self, input_shape: Any) -> list[MacRow]:
+        links, zones = self.links(), self.zones()
+        under: list[list[Gating]] = [
+            [] for _ in links
+        ]  # decisions about channels, by link
+        for item, index in zip(self.decisions(), self.masked, strict=False):
+            if not item.whole:
+                for place in range(zones[index].start, zones[index].stop + 1):
+                    under[place].append(Gating(item.key, item.channels))
+        layer = (Gating("layer"),) if self.layer_gate is not None else ()
+        rows, shape = [], tuple(input_shape)
+        for gate, name, above in (
+            (self.layer_gate, "layer_gate", ()),
+            (self.channel_gate, "channel_gate", layer),
+        ):
+            if gate is not None:
+                macs = gate.count_macs(shape[-1])
+                rows.append(MacRow(self.name, name, macs, above, controller=True))
+        for link, around in zip(links, under, strict=True):
+            rows += self._row(link, shape, (*layer, *around))
+            shape = shape_after(link, shape)
+        shape = tuple(input_shape)
+        for link in self.shortcut_links() or ():
+            rows += self._row(link, shape, ())
+            shape = shape_after(link, shape)
+        return rows
+
+    def _row(self, link: Link, shape: Any, gatings: tuple[Gating, ...]) -> list[MacRow]:
+        """The row of a link, if it has kernels."""
+        if not isinstance(link, keras.layers.Layer):
+            return []
+        macs = kernel_macs(link, shape) or 0
+        return [MacRow(self.name, link.name, macs, gatings)] if macs else []
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        shape = tuple(input_shape)
+        for link in (*self.links(), *self.after_links()):
+            shape = shape_after(link, shape)
+        return shape
+
+
+def width_of(link: Any) -> int:
+    """How many channels a kernel puts out."""
+    return int(link.units if isinstance(link, keras.layers.Dense) else link.filters)
+
+
+def spread(scores: Any, y: Any) -> Any:
+    """Scores `[batch, units]` as a mask for `y`, `[batch, 1, ..., 1, channels]`."""
+    channels = y.shape[-1]
+    scores = ops.repeat(scores, channels // scores.shape[-1], axis=-1)
+    return ops.cast(
+        ops.reshape(scores, (-1, *[1] * (len(y.shape) - 2), channels)), y.dtype
+    )
