@@ -138,7 +138,7 @@ def main(argv: list[str]) -> None:
     print(report)
     curve = model.evaluate_anytime((x_test, y_test), file=report.path)
     print(curve)
-    curve.plot().savefig(out / "anytime.png", dpi=150)
+    kd.visualization.anytime_curves({"": curve}).savefig(out / "anytime.png", dpi=150)
 
     # ## Deadlines
     #

@@ -101,7 +101,7 @@ def main(argv: list[str]) -> None:
     print(report)
     curve = model.evaluate_anytime(tuple(test), file=report.path)
     print(curve)
-    curve.plot().savefig(out / "anytime.png", dpi=150)
+    kd.visualization.anytime_curves({"": curve}).savefig(out / "anytime.png", dpi=150)
     results = {
         "settings": {name: FLAGS[name].value for name in _SETTINGS},
         **describe_machine(),

@@ -29,13 +29,13 @@ from absl import app, flags
 
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
-from keras_dyngate.calibration.exit_table import outcome
-from keras_dyngate.calibration.mixing import fit_mixing
-from keras_dyngate.calibration.wish import Wish, sweep
 from keras_dyngate.export import quiet
-from keras_dyngate.models.exit_fitting import ExitScores, exit_scores
+from keras_dyngate.models.exits.fitting import ExitScores, exit_scores
 from keras_dyngate.runtime import compare_latency, describe_machine
 from keras_dyngate.runtime.exit_places import limits_to
+from keras_dyngate.thresholds.mixing import fit_mixing
+from keras_dyngate.thresholds.table import outcome
+from keras_dyngate.thresholds.wish import Wish, sweep
 from keras_dyngate.visualization import exit_curves
 
 # Objective to confidences: of linear gates, and of heads.

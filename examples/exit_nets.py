@@ -16,8 +16,8 @@ import keras
 import numpy as np
 
 import keras_dyngate as kd
-from keras_dyngate.calibration.exit_table import ExitTable
-from keras_dyngate.calibration.mixing import fit_mixing, mix
+from keras_dyngate.thresholds.mixing import fit_mixing, mix
+from keras_dyngate.thresholds.table import ExitTable
 
 HEADS = ("linear", "conv", "separable", "conv_untaught", "separable_untaught")
 

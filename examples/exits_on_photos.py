@@ -38,8 +38,8 @@ from photo_folder import photos
 
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
-from keras_dyngate.models.exit_fitting import exit_scores
-from keras_dyngate.models.first_nets import first_net, small_net
+from keras_dyngate.models.exits.first_nets import first_net, small_net
+from keras_dyngate.models.exits.fitting import exit_scores
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("net", None, "A trained .keras classifier.", required=True)

@@ -39,11 +39,11 @@ from photo_folder import photos
 
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
-from keras_dyngate.calibration.exit_search import Goal, search
-from keras_dyngate.calibration.exit_table import outcome
 from keras_dyngate.export import quiet
 from keras_dyngate.runtime import compare_latency, describe_machine
 from keras_dyngate.runtime.exit_places import limits_to
+from keras_dyngate.thresholds.search import Goal, search
+from keras_dyngate.thresholds.table import outcome
 
 # Accuracies to reach: that of the plain net or of the one taught jointly, and some more.
 WISHES = (

@@ -19,9 +19,9 @@ from absl import app, flags
 from exit_nets import Arm, Net, dynamic_nets, read
 
 from keras_dyngate._files import write_whole
-from keras_dyngate.calibration.exit_table import outcome
-from keras_dyngate.calibration.promise import path_rows
-from keras_dyngate.calibration.wish import Wish
+from keras_dyngate.thresholds.promise import path_rows
+from keras_dyngate.thresholds.table import outcome
+from keras_dyngate.thresholds.wish import Wish
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("runs", "outputs/exits_on_photos", "What was trained.")

@@ -178,7 +178,8 @@ def judge(run: training.Run, model: Any, data: Data) -> dict[str, Any]:
         )
         curve = model.evaluate_anytime(test, file=report.path if report else None)
         print(curve)
-        curve.plot().savefig(run.folder / "anytime.png", dpi=120)
+        figure = kd.visualization.anytime_curves({"": curve})
+        figure.savefig(run.folder / "anytime.png", dpi=120)
         return {"points": [vars(point) for point in curve], "timed": curve.timed}
     files = judging.export_files(model, run.folder, data)
     if FLAGS.method == "dgate":

@@ -30,10 +30,8 @@ _MODULES = {
         "StepAwareCallback",
         "TrainingCheckpoint",
     ),
-    "calibration": (
-        "ExitOutcome",
+    "channels": (
         "PackingReport",
-        "Promise",
         "channel_importance",
         "pack_channels",
         "prime_gates",
@@ -62,11 +60,11 @@ _MODULES = {
         "SlicedDense",
     ),
     "losses": (
-        "AnytimeAccuracy",
         "AnytimeLoss",
         "OneVsAllHinge",
         "SegmentationCrossentropy",
     ),
+    "metrics": ("AnytimeAccuracy",),
     "models": (
         "AnytimeModel",
         "CutPoint",
@@ -102,10 +100,18 @@ _MODULES = {
         "LinearSchedule",
     ),
     "runtime": ("AnytimeRunner", "LiteRTModel", "calibrate_tflite"),
+    "thresholds": ("ExitOutcome", "Promise"),
     "taxonomy": ("HierarchicalTaxonomy",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
-_SUBMODULES = (*_MODULES, "datasets", "pictures", "visualization")
+_SUBMODULES = (
+    *_MODULES,
+    "calibration",  # moved, see there
+    "datasets",
+    "flatfile",
+    "pictures",
+    "visualization",
+)
 
 __all__ = sorted(_HOME)
 
@@ -123,7 +129,15 @@ def __dir__() -> list[str]:
 
 
 # Whatever a file may name: the classes of these rooms, and one that is not public.
-_SAVED = ("regularizers", "controllers", "layers", "losses", "models", "taxonomy")
+_SAVED = (
+    "regularizers",
+    "controllers",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "taxonomy",
+)
 _install_stand_ins(
     {name: home for name, home in _HOME.items() if home in _SAVED and name[0].isupper()}
     | {"ScoreCrossEntropy": "losses"}

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_dyngate.calibration.exit_table import ExitTable
+from keras_dyngate.thresholds.table import ExitTable
 
 
 def random_table(seed, samples=101, gates=2, classes=3, values=None):

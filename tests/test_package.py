@@ -39,7 +39,9 @@ def test_a_device_needs_neither_keras_nor_a_backend():
         import keras_dyngate.runtime
         import keras_dyngate as kd
         kd.LiteRTModel, kd.ExitOutcome, kd.Promise
-        from keras_dyngate.calibration import exit_search, mixing, wish
+        from keras_dyngate.thresholds import search as exit_search
+        from keras_dyngate.thresholds import mixing
+        from keras_dyngate.thresholds import wish
         heavy = ("keras", "tensorflow", "jax", "torch", "scipy", "rich")
         print(json.dumps([name for name in heavy if name in sys.modules]))
     """
@@ -248,6 +250,21 @@ def test_public_classes_can_be_saved():
             name = f"keras_dyngate>{cls.__name__}"
             assert keras.saving.get_registered_name(cls) == name
             assert keras.saving.get_registered_object(name) is cls
+
+
+def test_names_that_moved_work_and_say_where_to():
+    for old, name, new in (
+        ("calibration", "prime_gates", "channels"),
+        ("calibration", "ExitTable", "thresholds"),
+        ("losses", "AnytimeAccuracy", "metrics"),
+    ):
+        module = importlib.import_module(f"keras_dyngate.{old}")
+        where = f"keras_dyngate.{new}.{name}"
+        with pytest.warns(DeprecationWarning, match=where):
+            found = getattr(module, name)
+        assert found is getattr(importlib.import_module(f"keras_dyngate.{new}"), name)
+    with pytest.raises(AttributeError, match="has no attribute 'nope'"):
+        importlib.import_module("keras_dyngate.calibration").nope  # noqa: B018
 
 
 def test_unknown_names():

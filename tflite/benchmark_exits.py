@@ -29,7 +29,7 @@ from rich.table import Table
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
 from keras_dyngate.export import quiet
-from keras_dyngate.models.heads import KINDS
+from keras_dyngate.models.exits.heads import KINDS
 from keras_dyngate.runtime import compare_latency, describe_machine
 from keras_dyngate.runtime.exit_places import exit_places, limits_to
 

@@ -18,8 +18,8 @@ from typing import Any
 from absl import app, flags
 
 from keras_dyngate._files import writable_target, write_whole
-from keras_dyngate.runtime.inspection import FileReport, Port, inspect_file
-from keras_dyngate.runtime.lint import CODES, Finding, lint
+from keras_dyngate.flatfile.inspection import FileReport, Port, inspect_file
+from keras_dyngate.flatfile.lint import CODES, Finding, lint
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("json", None, "Where to write what was found.")

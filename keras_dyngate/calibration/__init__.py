@@ -1,30 +1,12 @@
-"""Fitting a trained net to its use, on data and without training.
+"""Moved: see `keras_dyngate.channels` and `keras_dyngate.thresholds`."""
 
-Public names resolve on first use (PEP 562): choosing thresholds needs NumPy alone, and
-`keras_dyngate.runtime` does so without Keras.
-"""
+from keras_dyngate._deprecation import moved
 
-import importlib
-from typing import Any
+_CHANNELS = ("PackingReport", "channel_importance", "pack_channels", "prime_gates")
+_THRESHOLDS = ("ExitOutcome", "ExitTable", "Promise")
 
-_HOME = {
-    "ExitOutcome": "exit_table",
-    "ExitTable": "exit_table",
-    "PackingReport": "packing_report",
-    "Promise": "promise",
-    "channel_importance": "importance",
-    "pack_channels": "packing",
-    "prime_gates": "priming",
-}
-
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__ = moved(
+    __name__,
+    dict.fromkeys(_CHANNELS, "keras_dyngate.channels")
+    | dict.fromkeys(_THRESHOLDS, "keras_dyngate.thresholds"),
+)

@@ -30,10 +30,6 @@ from keras_dyngate._graph import flat_graph
 from keras_dyngate._images import finite_images
 from keras_dyngate._labels import label_of
 from keras_dyngate._logits import squashing_call
-from keras_dyngate.calibration.exit_table import ExitOutcome, ExitTable, outcome
-from keras_dyngate.calibration.paired_loss import loss_p_value
-from keras_dyngate.calibration.promise import check_promise, path_rows
-from keras_dyngate.calibration.wish import Wish, sweep
 from keras_dyngate.cost.counter import model_profile
 from keras_dyngate.export.arguments import check_labels, class_count
 from keras_dyngate.export.conversion import QUANTIZATIONS
@@ -45,19 +41,23 @@ from keras_dyngate.export.exits_result import (
     exit_rows,
 )
 from keras_dyngate.export.exporter import export_tflite
-from keras_dyngate.models.cut_at_exit import cut_at_exit
-from keras_dyngate.models.cut_points import check_trunk, checked_graph
-from keras_dyngate.models.cutting import resolve_cuts
-from keras_dyngate.models.decision_gates import add_decision_gates
-from keras_dyngate.models.early_exit import EarlyExitModel
-from keras_dyngate.models.exit_data import Batch, batches, class_indices, fitting
-from keras_dyngate.models.exit_teaching import copy_of
-from keras_dyngate.models.first_nets import automatic_net, first_net
-from keras_dyngate.models.heads import KINDS
-from keras_dyngate.models.placement import place_exits
+from keras_dyngate.models.exits.cut_at_exit import cut_at_exit
+from keras_dyngate.models.exits.cut_points import check_trunk, checked_graph
+from keras_dyngate.models.exits.cutting import resolve_cuts
+from keras_dyngate.models.exits.data import Batch, batches, class_indices, fitting
+from keras_dyngate.models.exits.decision_gates import add_decision_gates
+from keras_dyngate.models.exits.early_exit import EarlyExitModel
+from keras_dyngate.models.exits.first_nets import automatic_net, first_net
+from keras_dyngate.models.exits.heads import KINDS
+from keras_dyngate.models.exits.placement import place_exits
+from keras_dyngate.models.exits.teaching import copy_of
 from keras_dyngate.runtime import LiteRTModel, compare_latency
 from keras_dyngate.runtime.exit_calibration import file_exit_table, set_thresholds
 from keras_dyngate.runtime.exit_places import limits_to
+from keras_dyngate.thresholds.paired_loss import loss_p_value
+from keras_dyngate.thresholds.promise import check_promise, path_rows
+from keras_dyngate.thresholds.table import ExitOutcome, ExitTable, outcome
+from keras_dyngate.thresholds.wish import Wish, sweep
 
 PLACES = 2  # exits in the net that "auto" looks for
 JOINT_EPOCHS = 12

@@ -25,7 +25,7 @@ from keras_dyngate.export.graph import (
 )
 from keras_dyngate.export.lowering import Lowering
 from keras_dyngate.export.preparing import prepared_anytime
-from keras_dyngate.models.anytime_model import AnytimeModel, carried_name
+from keras_dyngate.models.anytime.model import AnytimeModel, carried_name
 
 ANSWER = ("logits", "label", "executed_macs")
 

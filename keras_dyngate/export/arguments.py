@@ -8,8 +8,8 @@ import numpy as np
 
 from keras_dyngate._graph import FlatGraph, flat_graph
 from keras_dyngate._images import finite_images, take_images
-from keras_dyngate.models.anytime_model import AnytimeModel
-from keras_dyngate.models.early_exit import EarlyExitModel
+from keras_dyngate.models.anytime.model import AnytimeModel
+from keras_dyngate.models.exits.early_exit import EarlyExitModel
 
 MAX_CLASSES = 256  # of a pixel
 PARITY_SAMPLES = 16  # where nobody says which

@@ -13,7 +13,7 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_dyngate.export.views import signature
-from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.flatfile import flatbuffer
 
 PACKED = 4  # int8 numbers in an int32
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_dyngate.export.int8_borders import int8_borders
-from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.flatfile import flatbuffer
 
 QUANTIZATIONS = (None, "float16", "dynamic", "int8")
 

@@ -13,7 +13,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_dyngate.export.float_kernels import is_one_of
-from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.flatfile import flatbuffer
 
 LEAST = 1024  # numbers of a kernel that the converter would round too
 _VERSIONS = {"CONV_2D": 5, "FULLY_CONNECTED": 12}  # the first with a scale per channel

@@ -16,7 +16,7 @@ from keras_dyngate.export.lowering import value
 from keras_dyngate.export.mean_correction import keep_means
 from keras_dyngate.export.preparing import Prepared
 from keras_dyngate.layers import DecisionGate, ExitHead
-from keras_dyngate.models.early_exit import EarlyExitModel
+from keras_dyngate.models.exits.early_exit import EarlyExitModel
 
 
 @dataclasses.dataclass(frozen=True)

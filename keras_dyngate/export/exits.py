@@ -18,8 +18,8 @@ import tensorflow as tf
 from keras_dyngate.export.exit_tracer import ExitTracer
 from keras_dyngate.export.graph import Plan, View, call_traced, in_thousands, visible
 from keras_dyngate.export.lowering import Lowering
-from keras_dyngate.models.early_exit import EarlyExitModel
-from keras_dyngate.models.exit_training import HEAD
+from keras_dyngate.models.exits.early_exit import EarlyExitModel
+from keras_dyngate.models.exits.training import HEAD
 
 ANSWER = ("logits", "label", "score", "exit", "executed_macs")
 

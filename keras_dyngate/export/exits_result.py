@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dyngate.calibration.exit_table import ExitOutcome, ExitTable, exits_of
+from keras_dyngate.thresholds.table import ExitOutcome, ExitTable, exits_of
 
 EXITS = "exits"  # the answer, where the dynamic net is that
 

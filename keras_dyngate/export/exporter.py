@@ -61,10 +61,11 @@ from keras_dyngate.export.views import (
     keep_signatures,
     make_default,
 )
+from keras_dyngate.flatfile import flatbuffer
 from keras_dyngate.layers import ExitHead
-from keras_dyngate.models.anytime_model import AnytimeModel
-from keras_dyngate.models.early_exit import EarlyExitModel
-from keras_dyngate.runtime import LiteRTModel, flatbuffer
+from keras_dyngate.models.anytime.model import AnytimeModel
+from keras_dyngate.models.exits.early_exit import EarlyExitModel
+from keras_dyngate.runtime import LiteRTModel
 from keras_dyngate.runtime.exit_places import limits_to
 from keras_dyngate.runtime.litert_model import METADATA_NAME
 

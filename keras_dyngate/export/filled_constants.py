@@ -10,7 +10,7 @@ import copy
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.flatfile import flatbuffer
 
 MIN_BYTES = 1 << 16  # smaller ones stay
 _FILL_VERSION = 3  # the first that fills int8

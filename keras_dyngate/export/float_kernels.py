@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.flatfile import flatbuffer
 
 _DEPTHWISE = "DEPTHWISE_CONV_2D"
 

@@ -22,7 +22,7 @@ from collections import defaultdict
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.flatfile import flatbuffer
 
 # Ops whose int32 bias is scaled by the scale of the input.
 _WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})

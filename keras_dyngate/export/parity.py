@@ -13,7 +13,7 @@ from keras_dyngate._labels import label_of
 from keras_dyngate._warn import warn
 from keras_dyngate.export.preparing import prepared_anytime
 from keras_dyngate.export.witness import Witness, witness_of
-from keras_dyngate.models.anytime_model import AnytimeModel
+from keras_dyngate.models.anytime.model import AnytimeModel
 from keras_dyngate.runtime import LiteRTModel
 from keras_dyngate.runtime.anytime_runner import ALONE, STEP, in_order
 

@@ -17,7 +17,7 @@ from keras_dyngate._graph import Call, FlatGraph, Stretch, run_calls
 from keras_dyngate._logits import squashing_call, without_activation
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.controllers.controller import Controller
-from keras_dyngate.models.anytime_model import AnytimeModel
+from keras_dyngate.models.anytime.model import AnytimeModel
 
 _FLOAT32 = "float32"
 

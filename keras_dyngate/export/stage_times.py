@@ -29,8 +29,9 @@ from keras_dyngate.export.float_kernels import float_depthwise
 from keras_dyngate.export.graph import weights_as_constants
 from keras_dyngate.export.lowering import Lowering
 from keras_dyngate.export.preparing import Prepared
-from keras_dyngate.models.cutting import split
-from keras_dyngate.runtime import LiteRTModel, flatbuffer
+from keras_dyngate.flatfile import flatbuffer
+from keras_dyngate.models.exits.cutting import split
+from keras_dyngate.runtime import LiteRTModel
 from keras_dyngate.runtime.comparison import compare_latency
 from keras_dyngate.runtime.exit_places import limits_to
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from keras_dyngate.cost import MacProfile
 from keras_dyngate.export.views import signature
-from keras_dyngate.runtime import LiteRTModel, flatbuffer
+from keras_dyngate.flatfile import flatbuffer
+from keras_dyngate.runtime import LiteRTModel
 from keras_dyngate.runtime.anytime_runner import ALONE, STEP, in_order
 
 REPEATS = 5

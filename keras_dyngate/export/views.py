@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.flatfile import flatbuffer
 
 
 def signature(model: schema.ModelT, name: str) -> schema.SignatureDefT:

@@ -10,7 +10,7 @@ from keras_dyngate._graph import flat_graph
 from keras_dyngate._hooks import recording
 from keras_dyngate.export.exit_parts import ExitParts
 from keras_dyngate.export.preparing import Prepared
-from keras_dyngate.models.early_exit import EarlyExitModel
+from keras_dyngate.models.exits.early_exit import EarlyExitModel
 
 
 @dataclasses.dataclass

@@ -109,7 +109,9 @@ def _takes_training(kind: Hashable) -> bool:
 def run(links: Sequence[Link], x: Any, training: bool | None = None) -> Any:
     """What links make of `x`, one after the other."""
     for link in links:
-        if isinstance(link, keras.layers.Layer) and _takes_training(cast(Any, type(link))):
+        if isinstance(link, keras.layers.Layer) and _takes_training(
+            cast(Any, type(link))
+        ):
             x = link(x, training=training)
         else:
             x = link(x)

@@ -19,14 +19,14 @@ from keras_dyngate._files import writable_target, write_whole
 from keras_dyngate._image_range import RangeWatch
 from keras_dyngate._images import finite_images
 from keras_dyngate._labels import label_of
-from keras_dyngate.calibration.exit_table import ExitOutcome, ExitTable
-from keras_dyngate.calibration.wish import Wish
-from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.flatfile import flatbuffer
 from keras_dyngate.runtime.chain import chain
 from keras_dyngate.runtime.exit_places import limits_to
 from keras_dyngate.runtime.labels import LabelSpec
 from keras_dyngate.runtime.litert_model import METADATA_NAME, LiteRTModel, macs_of
 from keras_dyngate.runtime.samples import labelled_samples
+from keras_dyngate.thresholds.table import ExitOutcome, ExitTable
+from keras_dyngate.thresholds.wish import Wish
 
 AT = "classify_at"  # the signature that takes thresholds
 NAME = "thresholds"

@@ -1,19 +1,16 @@
 """Accuracy of every sub-network of anytime nets, over MACs or time."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from keras_dyngate.visualization.plots import COLORS, INK, clean_axes, new_figure
 
-if TYPE_CHECKING:  # a page can be written without Keras
-    from keras_dyngate.models.anytime_curve import AnytimeCurve
 
-
-def anytime_curves(curves: "Mapping[str, AnytimeCurve]", in_time: bool = False) -> Any:
+def anytime_curves(curves: Mapping[str, Any], in_time: bool = False) -> Any:
     """A line per net, a numbered point per sub-network.
 
     Args:
-        curves: By name, what `AnytimeModel.evaluate_anytime` returns.
+        curves: By name, an `AnytimeCurve`, what `AnytimeModel.evaluate_anytime` returns.
         in_time: Whether to draw over milliseconds instead of MACs.
 
     Returns:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from keras_dyngate.visualization.plots import INK, MUTED, clean_axes, new_figure
 
 if TYPE_CHECKING:  # a page can be written without Keras
-    from keras_dyngate.calibration.exit_table import ExitOutcome
+    from keras_dyngate.thresholds.table import ExitOutcome
 
 
 def exit_curves(

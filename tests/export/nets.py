@@ -5,7 +5,7 @@ import numpy as np
 
 import keras_dyngate as kd
 from keras_dyngate._walk import controllers, dynamic_layers
-from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.flatfile import flatbuffer
 
 SHAPE = (12, 12, 3)
 NAMES = ("score", "distance", "margin", "entropy", "probability")

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import keras_dyngate as kd
-from keras_dyngate.calibration.exit_table import exits_of
 from keras_dyngate.export.add_exits import _labels
 from keras_dyngate.export.exits_result import class_rows, exit_rows
+from keras_dyngate.thresholds.table import exits_of
 from tests.exit_tables import by_loops, random_table
 
 layers = keras.layers

@@ -17,7 +17,7 @@ from keras_dyngate import _hooks  # noqa: E402
 from keras_dyngate.export.conversion import convert, float_kernels  # noqa: E402
 from keras_dyngate.export.parity import _anytime_parity, check_parity  # noqa: E402
 from keras_dyngate.export.subnetwork_costs import subnetwork_costs  # noqa: E402
-from keras_dyngate.runtime import flatbuffer  # noqa: E402
+from keras_dyngate.flatfile import flatbuffer  # noqa: E402
 from tests.export.nets import only_builtins  # noqa: E402
 from tests.stubs import images, outputs, randomize  # noqa: E402
 

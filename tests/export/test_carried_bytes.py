@@ -10,7 +10,7 @@ from ai_edge_litert.interpreter import Interpreter  # noqa: E402
 
 from keras_dyngate.export.carried_bytes import carry_bytes  # noqa: E402
 from keras_dyngate.export.conversion import convert  # noqa: E402
-from keras_dyngate.runtime import flatbuffer  # noqa: E402
+from keras_dyngate.flatfile import flatbuffer  # noqa: E402
 
 STEPS = ("start", "step_2")
 RNG = np.random.default_rng(0)

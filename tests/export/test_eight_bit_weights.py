@@ -8,7 +8,7 @@ tf = pytest.importorskip("tensorflow")
 
 import keras_dyngate as kd  # noqa: E402
 from keras_dyngate.export.eight_bit_weights import eight_bit_weights  # noqa: E402
-from keras_dyngate.runtime import flatbuffer  # noqa: E402
+from keras_dyngate.flatfile import flatbuffer  # noqa: E402
 from tests.export.nets import tinted, tiny_first  # noqa: E402
 
 pytestmark = [

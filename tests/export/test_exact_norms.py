@@ -10,7 +10,7 @@ from tests.stubs import images
 if keras.backend.backend() != "tensorflow":
     pytest.skip("exporting needs TensorFlow", allow_module_level=True)
 
-from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.flatfile import flatbuffer
 
 
 def net(after_padding):

@@ -12,10 +12,10 @@ tf = pytest.importorskip("tensorflow")
 import keras_dyngate as kd  # noqa: E402
 from keras_dyngate.export.eight_bit_weights import LEAST  # noqa: E402
 from keras_dyngate.export.views import signature  # noqa: E402
-from keras_dyngate.runtime import flatbuffer  # noqa: E402
+from keras_dyngate.flatfile import flatbuffer  # noqa: E402
+from keras_dyngate.flatfile.inspection import inspect_file  # noqa: E402
+from keras_dyngate.flatfile.lint import lint  # noqa: E402
 from keras_dyngate.runtime.chain import chain, image_input  # noqa: E402
-from keras_dyngate.runtime.inspection import inspect_file  # noqa: E402
-from keras_dyngate.runtime.lint import lint  # noqa: E402
 from tests.export.nets import (  # noqa: E402
     COMBINED,
     assert_answers,

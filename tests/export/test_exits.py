@@ -14,7 +14,7 @@ from ai_edge_litert.interpreter import Interpreter  # noqa: E402
 
 import keras_dyngate as kd  # noqa: E402
 from keras_dyngate.export.conversion import float_kernels  # noqa: E402
-from keras_dyngate.runtime import flatbuffer  # noqa: E402
+from keras_dyngate.flatfile import flatbuffer  # noqa: E402
 from tests.export.nets import (  # noqa: E402
     assert_answers,
     column,

@@ -11,7 +11,7 @@ tf = pytest.importorskip("tensorflow")
 import keras_dyngate as kd  # noqa: E402
 from keras_dyngate._walk import dynamic_layers  # noqa: E402
 from keras_dyngate.export.conversion import float_kernels  # noqa: E402
-from keras_dyngate.runtime import flatbuffer  # noqa: E402
+from keras_dyngate.flatfile import flatbuffer  # noqa: E402
 from tests.export.nets import (  # noqa: E402
     SHAPE,
     enliven,

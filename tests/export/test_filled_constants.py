@@ -12,7 +12,7 @@ from ai_edge_litert.interpreter import Interpreter  # noqa: E402
 from keras_dyngate.export import filled_constants  # noqa: E402
 from keras_dyngate.export.conversion import convert  # noqa: E402
 from keras_dyngate.export.filled_constants import fill_constants  # noqa: E402
-from keras_dyngate.runtime import flatbuffer  # noqa: E402
+from keras_dyngate.flatfile import flatbuffer  # noqa: E402
 
 SIDE = 130  # numbers; 4 bytes for each of SIDE * SIDE are above MIN_BYTES
 RAMP = np.arange(SIDE * SIDE, dtype="float32").reshape(SIDE, SIDE)

@@ -9,7 +9,7 @@ if keras.backend.backend() != "tensorflow":
 
 import keras_dyngate as kd
 from keras_dyngate.export.float_kernels import float_gates
-from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.flatfile import flatbuffer
 from tests.export.nets import tinted
 
 layers = keras.layers

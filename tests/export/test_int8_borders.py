@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema  # noqa: E402
 from ai_edge_litert.interpreter import Interpreter, OpResolverType  # noqa: E402
 
 from keras_dyngate.export.int8_borders import int8_borders  # noqa: E402
-from keras_dyngate.runtime import flatbuffer  # noqa: E402
+from keras_dyngate.flatfile import flatbuffer  # noqa: E402
 
 SIZE, CHANNELS, GROUPS, BLOCKS = 16, 16, 2, 2
 CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")

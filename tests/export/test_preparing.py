@@ -12,7 +12,7 @@ if keras.backend.backend() != "tensorflow":
 import keras_dyngate as kd
 from keras_dyngate.export import exporter
 from keras_dyngate.export.preparing import float32_twin, is_float32
-from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.flatfile import flatbuffer
 from tests.export.nets import SHAPE, conv_net, enliven, images, tinted, with_exits
 
 layers, ops = keras.layers, keras.ops

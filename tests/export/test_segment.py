@@ -14,12 +14,12 @@ import keras_dyngate as kd  # noqa: E402
 from keras_dyngate._walk import dynamic_layers  # noqa: E402
 from keras_dyngate.export import filled_constants  # noqa: E402
 from keras_dyngate.export.conversion import float_kernels  # noqa: E402
+from keras_dyngate.flatfile import flatbuffer  # noqa: E402
 from keras_dyngate.models.pspnet import (  # noqa: E402
     apply_classifier,
     apply_pyramid,
     upsample,
 )
-from keras_dyngate.runtime import flatbuffer  # noqa: E402
 from tests.export.nets import enliven, only_builtins  # noqa: E402
 
 pytestmark = [

@@ -13,7 +13,7 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("exporting needs TensorFlow", allow_module_level=True)
 
 from keras_dyngate.export.stage_times import exit_times, stage_times
-from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.flatfile import flatbuffer
 from keras_dyngate.runtime.litert_model import METADATA_NAME
 from tests.export import nets
 

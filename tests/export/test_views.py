@@ -10,7 +10,7 @@ tf = pytest.importorskip("tensorflow")
 from ai_edge_litert.interpreter import Interpreter  # noqa: E402
 
 from keras_dyngate.export import views  # noqa: E402
-from keras_dyngate.runtime import flatbuffer  # noqa: E402
+from keras_dyngate.flatfile import flatbuffer  # noqa: E402
 
 WEIGHTS = np.arange(12, dtype="float32").reshape(3, 4)
 X = np.array([[1.0, 2.0, 3.0]], "float32")

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.flatfile import flatbuffer
 
 
 def write_file(folder, signatures, metadata=None):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import keras_dyngate as kd
-from keras_dyngate.calibration.exit_table import exits_of, outcome
 from keras_dyngate.runtime.exit_calibration import file_exit_table, set_thresholds
+from keras_dyngate.thresholds.table import exits_of, outcome
 from tests.export.nets import cascade, conv_net, spread_thresholds, tinted, with_exits
 from tests.export.nets import images as pictures
 

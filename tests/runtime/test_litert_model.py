@@ -13,7 +13,8 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from keras_dyngate.runtime import LiteRTModel, flatbuffer  # noqa: E402
+from keras_dyngate.flatfile import flatbuffer  # noqa: E402
+from keras_dyngate.runtime import LiteRTModel  # noqa: E402
 from tests.runtime.files import write_file  # noqa: E402
 
 WEIGHTS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], "float32")

@@ -2,7 +2,7 @@
 
 import json
 
-from keras_dyngate.runtime import flatbuffer
+from keras_dyngate.flatfile import flatbuffer
 from keras_dyngate.runtime.litert_model import METADATA_NAME
 
 

@@ -15,9 +15,9 @@ pytest.importorskip("tensorflow")
 ai_edge_litert = pytest.importorskip("ai_edge_litert")
 
 import keras_dyngate as kd  # noqa: E402
-from keras_dyngate.runtime import flatbuffer  # noqa: E402
+from keras_dyngate.flatfile import flatbuffer  # noqa: E402
 from tests.export.nets import images, small_net, spread_gates  # noqa: E402
-from tests.runtime.mutations import FOREIGN, mutations  # noqa: E402
+from tests.flatfile.mutations import FOREIGN, mutations  # noqa: E402
 
 SOURCES = Path(__file__).resolve().parents[2] / "tflite" / "native"
 LIBRARY = Path(ai_edge_litert.__file__).parent / "libLiteRt.so"

@@ -3,7 +3,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from keras_dyngate.models.anytime_curve import (  # noqa: E402
+from keras_dyngate.models.anytime.curve import (  # noqa: E402
     AnytimeCurve,
     AnytimePoint,
 )
@@ -62,7 +62,8 @@ def test_one_net_needs_no_name():
     (axes,) = anytime_curves({"": CURVES["sliced"]}).axes
     assert axes.get_legend() is None
     assert len(axes.get_lines()) == 1
-    figure = CURVES["sliced"].plot(in_time=True)
+    with pytest.warns(DeprecationWarning, match="anytime_curves"):
+        figure = CURVES["sliced"].plot(in_time=True)
     np.testing.assert_array_equal(
         figure.axes[0].get_lines()[0].get_xdata(), [0.4, 1.1, 2.3]
     )

@@ -3,7 +3,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from keras_dyngate.calibration import ExitOutcome  # noqa: E402
+from keras_dyngate.thresholds import ExitOutcome  # noqa: E402
 from keras_dyngate.visualization import exit_curves  # noqa: E402
 
 

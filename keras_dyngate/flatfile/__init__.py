@@ -1,0 +1,1 @@
+"""A `.tflite` file as data: read, inspected, linted. Neither Keras nor TensorFlow."""

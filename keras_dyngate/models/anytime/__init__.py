@@ -1,0 +1,1 @@
+"""Nets of nested sub-networks, each of which answers."""

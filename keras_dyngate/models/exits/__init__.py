@@ -1,0 +1,1 @@
+"""Early exits on any classifier: places, heads, teaching, thresholds."""

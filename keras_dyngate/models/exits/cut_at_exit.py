@@ -1,0 +1,41 @@
+"""The static net that ends at one exit of a net with early exits."""
+
+import keras
+
+from keras_dyngate._checks import member
+from keras_dyngate._graph import joined
+from keras_dyngate.layers import ExitHead
+from keras_dyngate.models.exits.early_exit import EarlyExitModel
+
+
+def cut_at_exit(model: EarlyExitModel, number: int) -> keras.Model:
+    """The net up to one exit, with that exit's head alone; layers are shared.
+
+    What every net with exits has to be held against: if one of its exits is right often
+    enough for all pictures, the rest of the net is not needed. Of the exit at the input
+    it is the first net alone.
+
+    Args:
+        model: A net with early exits.
+        number: Of the exit, from 1.
+
+    Returns:
+        A functional model from images to raw scores `[batch, classes]`.
+
+    Raises:
+        ValueError: If there is no such exit.
+    """
+    if not isinstance(model, EarlyExitModel):
+        raise ValueError(
+            "`model` must be a net with early exits, an EarlyExitModel. "
+            f"Received: model={model!r}"
+        )
+    index = member("number", number, len(model.gates)) - 1
+    gate = model.gates[index]
+    parts = [stage.part.stretch for stage in model.stages[: index + 1]]
+    parts = [stretch for stretch in parts if stretch.calls]
+    name = f"{model.trunk.name}_until_{gate.name}"
+    if isinstance(gate, ExitHead):
+        return joined([*parts, gate.graph.whole], name=name)
+    features = joined(parts)
+    return keras.Model(features.inputs[0], gate(features.outputs[0]), name=name)
