@@ -7,11 +7,15 @@ import keras
 
 
 def dynamic_layers(model: keras.Layer) -> Iterator[Any]:
-    """Every layer that decides (it has `cost_rows`), in the order of the model."""
+    """Every layer that decides (it has `cost_rows`), in the order of the model.
+
+    One that holds others comes before them.
+    """
+    held = getattr(model, "layers", ())
     if hasattr(model, "cost_rows"):
         yield model
-        return
-    for layer in getattr(model, "layers", ()):
+        held = model._flatten_layers(include_self=False, recursive=False)
+    for layer in held:
         yield from dynamic_layers(layer)
 
 

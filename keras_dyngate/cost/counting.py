@@ -86,11 +86,10 @@ class Counting:
             self.rows.append(MacRow(path, "", macs))
 
     def add_dynamic(self, layer: Any, shape: Any) -> None:
-        self.calls[layer.name] += 1  # named as `_hooks.record` names decisions
-        name, times = layer.name, self.calls[layer.name]
-        name = name if times == 1 else f"{name}:{times}"
-        rows = layer.cost_rows(shape)
-        self.rows += [dataclasses.replace(row, layer=name) for row in rows]
+        self.calls[layer.name] += 1
+        times = self.calls[layer.name]
+        for row in layer.cost_rows(shape):
+            self.rows.append(row if times == 1 else _of_call(row, times))
 
     def add_opened(self, call: Call, shapes: list[Any]) -> None:
         """Append the rows of what a call holds: of a layer of Keras one, the sum."""
@@ -135,6 +134,15 @@ class Counting:
     def profile(self) -> MacProfile:
         unknown = tuple(dict.fromkeys(self.unknown))
         return MacProfile(tuple(self.rows), unknown=unknown)
+
+
+def _of_call(row: MacRow, times: int) -> MacRow:
+    """A row of a dynamic layer's later call, named as `_hooks.record` names decisions."""
+    gatings = tuple(
+        dataclasses.replace(g, layer=f"{g.layer}:{times}") if g.layer else g
+        for g in row.gatings
+    )
+    return dataclasses.replace(row, layer=f"{row.layer}:{times}", gatings=gatings)
 
 
 def options_of(call: Call, method: Any) -> dict[str, Any]:

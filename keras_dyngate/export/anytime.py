@@ -21,9 +21,8 @@ from keras_dyngate.export.graph import (
     View,
     call_traced,
     label_of,
-    weights_as_constants,
 )
-from keras_dyngate.export.lowering import Lowering
+from keras_dyngate.export.lowering import Lowering, weights_as_constants
 from keras_dyngate.export.preparing import prepared_anytime
 from keras_dyngate.models.anytime.model import AnytimeModel, carried_name
 

@@ -14,13 +14,12 @@ import tensorflow as tf
 
 from keras_dyngate import _hooks
 from keras_dyngate._graph import FlatGraph
-from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.cost import MacProfile, MacRow, count_macs
 from keras_dyngate.cost.executed import costs_of_groups
 from keras_dyngate.export.calibration import calibration_feed
 from keras_dyngate.export.conversion import Feed
 from keras_dyngate.export.exact_norms import exact_norms
-from keras_dyngate.export.lowering import Lowering, value
+from keras_dyngate.export.lowering import Lowering, weights_as_constants
 from keras_dyngate.export.mean_correction import keep_means
 from keras_dyngate.export.preparing import Prepared
 
@@ -70,36 +69,6 @@ class Plan:
     gate_kernels: tuple[tuple[np.ndarray, ...], ...] = ()
     steps: tuple[str, ...] = ()
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-def weights_as_constants(
-    layers: Iterable[keras.Layer],
-    shifts: Mapping[int, np.ndarray] | None = None,
-    lowered: bool = True,
-) -> keras.StatelessScope:
-    """A scope in which weights are constants, but for those of blocks to be lowered.
-
-    Args:
-        layers: Whose weights.
-        shifts: See `Prepared`.
-        lowered: Whether blocks that decide are; or else they run as layers.
-    """
-    layers, shifts = list(layers), shifts or {}
-    inside = {
-        id(v)
-        for layer in layers
-        for block in dynamic_layers(layer)
-        for v in block.variables
-        if lowered
-    }
-    return keras.StatelessScope(
-        state_mapping=[
-            (v, tf.constant(value(v) + shifts.get(id(v), np.float32(0))))
-            for layer in layers
-            for v in layer.weights
-            if id(v) not in inside
-        ]
-    )
 
 
 def call_traced(

@@ -26,8 +26,7 @@ from keras_dyngate.export.arguments import (
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert
 from keras_dyngate.export.exact_norms import exact_norms
 from keras_dyngate.export.float_kernels import float_depthwise
-from keras_dyngate.export.graph import weights_as_constants
-from keras_dyngate.export.lowering import Lowering
+from keras_dyngate.export.lowering import Lowering, weights_as_constants
 from keras_dyngate.export.preparing import Prepared
 from keras_dyngate.flatfile import flatbuffer
 from keras_dyngate.models.exits.cutting import split

@@ -126,9 +126,12 @@ class DynamicLayer(KeepsFrozen, keras.layers.Layer):
         rows = [row for row in self.cost_rows(input_shape) if not row.controller]
         found: dict[int, list[np.ndarray]] = {}
         for item in self.decisions():
-            keys = ([gating.key for gating in row.gatings] for row in rows)
-            pairs = zip(rows, keys, strict=True)
-            macs = sum(row.macs for row, under in pairs if item.key in under)
+            name = f"{self.name}/{item.key}"
+            macs = sum(
+                row.macs
+                for row in rows
+                if any(gating.name_in(row.layer) == name for gating in row.gatings)
+            )
             part = np.full(item.groups, macs // item.groups, np.int64)
             found.setdefault(id(item.controller), []).append(part)
         for item in self.decisions():

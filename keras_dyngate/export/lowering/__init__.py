@@ -6,7 +6,18 @@ into the slices, and the last shift is added after all groups, where it fuses wi
 ReLU. TensorFlow only.
 """
 
-from keras_dyngate.export.lowering.constants import as_constants, value
+from keras_dyngate.export.lowering.constants import (
+    as_constants,
+    value,
+    weights_as_constants,
+)
 from keras_dyngate.export.lowering.tools import Branch, Lowering, Tools
 
-__all__ = ["Branch", "Lowering", "Tools", "as_constants", "value"]
+__all__ = [
+    "Branch",
+    "Lowering",
+    "Tools",
+    "as_constants",
+    "value",
+    "weights_as_constants",
+]

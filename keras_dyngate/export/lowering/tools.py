@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_dyngate import _hooks
 from keras_dyngate.export.lowering.chain import lower_chain
 from keras_dyngate.export.lowering.constants import as_constants
+from keras_dyngate.export.lowering.residual import lower_residual
 from keras_dyngate.layers.dynamic_layer import DynamicLayer
 
 
@@ -161,3 +162,7 @@ class Tools:
     def chain(self, layer: Any, x: Any) -> Any:
         """The conditional form of a `GatedChain`."""
         return lower_chain(layer, x, self)
+
+    def residual(self, layer: Any, x: Any) -> Any:
+        """The conditional form of a `GatedResidual`."""
+        return lower_residual(layer, x, self)

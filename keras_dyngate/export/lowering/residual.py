@@ -1,0 +1,43 @@
+"""A gated residual in a file: one branch around all of its body."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_dyngate._graph import flat_graph
+from keras_dyngate.export.lowering.constants import weights_as_constants
+from keras_dyngate.export.preparing import Prepared
+
+
+def lower_residual(layer: Any, x: Any, tools: Any) -> Any:
+    """The conditional form of a `GatedResidual`, for one input."""
+    graph = flat_graph(layer.body)
+    assert graph is not None
+    prepared = Prepared(graph.calls)
+    score = tools.score(layer.layer_gate, x)
+    first = len(tools.owner.branches)
+
+    def run(inside: Any) -> Any:
+        with weights_as_constants(prepared.layers):
+            y = prepared.run(graph.whole, x)
+        if not layer.layer_gate.binary:
+            scale = tools.forced_open(score)
+            y = y * tf.reshape(scale, [1] * len(y.shape))
+        return x + y
+
+    y = tools.skippable("layer", score, run, lambda: tf.identity(x))
+    macs = sum(
+        row.macs
+        for row in layer.cost_rows(tuple(x.shape))
+        if "layer" in [g.key for g in row.gatings if g.layer == layer.name]
+    )
+    stored = [  # normalization folded: kernels and biases are left
+        weight
+        for weight in layer.body.weights
+        if len(weight.shape) > 1 or weight.name in ("bias", "beta")
+    ]
+    size = sum(int(np.prod(weight.shape)) for weight in stored)
+    tools.note("layer", int(x.shape[-1]), macs, size)
+    tools.owner.branches.insert(first, tools.owner.branches.pop())
+    return y
