@@ -11,11 +11,13 @@ from keras_dyngate.layers.gated_block import GatedBlock
 from keras_dyngate.layers.gated_bottleneck_block import GatedBottleneckBlock
 from keras_dyngate.layers.gated_chain import GatedChain
 from keras_dyngate.layers.gated_residual import GatedResidual
+from keras_dyngate.layers.gated_sequence import GatedSequence
 from keras_dyngate.layers.nested_conv2d import NestedConv2D
 from keras_dyngate.layers.nested_dense import NestedDense
 from keras_dyngate.layers.sliced_batch_normalization import SlicedBatchNormalization
 from keras_dyngate.layers.sliced_conv2d import SlicedConv2D
 from keras_dyngate.layers.sliced_dense import SlicedDense
+from keras_dyngate.layers.squeeze_excite import SqueezeExcite
 
 __all__ = [
     "BatchNormalization",
@@ -30,9 +32,11 @@ __all__ = [
     "GatedBottleneckBlock",
     "GatedChain",
     "GatedResidual",
+    "GatedSequence",
     "NestedConv2D",
     "NestedDense",
     "SlicedBatchNormalization",
     "SlicedConv2D",
     "SlicedDense",
+    "SqueezeExcite",
 ]

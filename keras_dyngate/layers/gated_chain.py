@@ -6,6 +6,7 @@ its slices: of the first kernel's outputs, of everything between, of the second 
 inputs.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,12 +19,14 @@ from keras_dyngate.cost.mac_row import Gating, MacRow
 from keras_dyngate.layers.dynamic_layer import Decision, DynamicLayer
 from keras_dyngate.layers.links import (
     Link,
-    Padding,
+    is_padding,
     mixes,
     run,
     shape_after,
     sides,
+    width_of,
 )
+from keras_dyngate.layers.squeeze_excite import SqueezeExcite
 
 
 class Zone(NamedTuple):
@@ -49,8 +52,9 @@ class GatedChain(DynamicLayer):
     many units for each mask, or with one.
 
     A mask stands right before a kernel that mixes, or before the zeros put around what
-    that takes: batch normalization of a channel that is shut would not be 0. A layer gate
-    of score 0 leaves the shortcut alone.
+    that takes: batch normalization of a channel that is shut would not be 0. Where a
+    squeeze-and-excite stands between, it stands before that. A layer gate of score 0
+    leaves the shortcut alone.
     """
 
     masked: tuple[int, ...] = (0,)
@@ -89,9 +93,11 @@ class GatedChain(DynamicLayer):
         kernels = [index for index, link in enumerate(links) if mixes(link)]
         found = []
         for start, stop in zip(kernels, kernels[1:], strict=False):
+            weighed = [n for n in range(start, stop) if weighs(links[n])]
             mask = stop
-            while isinstance(links[mask - 1], Padding):
+            while is_padding(links[mask - 1]):
                 mask -= 1
+            mask = weighed[0] if weighed else mask
             found.append(Zone(start, mask, stop))
         return tuple(found)
 
@@ -171,13 +177,16 @@ class GatedChain(DynamicLayer):
 
     def cost_rows(self, input_shape: Any) -> list[MacRow]:
         links, zones = self.links(), self.zones()
-        under: list[list[Gating]] = [
-            [] for _ in links
-        ]  # decisions about channels, by link
+        # Decisions about the channels that come into a link, and about those it puts out.
+        inner: list[list[Gating]] = [[] for _ in links]
+        outer: list[list[Gating]] = [[] for _ in links]
         for item, index in zip(self.decisions(), self.masked, strict=False):
             if not item.whole:
-                for place in range(zones[index].start, zones[index].stop + 1):
-                    under[place].append(Gating(item.key, item.channels))
+                zone, gating = zones[index], Gating(item.key, item.channels)
+                outer[zone.start].append(gating)
+                for place in range(zone.start + 1, zone.stop + 1):
+                    if not weighs(links[place]):
+                        inner[place].append(gating)
         layer = (Gating("layer"),) if self.layer_gate is not None else ()
         rows, shape = [], tuple(input_shape)
         for gate, name, above in (
@@ -187,21 +196,36 @@ class GatedChain(DynamicLayer):
             if gate is not None:
                 macs = gate.count_macs(shape[-1])
                 rows.append(MacRow(self.name, name, macs, above, controller=True))
-        for link, around in zip(links, under, strict=True):
-            rows += self._row(link, shape, (*layer, *around))
+        for link, into, out in zip(links, inner, outer, strict=True):
+            rows += self._rows(link, shape, (*layer, *into), tuple(out))
             shape = shape_after(link, shape)
         shape = tuple(input_shape)
         for link in self.shortcut_links() or ():
-            rows += self._row(link, shape, ())
+            rows += self._rows(link, shape, (), ())
             shape = shape_after(link, shape)
         return rows
 
-    def _row(self, link: Link, shape: Any, gatings: tuple[Gating, ...]) -> list[MacRow]:
-        """The row of a link, if it has kernels."""
+    def _rows(
+        self,
+        link: Link,
+        shape: Any,
+        inner: tuple[Gating, ...],
+        outer: tuple[Gating, ...],
+    ) -> list[MacRow]:
+        """The rows of a link, if it has kernels."""
         if not isinstance(link, keras.layers.Layer):
             return []
-        macs = kernel_macs(link, shape) or 0
-        return [MacRow(self.name, link.name, macs, gatings)] if macs else []
+        macs, around = kernel_macs(link, shape) or 0, (*inner, *outer)
+        if not macs:
+            return []
+        if not isinstance(link, keras.layers.SeparableConv2D):
+            return [MacRow(self.name, link.name, macs, around)]
+        pixels: Any = shape_after(link, shape)[1:-1]
+        each = math.prod(pixels) * math.prod(link.depthwise_kernel.shape)
+        return [
+            MacRow(self.name, f"{link.name}/depthwise", each, inner),
+            MacRow(self.name, f"{link.name}/pointwise", macs - each, around),
+        ]
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         shape = tuple(input_shape)
@@ -210,9 +234,9 @@ class GatedChain(DynamicLayer):
         return shape
 
 
-def width_of(link: Any) -> int:
-    """How many channels a kernel puts out."""
-    return int(link.units if isinstance(link, keras.layers.Dense) else link.filters)
+def weighs(link: Any) -> bool:
+    """Whether a link is a squeeze-and-excite: all channels decide on each one's factor."""
+    return isinstance(link, SqueezeExcite)
 
 
 def spread(scores: Any, y: Any) -> Any:

@@ -1,7 +1,8 @@
 """What chains are made of: kernels that mix channels, and what treats each on its own.
 
 A link is a Keras layer, or a function of one tensor that treats every channel on its own,
-such as `keras.ops.relu`.
+such as `keras.ops.relu`. What a chain, its packing and its conditional form have to know of
+a kind of layer stands here: `mixes`, `treats_alone`, `sides`.
 """
 
 import dataclasses
@@ -13,7 +14,34 @@ from typing import Any, NamedTuple, cast
 import keras
 from keras import ops
 
+from keras_dyngate._graph import flat_graph
+
 Link = Any  # a Keras layer, or a function
+
+layers = keras.layers
+_WITHOUT_WEIGHTS = (
+    layers.ReLU,
+    layers.LeakyReLU,
+    layers.ELU,
+    layers.Identity,
+    layers.Dropout,
+    layers.SpatialDropout2D,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.ZeroPadding2D,
+    layers.Cropping2D,
+    layers.MaxPooling2D,
+    layers.AveragePooling2D,
+    layers.UpSampling2D,
+)
+# Operators that treat every number on its own, by the names of their classes.
+_ELEMENTWISE = frozenset(
+    """
+    Abs Absolute Add Celu Clip Divide Elu Erf Exp Gelu HardSigmoid HardSilu HardSwish
+    HardTanh LeakyRelu LogSigmoid Maximum Minimum Mish Multiply Negative Power Relu Relu6
+    Selu Sigmoid Silu Softplus Softsign Sqrt Square Subtract Swish Tanh TrueDivide
+    """.split()
+)
 
 
 class Sides(NamedTuple):
@@ -34,34 +62,95 @@ class Sides(NamedTuple):
 @functools.singledispatch
 def sides(link: Any) -> tuple[Sides, ...]:
     """The weights of a link that have an axis of channels."""
+    if type(link).__name__ == "LayerScale":  # of keras.applications' ConvNeXt
+        return (Sides(link.gamma, None, 0),)
+    if isinstance(link, keras.Model):
+        graph = flat_graph(link)
+        calls = () if graph is None else graph.calls
+        return tuple(side for call in calls for side in sides(call.operation))
     return ()
 
 
-@sides.register(keras.layers.Conv2D)
-@sides.register(keras.layers.Dense)
+@sides.register(layers.Conv2D)
+@sides.register(layers.Dense)
 def _kernel(link: Any) -> tuple[Sides, ...]:
     rank = len(link.kernel.shape)
-    found = [Sides(link.kernel, rank - 2, rank - 1)]
-    if link.use_bias:
-        found.append(Sides(link.bias, None, 0))
-    return tuple(found)
+    return Sides(link.kernel, rank - 2, rank - 1), *_bias(link)
 
 
-@sides.register(keras.layers.BatchNormalization)
+@sides.register(layers.SeparableConv2D)
+def _separable(link: Any) -> tuple[Sides, ...]:
+    each, mixing = link.depthwise_kernel, link.pointwise_kernel
+    return Sides(each, 2, None), Sides(mixing, 2, 3), *_bias(link)
+
+
+@sides.register(layers.DepthwiseConv2D)
+def _each(link: Any) -> tuple[Sides, ...]:
+    return Sides(link.kernel, None, 2), *_bias(link)
+
+
+@sides.register(layers.BatchNormalization)
 def _norm(link: Any) -> tuple[Sides, ...]:
     return tuple(Sides(weight, None, 0) for weight in link.weights)
 
 
+@sides.register(layers.PReLU)
+def _slope(link: Any) -> tuple[Sides, ...]:
+    return (Sides(link.alpha, None, len(link.alpha.shape) - 1),)
+
+
+def _bias(link: Any) -> tuple[Sides, ...]:
+    return (Sides(link.bias, None, 0),) if link.use_bias else ()
+
+
 @functools.singledispatch
 def mixes(link: Any) -> bool:
-    """Whether a link is a kernel that mixes channels."""
+    """Whether a link is a kernel that mixes channels, and can be cut to some of them."""
     return False
 
 
-@mixes.register(keras.layers.Conv2D)
-@mixes.register(keras.layers.Dense)
-def _does(link: Any) -> bool:
-    return True
+@mixes.register(layers.Conv2D)
+def _conv(link: Any) -> bool:
+    return link.groups == 1 and link.data_format == "channels_last"
+
+
+@mixes.register(layers.Dense)
+def _dense(link: Any) -> bool:
+    return link.activation is not keras.activations.softmax
+
+
+@mixes.register(layers.SeparableConv2D)
+def _separated(link: Any) -> bool:
+    return link.depth_multiplier == 1 and link.data_format == "channels_last"
+
+
+def width_of(kernel: Any) -> int:
+    """How many channels a kernel that mixes puts out."""
+    return int(kernel.units if isinstance(kernel, layers.Dense) else kernel.filters)
+
+
+def treats_alone(operation: Any) -> bool:
+    """Whether a layer or an operator treats every channel on its own."""
+    if not isinstance(operation, layers.Layer):
+        return type(operation).__name__ in _ELEMENTWISE
+    if type(operation).__name__ == "LayerScale":
+        return True
+    if isinstance(operation, layers.Activation):
+        return operation.activation not in (
+            keras.activations.softmax,
+            keras.activations.log_softmax,
+        )
+    if isinstance(operation, layers.BatchNormalization):
+        return operation.axis in (-1, operation.input_spec.ndim - 1)
+    if isinstance(operation, layers.DepthwiseConv2D):
+        last = operation.data_format == "channels_last"
+        return operation.depth_multiplier == 1 and last
+    if isinstance(operation, layers.PReLU):
+        return all(n == 1 for n in operation.alpha.shape[:-1])
+    if isinstance(operation, (layers.Add, layers.Multiply)):
+        return True
+    last = getattr(operation, "data_format", "channels_last") == "channels_last"
+    return isinstance(operation, _WITHOUT_WEIGHTS) and last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +190,11 @@ class Subsampling:
         return x
 
 
+def is_padding(link: Any) -> bool:
+    """Whether a link adds zeros around, and does nothing else."""
+    return isinstance(link, (Padding, layers.ZeroPadding2D))
+
+
 @functools.cache
 def _takes_training(kind: Hashable) -> bool:
     return "training" in inspect.signature(cast(Any, kind).call).parameters
@@ -109,9 +203,7 @@ def _takes_training(kind: Hashable) -> bool:
 def run(links: Sequence[Link], x: Any, training: bool | None = None) -> Any:
     """What links make of `x`, one after the other."""
     for link in links:
-        if isinstance(link, keras.layers.Layer) and _takes_training(
-            cast(Any, type(link))
-        ):
+        if isinstance(link, layers.Layer) and _takes_training(cast(Any, type(link))):
             x = link(x, training=training)
         else:
             x = link(x)

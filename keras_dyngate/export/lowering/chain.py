@@ -14,7 +14,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyngate.cost.mac_row import executed_group_size
-from keras_dyngate.export.lowering.steps import Kernel, Step, compiled, run_steps
+from keras_dyngate.export.lowering.steps import (
+    Kernel,
+    Step,
+    Weigh,
+    compiled,
+    run_steps,
+)
 from keras_dyngate.layers.dynamic_layer import Decision
 from keras_dyngate.layers.links import shape_after
 
@@ -46,23 +52,27 @@ class _Group:
     make: Callable[[], Any]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Part:
     """A kernel that mixes, and what follows up to the next one.
 
     Attributes:
         kernel: With a normalization right after it folded in.
         rest: What treats its channels one by one, up to their mask.
-        pads: The zeros around, which come after the mask.
+        weigh: A squeeze-and-excite after it.
+        tail: What treats channels one by one after that.
         product: Shape of what the kernel puts out.
-        shape: Of what comes out of all.
+        masked: Of what the mask is for.
+        handed: Of what the next kernel takes.
     """
 
     kernel: Kernel
     rest: list[Step]
-    pads: list[Step]
+    weigh: Weigh | None
+    tail: list[Step]
     product: tuple[int, ...]
-    shape: tuple[int, ...]
+    masked: tuple[int, ...]
+    handed: tuple[int, ...]
 
 
 @dataclasses.dataclass
@@ -96,20 +106,29 @@ class _Chain:
     def __init__(self, chain: Any, x: Any, tools: Any) -> None:
         self.chain, self.x, self.tools = chain, x, tools
         links, zones = chain.links(), chain.zones()
-        starts = [zones[0].start, *(zone.stop for zone in zones)]
         shapes = [tuple(x.shape)]
         for link in links:
             shapes.append(shape_after(link, shapes[-1]))
-        self.before = compiled(links[: starts[0]])
-        self.parts = []
+        starts = [zones[0].start, *(zone.stop for zone in zones)]
         masks = [*(zone.mask for zone in zones), len(links)]
         ends = [*starts[1:], len(links)]
+        self.before = compiled(links[: starts[0]])
+        self.parts: list[_Part] = []
         for start, mask, end in zip(starts, masks, ends, strict=True):
-            kernel, *rest = compiled(links[start:mask])
-            assert isinstance(kernel, Kernel)
-            pads = compiled(links[mask:end])
-            product, shape = shapes[start + 1], shapes[end]
-            self.parts.append(_Part(kernel, rest, pads, product, shape))
+            # What a kernel does to each channel first is for those that come in.
+            first, kernel, rest = _parted(compiled(links[start:mask]))
+            if first and self.parts:
+                into = self.parts[-1]
+                into.tail += first
+                into.handed = (*shapes[start + 1][:-1], into.handed[-1])
+            elif first:
+                self.before += first
+            tail = compiled(links[mask:end])
+            weigh = tail[0] if tail and isinstance(tail[0], Weigh) else None
+            tail = tail if weigh is None else tail[1:]
+            product = (*shapes[start + 1][:-1], kernel.weight.shape[-1])
+            shape = shapes[mask], shapes[end]
+            self.parts.append(_Part(kernel, rest, weigh, tail, product, *shape))
         self.rows = chain.cost_rows(shapes[0])
         self.masks: dict[int, _Mask] = {}  # by the kernel that puts the channels out
         if chain.channel_gate is not None:
@@ -134,7 +153,7 @@ class _Chain:
             if out is not None:
                 bias = part.kernel.bias
                 shifts = 0 if bias is None else bias.size
-                shifts += sum(step.parameters for step in part.rest)
+                shifts += sum(step.parameters for step in (*part.rest, *part.tail))
                 out.parameters += shifts // out.groups
 
     def lower(self) -> Any:
@@ -162,11 +181,15 @@ class _Chain:
 
         def skip() -> Any:
             return self.after(
-                tf.zeros(self.parts[-1].shape) if start is None else start
+                tf.zeros(self.parts[-1].masked) if start is None else start
             )
 
         y = tools.skippable("layer", score, run, skip)
-        steps = [step for part in self.parts for step in (part.kernel, *part.rest)]
+        steps = [
+            step
+            for part in self.parts
+            for step in (part.kernel, *part.rest, *part.tail)
+        ]
         macs = sum(
             row.macs for row in self.rows if "layer" in [g.key for g in row.gatings]
         )
@@ -184,7 +207,7 @@ class _Chain:
         """The chain under its masks, added to `start`; `scale` is a layer's score."""
         end = self.parts[-1]
         if scale is not None:
-            scale = tf.reshape(scale, [1] * len(end.shape))
+            scale = tf.reshape(scale, [1] * len(end.masked))
         # A score that the last mask's factors take in needs no product of its own.
         taken = bool(self.masks) and max(self.masks) == len(self.parts) - 2
         taken = taken and not end.rest
@@ -233,7 +256,7 @@ class _Chain:
         spread = tf.reshape(score, [mask.groups, -1, 1]) * np.ones([1, 1, repeats], "f")
         if scale is not None:
             spread = spread * tf.reshape(scale, [1, 1, 1])
-        ones = [1] * (len(self.x.shape) - 1)
+        ones = [1] * (len(self.parts[-1].masked) - 1)
         return tf.unstack(tf.reshape(spread, [mask.groups, *ones, mask.size]))
 
     def through(self, total: Any, flags: Any, factors: Any, tools: Any) -> Any:
@@ -243,19 +266,22 @@ class _Chain:
         for index, part in enumerate(self.parts):
             mask = self.masks.get(index)
             if mask is not None:
-                if groups:
+                if groups:  # several read each
                     before = self.parts[index - 1]
-                    groups = self.branches_of(groups, before.shape, tools)
+                    groups = self.branches_of(groups, before.handed, tools)
                 makes = self.makes(part, mask, whole, groups, factors[index], tools)
                 triples = zip(flags[index], mask.cuts, makes, strict=True)
                 groups = [_Group(*triple) for triple in triples]
+                if part.weigh is not None:
+                    groups = self.weighed(part, groups, tools)
                 for g in range(mask.groups):
                     name = f"{mask.decision.key}[{g}]"
                     tools.note(name, mask.size, mask.macs, mask.parameters)
             elif index < len(self.parts) - 1:
                 y = self.product(part, whole, groups, None, tools)
                 y = run_steps(part.rest, part.kernel.shifted(y))
-                whole, groups = run_steps(part.pads, y), []
+                y = y if part.weigh is None else part.weigh.run(y)
+                whole, groups = run_steps(part.tail, y), []
         return self.product(self.parts[-1], whole, groups, total, tools)
 
     def branches_of(self, groups: list[_Group], shape: Any, tools: Any) -> list[_Group]:
@@ -267,6 +293,29 @@ class _Chain:
             h = tools.when(group.flag, group.make, zeros)
             found.append(_Group(group.flag, group.cut, _held(h)))
         return found
+
+    def weighed(self, part: _Part, groups: list[_Group], tools: Any) -> list[_Group]:
+        """Groups, each times the factors that all open ones' means make."""
+        size = groups[0].cut.stop - groups[0].cut.start
+        nothing = tf.zeros([*part.masked[:-1], size]), tf.zeros([1, size])
+        found = []
+        for group in groups:
+
+            def run(group: _Group = group) -> Any:
+                h = group.make()
+                return h, tf.reduce_mean(h, [1, 2])
+
+            found.append(tools.when(group.flag, run, nothing))
+        assert part.weigh is not None
+        scale = part.weigh.scale(tf.concat([means for _, means in found], -1))
+
+        def make(h: Any, cut: slice) -> Any:
+            return run_steps(part.tail, h * scale[..., cut], cut)
+
+        return [
+            _Group(group.flag, group.cut, functools.partial(make, h, group.cut))
+            for group, (h, _) in zip(groups, found, strict=True)
+        ]
 
     def makes(
         self,
@@ -286,7 +335,8 @@ class _Chain:
             else:
                 y = part.kernel.product(whole, outer=cut)
             y = run_steps(part.rest, part.kernel.shifted(y, cut), cut)
-            return run_steps(part.pads, y if factor is None else y * factor)
+            y = y if factor is None else y * factor
+            return y if part.weigh is not None else run_steps(part.tail, y, cut)
 
         pairs = zip(mask.cuts, factors, strict=True)
         return [functools.partial(make, *pair) for pair in pairs]
@@ -301,6 +351,15 @@ class _Chain:
             return _sum(part.kernel, groups, slice(None), start, zero, tools)
         y = part.kernel.product(whole)
         return y if total is None else total + y
+
+
+def _parted(steps: list[Step]) -> tuple[list[Step], Kernel, list[Step]]:
+    """Steps before the kernel that mixes, it, and those after it."""
+    places = [n for n, step in enumerate(steps) if isinstance(step, Kernel)]
+    (place,) = places
+    kernel = steps[place]
+    assert isinstance(kernel, Kernel)
+    return steps[:place], kernel, steps[place + 1 :]
 
 
 def _held(x: Any) -> Callable[[], Any]:

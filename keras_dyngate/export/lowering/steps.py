@@ -12,8 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_dyngate.export.lowering.constants import value
+from keras_dyngate._graph import Call, flat_graph, run_calls
+from keras_dyngate.export.lowering.constants import value, weights_as_constants
 from keras_dyngate.layers.links import Link
+from keras_dyngate.layers.squeeze_excite import SqueezeExcite
 
 ALL = slice(None)
 
@@ -63,14 +65,42 @@ class Kernel:
 
 
 @dataclasses.dataclass
-class Each:
-    """What treats every channel on its own, and has no weights."""
+class Depthwise:
+    """A kernel per channel, with what was folded into it.
 
-    apply: Callable[[Any], Any]
+    Attributes:
+        weight: `[height, width, channels, 1]`.
+        bias: `[channels]`, or None.
+        apply: From a tensor and a part of `weight` to their product.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray | None
+    apply: Callable[[Any, np.ndarray], Any]
+
+    @property
+    def parameters(self) -> int:
+        return self.weight.size + (0 if self.bias is None else self.bias.size)
+
+    def fold(self, scale: np.ndarray, shift: np.ndarray) -> None:
+        """As of `Kernel`."""
+        self.weight = self.weight * scale[:, None]
+        self.bias = shift if self.bias is None else self.bias * scale + shift
+
+    def run(self, x: Any, cut: slice = ALL) -> Any:
+        y = self.apply(x, self.weight[:, :, cut])
+        return y if self.bias is None else y + self.bias[cut]
+
+
+@dataclasses.dataclass
+class Each:
+    """What treats every channel on its own, given the part of them that it is for."""
+
+    apply: Callable[[Any, slice], Any]
     parameters: int = 0
 
     def run(self, x: Any, cut: slice = ALL) -> Any:
-        return self.apply(x)
+        return self.apply(x, cut)
 
 
 @dataclasses.dataclass
@@ -85,21 +115,128 @@ class Affine:
         return self.scale.size + self.shift.size
 
     def run(self, x: Any, cut: slice = ALL) -> Any:
-        return x * self.scale[cut] + self.shift[cut]
+        y = x * self.scale[cut]
+        return y + self.shift[cut] if self.shift.any() else y
 
 
-Step = Kernel | Each | Affine
+@dataclasses.dataclass
+class Weigh:
+    """A squeeze-and-excite: a factor for each channel, from all channels' means."""
+
+    layer: SqueezeExcite
+    parameters: int = 0
+
+    def scale(self, means: Any) -> Any:
+        """`[1, 1, 1, channels]` from means `[1, channels]`."""
+        with weights_as_constants([self.layer]):
+            return self.layer.scale(means)
+
+    def run(self, x: Any, cut: slice = ALL) -> Any:
+        return x * self.scale(tf.reduce_mean(x, [1, 2]))
+
+
+Step = Kernel | Depthwise | Each | Affine | Weigh
+
+_NOTHING = (  # at inference
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout2D,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+    keras.layers.Identity,
+)
 
 
 @functools.singledispatch
 def steps_of(link: Any) -> list[Step]:
-    """A link, or the call of a function, as steps."""
-    if isinstance(link, keras.layers.Layer):
+    """A link, a layer or a function, as steps."""
+    if isinstance(link, _NOTHING):
+        return []
+    if type(link).__name__ == "LayerScale":
+        gamma = value(link.gamma)
+        return [Affine(gamma, np.zeros_like(gamma))]
+    if getattr(link, "weights", None):
         raise NotImplementedError(
             f"There is no conditional form of {type(link).__name__} in a chain yet. "
             f"Received: layer {link.name!r}"
         )
-    return [Each(link)]
+    return [Each(lambda x, cut: link(x))]
+
+
+@steps_of.register(keras.Model)
+def _stretch(link: Any) -> list[Step]:
+    """A small graph of operators and layers that treat every channel on their own."""
+    graph = flat_graph(link)
+    assert graph is not None
+
+    def form(call: Call, cut: slice) -> Callable[..., Any]:
+        if not getattr(call.operation, "weights", None):
+            return call.operation
+        steps = compiled([call.operation])
+        return lambda x, **kwargs: run_steps(steps, x, cut)
+
+    def run(x: Any, cut: slice) -> Any:
+        table = {id(graph.inputs[0]): x}
+        run_calls(graph.calls, table, lambda call: form(call, cut))
+        return table[id(graph.outputs[0])]
+
+    return [Each(run, sum(int(np.prod(w.shape)) for w in link.weights))]
+
+
+@steps_of.register(SqueezeExcite)
+def _weigh(link: Any) -> list[Step]:
+    return [Weigh(link)]
+
+
+@steps_of.register(keras.layers.Dense)
+def _dense(link: Any) -> list[Step]:
+    def apply(x: Any, kernel: np.ndarray) -> Any:
+        if len(x.shape) == 4:
+            return conv2d(x, kernel[None, None])
+        constant = tf.constant(np.ascontiguousarray(kernel))
+        y = tf.matmul(tf.reshape(x, [-1, kernel.shape[0]]), constant)
+        return tf.reshape(y, [*x.shape[:-1], kernel.shape[1]])
+
+    bias = value(link.bias) if link.use_bias else None
+    return [Kernel(value(link.kernel), bias, apply), *_activation(link)]
+
+
+def _depthwise(link: Any, kernel: Any, bias: Any) -> Depthwise:
+    def apply(x: Any, part: np.ndarray) -> Any:
+        return tf.nn.depthwise_conv2d(
+            x,
+            tf.constant(np.ascontiguousarray(part)),
+            [1, *link.strides, 1],
+            link.padding.upper(),
+            dilations=link.dilation_rate,
+        )
+
+    return Depthwise(value(kernel), None if bias is None else value(bias), apply)
+
+
+@steps_of.register(keras.layers.DepthwiseConv2D)
+def _each(link: Any) -> list[Step]:
+    bias = link.bias if link.use_bias else None
+    return [_depthwise(link, link.kernel, bias), *_activation(link)]
+
+
+@steps_of.register(keras.layers.SeparableConv2D)
+def _separable(link: Any) -> list[Step]:
+    bias = value(link.bias) if link.use_bias else None
+    return [
+        _depthwise(link, link.depthwise_kernel, None),
+        Kernel(value(link.pointwise_kernel), bias, conv2d),
+        *_activation(link),
+    ]
+
+
+@steps_of.register(keras.layers.PReLU)
+def _slope(link: Any) -> list[Step]:
+    alpha = value(link.alpha).reshape(-1)
+
+    def apply(x: Any, cut: slice) -> Any:
+        return tf.nn.relu(x) - alpha[cut] * tf.nn.relu(-x)
+
+    return [Each(apply, alpha.size)]
 
 
 @steps_of.register(keras.layers.Conv2D)
@@ -127,7 +264,7 @@ def _activation(link: Any) -> list[Step]:
     """The activation inside a layer."""
     if link.activation is keras.activations.linear:
         return []
-    return [Each(link.activation)]
+    return [Each(lambda x, cut: link.activation(x))]
 
 
 def compiled(links: Sequence[Link]) -> list[Step]:
@@ -135,7 +272,11 @@ def compiled(links: Sequence[Link]) -> list[Step]:
     found: list[Step] = []
     for link in links:
         for step in steps_of(link):
-            if isinstance(step, Affine) and found and isinstance(found[-1], Kernel):
+            if (
+                isinstance(step, Affine)
+                and found
+                and isinstance(found[-1], (Kernel, Depthwise))
+            ):
                 found[-1].fold(step.scale, step.shift)
             else:
                 found.append(step)

@@ -1,0 +1,85 @@
+"""Which gates a net is to have: one object for the builders and for anybody's net."""
+
+import dataclasses
+from typing import Any
+
+from keras_dyngate import controllers
+from keras_dyngate._checks import positive_int
+
+
+def _units(width: int, group_size: int | None, groups: int | None, where: str) -> int:
+    """Decisions over `width` channels."""
+    if group_size is not None and groups is not None:
+        raise ValueError(
+            "Give one of `group_size` and `groups`. Received: "
+            f"group_size={group_size!r}, groups={groups!r}"
+        )
+    if groups is not None:
+        units, name, value = positive_int("groups", groups), "groups", groups
+    else:
+        size = positive_int("group_size", 1 if group_size is None else group_size)
+        name, value = "group_size", size
+        units = width // size if width % size == 0 else 0
+    if units == 0 or width % units:
+        divisors = [n for n in range(1, width + 1) if width % n == 0]
+        near = sorted(sorted(divisors, key=lambda n: abs(n - value))[:3])
+        raise ValueError(
+            f"`{name}` must divide the {width} channels of {where!r}: {near} do. "
+            f"Received: {name}={value!r}"
+        )
+    return units
+
+
+@dataclasses.dataclass(frozen=True)
+class Gates:
+    """How channels and layers are gated.
+
+    Attributes:
+        channel: Of channels: a name ("binary", "salience"), a callable that makes a
+            `Controller` from `units`, or None: no gates.
+        layer: The same, of whole layers.
+        groups: Decisions per gated activation.
+        group_size: Or: one decision per so many neighbouring channels. Default 1.
+        channel_regularizers, layer_regularizers: `GateRegularizer`s of each gate.
+    """
+
+    channel: Any = "binary"
+    layer: Any = None
+    groups: int | None = None
+    group_size: int | None = None
+    channel_regularizers: Any = None
+    layer_regularizers: Any = None
+
+    def for_channels(self, width: int, masks: int = 1, where: str = "") -> Any:
+        """A new controller for `masks` activations of `width` channels; None without."""
+        if self.channel is None:
+            return None
+        units = masks * _units(width, self.group_size, self.groups, where)
+        return make_gate(self.channel, units, self.channel_regularizers)
+
+    def for_layer(self) -> Any:
+        """A new controller for a layer as a whole; None without."""
+        return make_gate(self.layer, 1, self.layer_regularizers)
+
+
+def make_gate(identifier: Any, units: int, regularizers: Any) -> Any:
+    """A new controller of `units` units, with copies of `regularizers` added."""
+    if isinstance(identifier, controllers.Controller):
+        raise ValueError(
+            "A model needs a gate per place: give a name, or a callable that makes a "
+            f"controller from `units`. Received: the instance {identifier!r}"
+        )
+    gate = controllers.get(identifier, units)
+    if gate is None:
+        return None
+    config = gate.get_config()
+    if gate.units != units:
+        raise ValueError(
+            f"The gate must have {units} units here. Received: units={gate.units}"
+        )
+    if regularizers is not None:
+        items = (
+            regularizers if isinstance(regularizers, (list, tuple)) else [regularizers]
+        )
+        config["regularizers"] = [*config["regularizers"], *items]
+    return type(gate).from_config(config)
