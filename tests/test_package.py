@@ -238,7 +238,7 @@ def test_public_names_resolve(name):
 
 def test_public_classes_can_be_saved():
     bases = (keras.Layer, kd.GateRegularizer, kd.LinearSchedule)
-    abstract = (kd.Controller, kd.GateRegularizer)
+    abstract = (kd.Controller, kd.DynamicLayer, kd.GateRegularizer, kd.GatedChain)
     classes = [
         found
         for found in (getattr(kd, name) for name in kd.__all__)

@@ -39,7 +39,9 @@ def _resize(config: Any, layers: Mapping[str, Any], sizes: Mapping[str, Any]) ->
         if "channel_gate" in config and config.get("name") in sizes:
             widths = sizes[config["name"]]
             config["channel_gate"]["config"]["units"] = sum(widths)
-            config.update(layers[config["name"]].narrowed(dict(config), widths))
+            layer = layers[config["name"]]
+            if tuple(widths) != layer.widths():
+                config.update(layer.narrowed(dict(config), widths))
         for item in config.values():
             _resize(item, layers, sizes)
 

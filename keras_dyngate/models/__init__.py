@@ -12,6 +12,9 @@ from keras_dyngate.models.exits.cut_points import CutPoint, cut_points
 from keras_dyngate.models.exits.decision_gates import add_decision_gates
 from keras_dyngate.models.exits.early_exit import EarlyExitModel
 from keras_dyngate.models.exits.placement import Placement, place_exits
+from keras_dyngate.models.gates import Gates
+from keras_dyngate.models.gating.gate_model import add_channel_gates, add_layer_gates
+from keras_dyngate.models.gating.places import GateablePlace, gateable
 from keras_dyngate.models.pspnet import *  # noqa: F403
 from keras_dyngate.models.resnet import *  # noqa: F403
 from keras_dyngate.models.weights import load_trunk_weights
@@ -24,13 +27,18 @@ __all__ = [
     "CutPoint",
     "EarlyExitModel",
     "Placement",
+    "GateablePlace",
+    "Gates",
     "add_auxiliary_head",
+    "add_channel_gates",
     "add_decision_gates",
+    "add_layer_gates",
     "cut_at_exit",
     "cut_points",
     "densenet121",
     "densenet169",
     "densenet201",
+    "gateable",
     "load_trunk_weights",
     "place_exits",
 ]

@@ -7,18 +7,29 @@ from keras_dyngate import controllers
 from keras_dyngate._checks import positive_int
 
 
-def _units(width: int, group_size: int | None, groups: int | None, where: str) -> int:
-    """Decisions over `width` channels."""
+def units_of(
+    width: int,
+    group_size: int | None,
+    groups: int | None,
+    where: str,
+    prefix: str = "",
+) -> int:
+    """Decisions over `width` channels of the place `where`, or an error that names it.
+
+    Args:
+        prefix: What the names of the arguments begin with, in errors.
+    """
     if group_size is not None and groups is not None:
         raise ValueError(
-            "Give one of `group_size` and `groups`. Received: "
-            f"group_size={group_size!r}, groups={groups!r}"
+            f"Give one of `{prefix}group_size` and `{prefix}groups`. Received: "
+            f"{prefix}group_size={group_size!r}, {prefix}groups={groups!r}"
         )
     if groups is not None:
-        units, name, value = positive_int("groups", groups), "groups", groups
+        name, value = f"{prefix}groups", groups
+        units = positive_int(name, groups)
     else:
-        size = positive_int("group_size", 1 if group_size is None else group_size)
-        name, value = "group_size", size
+        name, value = f"{prefix}group_size", 1 if group_size is None else group_size
+        size = positive_int(name, value)
         units = width // size if width % size == 0 else 0
     if units == 0 or width % units:
         divisors = [n for n in range(1, width + 1) if width % n == 0]
@@ -54,7 +65,7 @@ class Gates:
         """A new controller for `masks` activations of `width` channels; None without."""
         if self.channel is None:
             return None
-        units = masks * _units(width, self.group_size, self.groups, where)
+        units = masks * units_of(width, self.group_size, self.groups, where)
         return make_gate(self.channel, units, self.channel_regularizers)
 
     def for_layer(self) -> Any:

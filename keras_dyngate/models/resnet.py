@@ -17,9 +17,10 @@ from typing import Any
 import keras
 
 from keras_dyngate import controllers
-from keras_dyngate._checks import one_of, positive_int
+from keras_dyngate._checks import one_of
 from keras_dyngate.layers import GatedBasicBlock, GatedBlock, GatedBottleneckBlock
 from keras_dyngate.layers.gated_bottleneck_block import ACTIVATIONS
+from keras_dyngate.models.gates import make_gate, units_of
 from keras_dyngate.models.parts import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -69,53 +70,6 @@ ARCHITECTURES = {
 }
 
 
-def _units(filters: int, group_size: int | None, groups: int | None) -> int:
-    """Decisions per gated convolution of `filters` channels."""
-    if group_size is not None and groups is not None:
-        raise ValueError(
-            "Give one of `gate_group_size` and `gate_groups`. Received: "
-            f"gate_group_size={group_size!r}, gate_groups={groups!r}"
-        )
-    if groups is not None:
-        units = positive_int("gate_groups", groups)
-        name, value = "gate_groups", groups
-    else:
-        size = positive_int("gate_group_size", 1 if group_size is None else group_size)
-        units, rest = divmod(filters, size)
-        name, value = "gate_group_size", size
-        if rest:
-            units = 0
-    if units == 0 or filters % units:
-        raise ValueError(
-            f"`{name}` must divide the channels of every gated convolution, "
-            f"{filters} among them. Received: {name}={value!r}"
-        )
-    return units
-
-
-def _make_gate(identifier: Any, units: int, regularizers: Any) -> Any:
-    """A new controller of `units` units, with copies of `regularizers` added."""
-    if isinstance(identifier, controllers.Controller):
-        raise ValueError(
-            "A model needs a gate per block: give a name, or a callable that makes a "
-            f"controller from `units`. Received: the instance {identifier!r}"
-        )
-    gate = controllers.get(identifier, units)
-    if gate is None:
-        return None
-    config = gate.get_config()
-    if gate.units != units:
-        raise ValueError(
-            f"The gate must have {units} units here. Received: units={gate.units}"
-        )
-    if regularizers is not None:
-        items = (
-            regularizers if isinstance(regularizers, (list, tuple)) else [regularizers]
-        )
-        config["regularizers"] = [*config["regularizers"], *items]
-    return type(gate).from_config(config)
-
-
 def apply_stages(
     x: Any,
     arch: Architecture,
@@ -154,16 +108,17 @@ def apply_stages(
         for index in range(1, count + 1):
             channel = None
             if channel_gate is not None:
-                units = _units(filters, gate_group_size, gate_groups)
+                where = f"stage{stage}_block{index}"
+                units = units_of(filters, gate_group_size, gate_groups, where, "gate_")
                 if "gated_activations" in bottleneck:
                     units *= len(ACTIVATIONS[gated_activations])
-                channel = _make_gate(channel_gate, units, gate_regularizers)
+                channel = make_gate(channel_gate, units, gate_regularizers)
             halves = stage > 1 and index == 1 and dilation == before
             x = arch.block(
                 filters,
                 strides=2 if halves else 1,
                 channel_gate=channel,
-                layer_gate=_make_gate(layer_gate, 1, layer_regularizers),
+                layer_gate=make_gate(layer_gate, 1, layer_regularizers),
                 shortcut=arch.shortcut,
                 dilation_rate=before if index == 1 else dilation,
                 name=f"stage{stage}_block{index}",

@@ -248,7 +248,7 @@ class TestGates:
         ({"gate_group_size": 3}, "`gate_group_size` must divide .*_size=3"),
         ({"gate_group_size": 0}, "`gate_group_size` must be a positive integer"),
         ({"channel_gate": "soft"}, "A gate must be None, one of"),
-        ({"channel_gate": kd.BinaryGate(16)}, "A model needs a gate per block"),
+        ({"channel_gate": kd.BinaryGate(16)}, "A model needs a gate per place"),
         (
             {"channel_gate": lambda units: kd.BinaryGate(5)},
             "The gate must have 16 units here. Received: units=5",

@@ -6,25 +6,28 @@
 With all gates open it computes what the old one does.
 """
 
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from keras_dyngate._checks import boolean
+from keras_dyngate._graph import Call
 from keras_dyngate.layers import GatedResidual, GatedSequence
 from keras_dyngate.models.gates import Gates
 from keras_dyngate.models.gating.places import (
     Branch,
     Chain,
     GateablePlace,
+    Scene,
+    branch_place,
     branches_of,
+    chain_place,
     chains_of,
-    checked_graph,
-    macs_of,
     pairs_of,
-    place_of,
     runs_of,
+    scene_of,
 )
 from keras_dyngate.models.gating.rebuilding import (
     Copies,
@@ -32,7 +35,6 @@ from keras_dyngate.models.gating.rebuilding import (
     rebuilt,
     small_model,
 )
-from keras_dyngate.models.gating.regions import Readers
 
 Where = str | float | Sequence[str] | Callable[[GateablePlace], bool] | None
 
@@ -80,39 +82,68 @@ def add_channel_gates(
         ValueError: For a model without a graph or without a chain, `where` that names
             nothing, or groups that do not divide the channels: the place is named.
     """
-    graph = checked_graph(model)
+    scene = scene_of(model)
     boolean("pairs", pairs)
     if groups is None and group_size is None:
         groups = 2
     gates = Gates(gate, None, groups, group_size, regularizers)
-    readers, macs = Readers(graph), macs_of(graph)
-    named = isinstance(where, str) or (
-        isinstance(where, (list, tuple)) and all(isinstance(x, str) for x in where)
-    )
-    if named:
-        candidates = pairs_of(graph, readers)
-    elif pairs:
-        candidates = runs_of(pairs_of(graph, readers), most=3)
-    else:
-        candidates = chains_of(graph, readers, macs)
-    places = [(_channel_place(chain, macs), chain) for chain in candidates]
-    chosen = _chosen(model, where, places, "channel")
-    if named:
-        chosen.sort(key=lambda chain: readers.place[id(chain.kernels[0])])
-        chosen = runs_of(chosen)
+    named = _are_names(where)
+    places = []
+    for each in scene.everywhere():
+        if named:
+            candidates = pairs_of(each)
+        elif pairs:
+            candidates = runs_of(pairs_of(each), most=3)
+        else:
+            candidates = chains_of(each)
+        places += [(chain_place(each, c, scene.total), each, c) for c in candidates]
+    chosen = _chosen(model, where, places, "chain")
+    if named:  # those that share a kernel become one
+        for each, chains in chosen.items():
+            order = each.readers.place
+            chains.sort(key=lambda chain: order[id(chain.kernels[0])])
+            chosen[each] = runs_of(chains)
     copies = Copies()
-    replaced = [
-        (chain.calls, chain.kernels[0].inputs[0], _maker(chain, gates, copies))
-        for chain in chosen
-    ]
-    return rebuilt(model, graph, copies, replaced, name)
+    replaced = {
+        each: [
+            (chain.calls, chain.kernels[0].inputs[0], _maker(chain, gates, copies))
+            for chain in chains
+        ]
+        for each, chains in chosen.items()
+    }
+    return _made(model, scene, copies, replaced, name)
 
 
-def _channel_place(chain: Chain, macs: dict[int, int]) -> GateablePlace:
-    share = sum(macs[id(call)] for call in chain.calls) / max(1, sum(macs.values()))
-    return place_of(
-        "channel", chain.calls, chain.kernels[0].path, chain.widths[0], share
-    )
+def _made(
+    model: keras.Model,
+    scene: Scene,
+    copies: Copies,
+    replaced: Mapping[Scene, list[Any]],
+    name: str | None,
+) -> keras.Model:
+    """The model anew, with other layers in some places, also inside gated branches."""
+
+    def remade(model: keras.Model, scene: Scene, name: str | None) -> keras.Model:
+        found = list(replaced.get(scene, ()))
+        for call, inner in scene.inner.values():
+            if any(each in replaced for each in inner.everywhere()):
+                found.append(((call,), call.inputs[0], inside(call, inner)))
+        return rebuilt(model, scene.graph, copies, found, name)
+
+    def inside(call: Call, inner: Scene) -> Callable[[Any], Any]:
+        old = call.operation
+
+        def make(x: Any) -> Any:
+            gate = type(old.layer_gate).from_config(old.layer_gate.get_config())
+            copies.note(gate, old.layer_gate)
+            body = remade(old.body, inner, copies.name(old.body.name))
+            return GatedResidual(body, gate, name=copies.name(old.name))(x)
+
+        return make
+
+    made = remade(model, scene, name)
+    copies.fill()
+    return made
 
 
 def _maker(chain: Chain, gates: Gates, copies: Copies) -> Callable[[Any], Any]:
@@ -179,23 +210,26 @@ def add_layer_gates(
         Xia, Yin, Dai, Jha: Fully dynamic inference with deep neural networks, IEEE TETC
         2022, arXiv 2007.15151; Veit, Belongie, ECCV 2018, arXiv 1711.11503.
     """
-    graph = checked_graph(model)
+    scene = scene_of(model)
     gates = Gates(None, gate, layer_regularizers=regularizers)
-    readers, macs = Readers(graph), macs_of(graph)
-    total = max(1, sum(macs.values()))
-    places = []
-    for branch in outermost(branches_of(graph, readers)):
-        share = sum(macs[id(call)] for call in branch.calls) / total
-        channels = int(branch.end.shape[-1])
-        place = place_of("layer", branch.calls, branch.total.path, channels, share)
-        places.append((place, branch))
-    chosen = _chosen(model, where, places, "layer")
-    copies = Copies()
-    replaced = [
-        ((*branch.calls, branch.total), branch.start, _skipper(branch, gates, copies))
-        for branch in chosen
+    places = [
+        (branch_place(scene, branch, scene.total), scene, branch)
+        for branch in outermost(branches_of(scene))
     ]
-    return rebuilt(model, graph, copies, replaced, name)
+    chosen = _chosen(model, where, places, "branch")
+    copies = Copies()
+    replaced = {
+        each: [
+            (
+                (*branch.calls, branch.total),
+                branch.start,
+                _skipper(branch, gates, copies),
+            )
+            for branch in branches
+        ]
+        for each, branches in chosen.items()
+    }
+    return _made(model, scene, copies, replaced, name)
 
 
 def outermost(branches: Any) -> list[Branch]:
@@ -223,49 +257,71 @@ def _skipper(branch: Branch, gates: Gates, copies: Copies) -> Callable[[Any], An
     return make
 
 
+def _are_names(where: Where) -> bool:
+    return isinstance(where, str) or (
+        isinstance(where, (list, tuple)) and all(isinstance(x, str) for x in where)
+    )
+
+
 def _chosen(
     model: keras.Model,
     where: Where,
-    places: Sequence[tuple[GateablePlace, Any]],
-    kind: str,
-) -> list[Any]:
+    places: Sequence[tuple[GateablePlace, Scene, Any]],
+    what: str,
+) -> dict[Scene, list[Any]]:
     """What `where` means."""
-    what = "chain" if kind == "channel" else "branch"
     if not places:
         raise ValueError(
             f"`model` must have a {what} that can be gated (`gateable` says why not). "
             f"Received: {model.name!r} without any"
         )
+    share = where if isinstance(where, (int, float)) else None
     if where is None:
-        return [found for _, found in places]
-    if callable(where):
-        chosen = [found for place, found in places if where(place)]
-    elif isinstance(where, (int, float)) and not isinstance(where, bool):
-        chosen = [found for place, found in places if place.share >= where]
+        hits = list(places)
+    elif callable(where):
+        hits = [item for item in places if where(item[0])]
+    elif share is not None and not isinstance(where, bool):
+        hits = [item for item in places if item[0].share >= share]
+    elif _are_names(where):
+        names: Any = [where] if isinstance(where, str) else where
+        hits = [_named(name, places, what, model) for name in names]
     else:
-        names: list[Any] = [where] if isinstance(where, str) else list(where)  # type: ignore[arg-type]
-        chosen = []
-        for wanted in names:
-            hits = [
-                found for place, found in places if _is_named(place.name, wanted)
-            ] or [
-                found
-                for place, found in places
-                if any(_is_named(path, wanted) for path in place.layers)
-            ]
-            if not hits:
-                known = [place.name for place, _ in places]
-                raise ValueError(
-                    f"`where` must name {what}s of {model.name!r}, such as {known[:4]} "
-                    f"(see `gateable`). Received: {wanted!r}"
-                )
-            chosen += [hit for hit in hits[:1] if hit not in chosen]
-    if not chosen:
+        raise ValueError(
+            "`where` must be names, a share of the MACs from 0 to 1, or a function. "
+            f"Received: where={where!r}"
+        )
+    if not hits:
         raise ValueError(
             f"`where` must choose a {what} or more of the {len(places)} in "
             f"{model.name!r}. Received: where={where!r}, which chooses none"
         )
-    return chosen
+    found: dict[Scene, list[Any]] = {}
+    for _, scene, item in hits:
+        chosen = found.setdefault(scene, [])
+        if item not in chosen:
+            chosen.append(item)
+    return found
+
+
+def _named(
+    name: str,
+    places: Sequence[tuple[GateablePlace, Scene, Any]],
+    what: str,
+    model: keras.Model,
+) -> tuple[GateablePlace, Scene, Any]:
+    """The place of a name: its own, or else the first that has a layer of that name."""
+    for item in places:
+        if _is_named(item[0].name, name):
+            return item
+    for item in places:
+        if any(_is_named(path, name) for path in item[0].layers):
+            return item
+    known = [place.name for place, _, _ in places]
+    close = difflib.get_close_matches(name, known, n=3) or known[:3]
+    raise ValueError(
+        f"`where` must name {what}s of {model.name!r}, such as {close} (see `gateable`). "
+        f"Received: {name!r}"
+    )
 
 
 def _is_named(path: str, wanted: str) -> bool:

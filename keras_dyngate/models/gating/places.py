@@ -5,13 +5,14 @@ for place in kd.gateable(model):
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
 
 from keras_dyngate._graph import Call, FlatGraph, flat_graph
 from keras_dyngate.cost.counter import each_macs
+from keras_dyngate.layers import DynamicLayer, GatedResidual
 from keras_dyngate.layers.links import mixes, width_of
 from keras_dyngate.models.gating.regions import Link, Readers, between
 
@@ -89,12 +90,12 @@ def is_kernel(call: Call, readers: Readers) -> bool:
     return len(call.inputs) == 1 and mixes(call.operation) and not readers.shared(call)
 
 
-def pairs_of(graph: FlatGraph, readers: Readers) -> list[Chain]:
+def pairs_of(scene: "Scene") -> list[Chain]:
     """Every two kernels with nothing between them but what treats channels alone.
 
     Those of a squeeze-and-excite between two others are left out.
     """
-    found = list(_all_pairs(graph, readers))
+    found = list(_all_pairs(scene.graph, scene.readers))
     inside = {
         id(call)
         for chain in found
@@ -128,20 +129,20 @@ def _normalized(readers: Readers, call: Call) -> tuple[Link, ...]:
     return () if readers.shared(after) else (Link((after,)),)
 
 
-def chains_of(graph: FlatGraph, readers: Readers, macs: dict[int, int]) -> list[Chain]:
+def chains_of(scene: "Scene") -> list[Chain]:
     """Chains of two kernels without a kernel in common, the costliest first."""
 
-    def cost(chain: Chain) -> int:
-        return sum(macs[id(call)] for call in chain.calls)
+    def cost(chain: Chain) -> float:
+        return scene.share(chain.calls, 1)
 
     used: set[int] = set()
     found = []
-    for chain in sorted(pairs_of(graph, readers), key=cost, reverse=True):
+    for chain in sorted(pairs_of(scene), key=cost, reverse=True):
         ends = {id(call) for call in chain.kernels}
         if not ends & used:
             used |= ends
             found.append(chain)
-    order = readers.place
+    order = scene.readers.place
     return sorted(found, key=lambda chain: order[id(chain.kernels[0])])
 
 
@@ -160,9 +161,10 @@ def runs_of(pairs: Iterable[Chain], most: int | None = None) -> list[Chain]:
     return found
 
 
-def branches_of(graph: FlatGraph, readers: Readers) -> Iterator[Branch]:
+def branches_of(scene: "Scene") -> Iterator[Branch]:
     """Every sum of a tensor and of a branch that starts at it and goes nowhere else."""
-    for call in graph.calls:
+    readers = scene.readers
+    for call in scene.graph.calls:
         if type(call.operation).__name__ != "Add" or len(call.inputs) != 2:
             continue
         for start, end in (call.inputs, call.inputs[::-1]):
@@ -178,13 +180,6 @@ def macs_of(graph: FlatGraph) -> dict[int, int]:
     """MACs of each call, by its id."""
     counts = each_macs(graph.calls)
     return {id(c): n for c, n in zip(graph.calls, counts, strict=True)}
-
-
-def place_of(
-    kind: str, calls: Sequence[Call], name: str, channels: int, share: float
-) -> GateablePlace:
-    layers = [c.path for c in calls if isinstance(c.operation, keras.layers.Layer)]
-    return GateablePlace(kind, name, tuple(layers), channels, share)
 
 
 def checked_graph(model: Any) -> FlatGraph:
@@ -204,56 +199,110 @@ def checked_graph(model: Any) -> FlatGraph:
     return graph
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scene:
+    """A graph to look for places in.
+
+    Attributes:
+        graph: Its calls.
+        readers: Of its tensors.
+        macs: Of each call, by id.
+        inner: By the id of a call of a `GatedResidual`, what is inside of it.
+    """
+
+    graph: FlatGraph
+    readers: Readers
+    macs: dict[int, int]
+    inner: dict[int, tuple[Call, "Scene"]]
+
+    @property
+    def total(self) -> int:
+        """MACs of all calls, at least 1."""
+        return max(1, sum(self.macs.values()))
+
+    def share(self, calls: Iterable[Call], total: int) -> float:
+        return sum(self.macs[id(call)] for call in calls) / total
+
+    def everywhere(self) -> "Iterator[Scene]":
+        """This one, and what is inside of it."""
+        yield self
+        for _, scene in self.inner.values():
+            yield from scene.everywhere()
+
+
+def scene_of(model: Any) -> Scene:
+    """The graph of a model, and those inside of its gated branches."""
+    graph = checked_graph(model)
+    inner = {
+        id(call): (call, scene_of(call.operation.body))
+        for call in graph.calls
+        if isinstance(call.operation, GatedResidual)
+    }
+    return Scene(graph, Readers(graph), macs_of(graph), inner)
+
+
 def gateable(model: keras.Model) -> list[GateablePlace]:
     """List what of a net can be gated, and its share of the cost.
 
     A *chain* is a kernel that mixes channels, layers that treat every channel on its own,
     and the next kernel that mixes; a *branch* is what is added to a tensor that it starts
-    from. Chains share no kernel: the costliest are taken first. Nested models are opened.
-    Design of this library.
+    from. Chains share no kernel: the costliest are taken first. Nested models and gated
+    branches are opened. Design of this library.
 
     Args:
         model: A functional or Sequential model, built for a known image size.
 
     Returns:
-        A `GateablePlace` for each, in the order of execution; also for kernels in no
-        chain, with the `reason`.
+        A `GateablePlace` for each, chains first; also for kernels in no chain, with the
+        `reason`.
 
     Raises:
         ValueError: For a model without a graph, or an unknown image size.
     """
-    graph = checked_graph(model)
-    readers, macs = Readers(graph), macs_of(graph)
-    total = max(1, sum(macs.values()))
-    found = []
+    scene = scene_of(model)
+    total = scene.total
+    return [place for each in scene.everywhere() for place in _places(each, total)]
+
+
+def _places(scene: Scene, total: int) -> Iterator[GateablePlace]:
     taken: set[int] = set()
-    for chain in chains_of(graph, readers, macs):
+    for chain in chains_of(scene):
         taken |= {id(call) for call in chain.calls}
-        share = sum(macs[id(call)] for call in chain.calls) / total
-        name, width = chain.kernels[0].path, chain.widths[0]
-        found.append(place_of("channel", chain.calls, name, width, share))
-    for branch in branches_of(graph, readers):
-        share = sum(macs[id(call)] for call in branch.calls) / total
-        channels = int(branch.end.shape[-1])
-        found.append(
-            place_of("layer", branch.calls, branch.total.path, channels, share)
-        )
-    for call in graph.calls:
-        if macs[id(call)] and id(call) not in taken:
-            place = place_of(
-                "channel",
-                [call],
-                call.path,
-                int(call.outputs[0].shape[-1]),
-                macs[id(call)] / total,
-            )
-            found.append(dataclasses.replace(place, reason=why_not(call, readers)))
-    return found
+        yield chain_place(scene, chain, total)
+    for branch in branches_of(scene):
+        yield branch_place(scene, branch, total)
+    for call in scene.graph.calls:
+        if scene.macs[id(call)] and id(call) not in taken:
+            reason = why_not(call, scene.readers)
+            if reason is not None:
+                width = int(call.outputs[0].shape[-1])
+                share = scene.share([call], total)
+                layers = (call.path,)
+                yield GateablePlace("channel", call.path, layers, width, share, reason)
 
 
-def why_not(call: Call, readers: Readers) -> str:
-    """Why a call with MACs is in no chain."""
+def chain_place(scene: Scene, chain: Chain, total: int) -> GateablePlace:
+    name, share = chain.kernels[0].path, scene.share(chain.calls, total)
+    layers = _paths(chain.calls)
+    return GateablePlace("channel", name, layers, chain.widths[0], share)
+
+
+def branch_place(scene: Scene, branch: Branch, total: int) -> GateablePlace:
+    name, share = branch.total.path, scene.share(branch.calls, total)
+    channels = int(branch.end.shape[-1])
+    return GateablePlace("layer", name, _paths(branch.calls), channels, share)
+
+
+def _paths(calls: Iterable[Call]) -> tuple[str, ...]:
+    layers = (c for c in calls if isinstance(c.operation, keras.layers.Layer))
+    return tuple(call.path for call in layers)
+
+
+def why_not(call: Call, readers: Readers) -> str | None:
+    """Why a call with MACs is in no chain; None for what is gated already."""
     operation = call.operation
+    if isinstance(operation, DynamicLayer):
+        return None
     if readers.shared(call):
         return "the layer is called several times"
     if getattr(operation, "groups", 1) != 1:

@@ -47,6 +47,10 @@ class Copies:
         self._made[id(operation)] = made
         return made
 
+    def note(self, made: Any, layer: Any) -> None:
+        """Let a layer that was made otherwise get another's weights too."""
+        self._pairs.append((made, layer))
+
     def fill(self) -> None:
         """Give the copies their originals' weights."""
         for made, layer in self._pairs:
@@ -95,7 +99,7 @@ def rebuilt(
     Args:
         model: Functional.
         graph: Of its calls.
-        copies: Makes the copies; their weights are filled in here.
+        copies: Makes the copies.
         replaced: Of each place its calls, the tensor they start from, and what makes,
             from that, the last call's output.
         name: Of the new model. None: the old one's.
@@ -115,13 +119,11 @@ def rebuilt(
             run_calls([call], table, copies.of)
     found: Any = graph_of(model)
     outputs = [table[id(x)] for x in graph.outputs]
-    made = keras.Model(
+    return keras.Model(
         keras.tree.pack_sequence_as(found.input, inputs),
         keras.tree.pack_sequence_as(found.output, outputs),
         name=name or model.name,
     )
-    copies.fill()
-    return made
 
 
 def as_layers(copies: Copies, start: Any, links: Iterable[Link]) -> list[Any]:

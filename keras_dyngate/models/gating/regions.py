@@ -115,7 +115,7 @@ class Readers:
 
     def links_from(self, x: keras.KerasTensor) -> Iterator[Link]:
         """What treats channels alone, one after another, from a tensor on."""
-        while True:
+        while id(x) not in self.outputs:
             call = self.only(x)
             if call is not None and self._is_alone(call):
                 link = Link((call,))

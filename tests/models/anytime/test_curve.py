@@ -52,7 +52,7 @@ def runner(monkeypatch):
         made.asked.append(path)
         return made
 
-    monkeypatch.setattr("keras_dyngate.models.anytime.curve.AnytimeRunner", build)
+    monkeypatch.setattr("keras_dyngate.runtime.AnytimeRunner", build)
     monkeypatch.setattr(
         "keras_dyngate.models.anytime.curve._check_origin", lambda *_: None
     )
@@ -330,6 +330,8 @@ class TestTable:
         pytest.importorskip("matplotlib")
         curve = AnytimeCurve(self.POINTS, 12, "")
         for in_time, expected in ((False, [1.234567, 4.0]), (True, [2.0, 5.127])):
-            (line,) = curve.plot(in_time=in_time).axes[0].get_lines()
+            with pytest.warns(DeprecationWarning, match="anytime_curves"):
+                figure = curve.plot(in_time=in_time)
+            (line,) = figure.axes[0].get_lines()
             np.testing.assert_allclose(line.get_xdata(), expected)
             np.testing.assert_allclose(line.get_ydata(), [0.5, 0.6666])
