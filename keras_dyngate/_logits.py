@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_dyngate._copying import same_but
 from keras_dyngate._graph import Call, FlatGraph
 
 # By name of the function, of the layer and of the operator.
@@ -75,10 +76,7 @@ def without_activation(operation: Any) -> Any:
     """The same layer, its variables shared, without its activation."""
     if _squashes(operation):
         return lambda x, **kwargs: x
-    twin = object.__new__(type(operation))
-    twin.__dict__.update(operation.__dict__)
-    twin.__dict__["activation"] = keras.activations.linear
-    return twin
+    return same_but(operation, activation=keras.activations.linear)
 
 
 def raw_operation(graph: FlatGraph) -> Callable[[Call], Any]:

@@ -1,5 +1,6 @@
 """What layers that hold layers, and models, keep to when they are saved."""
 
+import copy
 import os
 from typing import Any, cast
 
@@ -46,6 +47,16 @@ class KeepsFrozen:
                 trainable = part.trainable and layer.trainable
             if part.trainable != trainable:  # else what is frozen inside it would thaw
                 part.trainable = trainable
+
+
+def revived(value: Any) -> Any:
+    """A layer or model, made from its config where that is what a class was given.
+
+    The config stays as it is: Keras takes a model's apart.
+    """
+    if not isinstance(value, dict):
+        return value
+    return keras.saving.deserialize_keras_object(copy.deepcopy(value))
 
 
 def refuse_legacy_file(filepath: str | os.PathLike[str]) -> None:

@@ -19,8 +19,16 @@ def dynamic_layers(model: keras.Layer) -> Iterator[Any]:
         yield from dynamic_layers(layer)
 
 
+def by_controller(model: keras.Layer) -> Iterator[tuple[Any, list[Any]]]:
+    """Every controller of a model, layer by layer, and the decisions that it takes."""
+    for layer in dynamic_layers(model):
+        found: dict[int, list[Any]] = {}
+        for item in layer.decisions():
+            found.setdefault(id(item.controller), []).append(item)
+        for items in found.values():
+            yield items[0].controller, items
+
+
 def controllers(model: keras.Layer) -> Iterator[Any]:
     """Every controller of a model, layer by layer, each once."""
-    for layer in dynamic_layers(model):
-        found = {id(item.controller): item.controller for item in layer.decisions()}
-        yield from found.values()
+    return (controller for controller, _ in by_controller(model))

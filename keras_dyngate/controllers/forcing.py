@@ -6,13 +6,12 @@ with force_open_rate(model, 0.5):
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import keras
 import numpy as np
 
 from keras_dyngate._checks import fraction
-from keras_dyngate._walk import dynamic_layers
+from keras_dyngate._walk import by_controller
 from keras_dyngate.controllers.controller import Controller
 
 Rate = float | Sequence[float]
@@ -50,16 +49,6 @@ def _clear_traces(model: keras.Model) -> None:
                 setattr(part, name, None)
 
 
-def _by_controller(model: keras.Model) -> Iterator[tuple[Controller, list[Any]]]:
-    """Every controller, and the decisions that it takes."""
-    for layer in dynamic_layers(model):
-        found: dict[int, list[Any]] = {}
-        for item in layer.decisions():
-            found.setdefault(id(item.controller), []).append(item)
-        for items in found.values():
-            yield items[0].controller, items
-
-
 @contextlib.contextmanager
 def force_open_rate(
     model: keras.Model, rate: Rate, layer_rate: Rate = 1.0
@@ -82,7 +71,7 @@ def force_open_rate(
     """
     channel: list[tuple[Controller, int]] = []
     layer: list[tuple[Controller, int]] = []
-    for gate, items in _by_controller(model):
+    for gate, items in by_controller(model):
         found = layer if items[0].whole else channel
         found.append((gate, len(items)))
     if not channel and not layer:

@@ -106,6 +106,10 @@ class MacRow:
     def name(self) -> str:
         return f"{self.layer}/{self.kernel}" if self.kernel else self.layer
 
+    def is_under(self, name: str) -> bool:
+        """Whether the cost is proportional to a decision, told by its full name."""
+        return any(gating.name_in(self.layer) == name for gating in self.gatings)
+
     @property
     def gated(self) -> bool:
         return bool(self.gatings) or self.stage > 0

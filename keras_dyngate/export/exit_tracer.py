@@ -12,7 +12,12 @@ from keras_dyngate.cost import count_macs
 from keras_dyngate.export.exact_norms import exact_norms
 from keras_dyngate.export.exit_parts import ExitParts
 from keras_dyngate.export.graph import executed_counts, label_of
-from keras_dyngate.export.lowering import Branch, Lowering, weights_as_constants
+from keras_dyngate.export.lowering import (
+    Branch,
+    Lowering,
+    stored_parameters,
+    weights_as_constants,
+)
 from keras_dyngate.models.exits.early_exit import EarlyExitModel
 
 INFINITY = 0x7F800000  # its bits as a float32; a NaN's are above
@@ -304,15 +309,9 @@ class ExitTracer:
         """Everything after a gate, as the file's report tells it."""
         later = self.model.stages[index + 1 :]
         layers = [x for s in later for x in (s.part, s.gate) if x is not None]
-        weights = [  # normalization folded: kernels and biases are left
-            weight
-            for layer in layers
-            for weight in layer.weights
-            if len(weight.shape) > 1 or weight.name in ("bias", "beta")
-        ]
         return Branch(
             f"{self.model.gates[index].name}/exit",
             self.model.stages[index].part.output_shape[-1],
             sum(row.macs for row in self.profile.layers if row.stage > index),
-            sum(int(np.prod(w.shape)) for w in weights),
+            stored_parameters(layers),
         )

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_dyngate import _hooks
+from keras_dyngate._copying import made_anew, same_but
 from keras_dyngate._graph import Call, FlatGraph, Stretch, run_calls
 from keras_dyngate._logits import squashing_call, without_activation
 from keras_dyngate._walk import dynamic_layers
@@ -74,14 +75,10 @@ def float32_twin(layer: keras.Layer) -> keras.Layer:
     Raises:
         ValueError: If the layer cannot be made from its config.
     """
-    if isinstance(layer, keras.layers.Lambda):  # its config holds the function's code
-        return keras.layers.Lambda(
-            layer.function, arguments=layer.arguments, dtype=_FLOAT32, name=layer.name
-        )
-    classes = {type(x).__name__: type(x) for x in layer._flatten_layers()}
     try:
-        with keras.saving.custom_object_scope(classes):
-            twin = type(layer).from_config(_config_in_float32(layer.get_config()))
+        twin = made_anew(layer, _config_in_float32)
+        if isinstance(twin, keras.layers.Lambda):
+            return twin
         if not twin.built:
             twin.build_from_config(layer.get_build_config() or {})
         _copy_state(twin, layer)
@@ -99,10 +96,7 @@ def _operator(operation: Any) -> Any:
     """An operator that casts, if to floats, to float32."""
     if not _is_other_float(getattr(operation, "dtype", None)):
         return operation
-    twin = object.__new__(type(operation))
-    twin.__dict__.update(operation.__dict__)
-    twin.dtype = _FLOAT32
-    return twin
+    return same_but(operation, dtype=_FLOAT32)
 
 
 def _in_float32(x: Any) -> Any:

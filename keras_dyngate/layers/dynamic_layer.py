@@ -75,7 +75,7 @@ class DynamicLayer(KeepsFrozen, keras.layers.Layer):
 
         Args:
             x: A TensorFlow tensor, `[1, ...]`.
-            tools: A `keras_dyngate.export.lowering.Lowering`: branches, scores, and what
+            tools: A `keras_dyngate.export.lowering.Tools`: branches, scores, and what
                 the file is to tell.
         """
         raise NotImplementedError(
@@ -127,11 +127,7 @@ class DynamicLayer(KeepsFrozen, keras.layers.Layer):
         found: dict[int, list[np.ndarray]] = {}
         for item in self.decisions():
             name = f"{self.name}/{item.key}"
-            macs = sum(
-                row.macs
-                for row in rows
-                if any(gating.name_in(row.layer) == name for gating in row.gatings)
-            )
+            macs = sum(row.macs for row in rows if row.is_under(name))
             part = np.full(item.groups, macs // item.groups, np.int64)
             found.setdefault(id(item.controller), []).append(part)
         for item in self.decisions():

@@ -5,7 +5,6 @@ scores = head(features)
 leave = head.confidence_of(scores) >= 0.8
 """
 
-import copy
 import dataclasses
 from typing import Any
 
@@ -15,6 +14,7 @@ from keras import ops
 from keras_dyngate._graph import FlatGraph, Part, flat_graph
 from keras_dyngate._logits import raw_operation
 from keras_dyngate._registration import serializable
+from keras_dyngate._saving import revived
 from keras_dyngate.cost.counter import part_profile
 from keras_dyngate.layers.exit_gate import ExitGate
 
@@ -62,9 +62,7 @@ class ExitHead(ExitGate):
         **kwargs: Any,
     ) -> None:
         super().__init__(classes, objective, confidence, **kwargs)
-        if isinstance(body, dict):  # Keras takes a model's config apart
-            body = keras.saving.deserialize_keras_object(copy.deepcopy(body))
-        self.body = body
+        self.body = body = revived(body)
         graph = flat_graph(body) if isinstance(body, keras.Model) else None
         if graph is None or len(graph.inputs) != 1:
             raise ValueError(

@@ -9,7 +9,7 @@ from keras import ops
 from keras_dyngate import controllers
 from keras_dyngate._checks import channels_last, one_of, positive_int
 from keras_dyngate.layers.batch_normalization import BatchNormalization
-from keras_dyngate.layers.gated_chain import GatedChain
+from keras_dyngate.layers.gated_chain import GatedChain, check_units
 from keras_dyngate.layers.links import Link, Padding, Subsampling
 
 
@@ -138,15 +138,9 @@ class GatedBlock(GatedChain):
         raise NotImplementedError
 
     def _check_gates(self) -> None:
-        gate = self.channel_gate
-        if gate is not None and (
-            gate.units % self.masks or self.inner_filters % (gate.units // self.masks)
-        ):
-            raise ValueError(
-                f"`channel_gate` must have {self.masks} x a divisor of the "
-                f"{self.inner_filters} filters as its number of units. "
-                f"Received: units={gate.units}"
-            )
+        if self.channel_gate is not None:
+            widths = [self.inner_filters] * self.masks
+            check_units(self.channel_gate, widths, f"{self.inner_filters} filters")
         if self.layer_gate is not None and self.layer_gate.units != 1:
             raise ValueError(
                 "`layer_gate` must have one unit. "

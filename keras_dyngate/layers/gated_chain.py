@@ -239,6 +239,22 @@ def weighs(link: Any) -> bool:
     return isinstance(link, SqueezeExcite)
 
 
+def check_units(gate: Controller, widths: Sequence[int], what: str) -> None:
+    """Refuse a gate whose units do not divide the channels of each activation alike.
+
+    Args:
+        gate: Of all activations together.
+        widths: Channels of each.
+        what: These in words.
+    """
+    groups, rest = divmod(gate.units, len(widths))
+    if rest or any(width % groups for width in widths):
+        raise ValueError(
+            f"`channel_gate` must have {len(widths)} x a divisor of the {what} as its "
+            f"number of units. Received: units={gate.units}"
+        )
+
+
 def spread(scores: Any, y: Any) -> Any:
     """Scores `[batch, units]` as a mask for `y`, `[batch, 1, ..., 1, channels]`."""
     channels = y.shape[-1]

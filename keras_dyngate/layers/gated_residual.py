@@ -5,7 +5,6 @@
 Where the salience or gate s(x) is 0, all of f is skipped, with whatever is gated inside.
 """
 
-import copy
 import dataclasses
 from typing import Any
 
@@ -15,6 +14,7 @@ from keras import ops
 from keras_dyngate import _hooks, controllers
 from keras_dyngate._graph import flat_graph
 from keras_dyngate._registration import serializable
+from keras_dyngate._saving import revived
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.cost.counter import part_profile
 from keras_dyngate.cost.mac_row import Gating, MacRow
@@ -40,9 +40,7 @@ class GatedResidual(DynamicLayer):
 
     def __init__(self, body: Any, layer_gate: Any = "binary", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(body, dict):  # Keras takes a model's config apart
-            body = keras.saving.deserialize_keras_object(copy.deepcopy(body))
-        self.body = body
+        self.body = body = revived(body)
         graph = flat_graph(body) if isinstance(body, keras.Model) else None
         if graph is None or len(graph.inputs) != 1 or len(graph.outputs) != 1:
             raise ValueError(

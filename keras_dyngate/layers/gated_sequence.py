@@ -8,7 +8,8 @@ import keras
 from keras_dyngate import controllers
 from keras_dyngate._checks import boolean
 from keras_dyngate._registration import serializable
-from keras_dyngate.layers.gated_chain import GatedChain
+from keras_dyngate._saving import revived
+from keras_dyngate.layers.gated_chain import GatedChain, check_units
 from keras_dyngate.layers.links import Link, mixes, width_of
 
 
@@ -45,9 +46,8 @@ class GatedSequence(GatedChain):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        revive = keras.saving.deserialize_keras_object
         self.at_rest = boolean("at_rest", at_rest)
-        self.held = [revive(x) if isinstance(x, dict) else x for x in layers]
+        self.held = [revived(layer) for layer in layers]
         kernels = [x for x in self.held if mixes(x)]
         if len(kernels) < 2:
             raise ValueError(
@@ -65,12 +65,7 @@ class GatedSequence(GatedChain):
         gate = controllers.get(channel_gate, sum(widths))
         if gate is None:
             raise ValueError("`channel_gate` must be a controller. Received: None")
-        groups, rest = divmod(gate.units, len(widths))
-        if rest or any(width % groups for width in widths):
-            raise ValueError(
-                f"`channel_gate` must have {len(widths)} x a divisor of the channels "
-                f"{widths} as its number of units. Received: units={gate.units}"
-            )
+        check_units(gate, widths, f"channels {widths}")
         self.channel_gate = gate
 
     def links(self) -> tuple[Link, ...]:

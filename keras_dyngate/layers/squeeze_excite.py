@@ -3,7 +3,6 @@
 y = x * body(mean of x over all pixels)
 """
 
-import copy
 from typing import Any
 
 import keras
@@ -11,6 +10,7 @@ from keras import ops
 
 from keras_dyngate._graph import flat_graph
 from keras_dyngate._registration import serializable
+from keras_dyngate._saving import revived
 from keras_dyngate.layers.links import Sides, mixes, sides
 
 
@@ -33,9 +33,7 @@ class SqueezeExcite(keras.layers.Layer):
 
     def __init__(self, body: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(body, dict):
-            body = keras.saving.deserialize_keras_object(copy.deepcopy(body))
-        self.body = body
+        self.body = body = revived(body)
 
     def build(self, input_shape: Any) -> None:
         self.built = True

@@ -1,6 +1,7 @@
 """Which gates a net is to have: one object for the builders and for anybody's net."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from keras_dyngate import controllers
@@ -61,12 +62,22 @@ class Gates:
     channel_regularizers: Any = None
     layer_regularizers: Any = None
 
-    def for_channels(self, width: int, masks: int = 1, where: str = "") -> Any:
-        """A new controller for `masks` activations of `width` channels; None without."""
+    def for_channels(self, widths: Sequence[int], where: str) -> Any:
+        """A new controller for activations of so many channels; None without.
+
+        Raises:
+            ValueError: If the groups do not divide the channels, or there would be more
+                of them in one activation than in another.
+        """
         if self.channel is None:
             return None
-        units = masks * units_of(width, self.group_size, self.groups, where)
-        return make_gate(self.channel, units, self.channel_regularizers)
+        units = [units_of(n, self.group_size, self.groups, where) for n in widths]
+        if len(set(units)) > 1:
+            raise ValueError(
+                "`groups` must be given, not `group_size`, for chains of several widths. "
+                f"Received: {where!r} with {list(widths)} channels"
+            )
+        return make_gate(self.channel, sum(units), self.channel_regularizers)
 
     def for_layer(self) -> Any:
         """A new controller for a layer as a whole; None without."""

@@ -8,6 +8,7 @@ ReLU. TensorFlow only.
 
 from keras_dyngate.export.lowering.constants import (
     as_constants,
+    stored_parameters,
     value,
     weights_as_constants,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "Lowering",
     "Tools",
     "as_constants",
+    "stored_parameters",
     "value",
     "weights_as_constants",
 ]

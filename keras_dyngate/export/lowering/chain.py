@@ -190,13 +190,10 @@ class _Chain:
             for part in self.parts
             for step in (part.kernel, *part.rest, *part.tail)
         ]
-        macs = sum(
-            row.macs for row in self.rows if "layer" in [g.key for g in row.gatings]
-        )
+        name = f"{chain.name}/layer"
+        macs = sum(row.macs for row in self.rows if row.is_under(name))
         size = sum(step.parameters for step in steps)
-        tools.note("layer", max(chain.widths()), macs, size)
-        branches = tools.owner.branches
-        branches.insert(first, branches.pop())  # before those inside
+        tools.note("layer", max(chain.widths()), macs, size, before=first)
         return y
 
     def after(self, y: Any) -> Any:

@@ -1,5 +1,6 @@
 """Weights of Keras layers as constants of the function that is being traced."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -50,4 +51,14 @@ def weights_as_constants(
             for v in layer.weights
             if id(v) not in inside
         ]
+    )
+
+
+def stored_parameters(layers: Iterable[keras.Layer]) -> int:
+    """Weights and biases that layers leave in a file, normalization folded."""
+    return sum(
+        math.prod(weight.shape)
+        for layer in layers
+        for weight in layer.weights
+        if len(weight.shape) > 1 or weight.name in ("bias", "beta")
     )

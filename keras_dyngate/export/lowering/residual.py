@@ -2,11 +2,13 @@
 
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from keras_dyngate._graph import flat_graph
-from keras_dyngate.export.lowering.constants import weights_as_constants
+from keras_dyngate.export.lowering.constants import (
+    stored_parameters,
+    weights_as_constants,
+)
 from keras_dyngate.export.preparing import Prepared
 
 
@@ -27,17 +29,8 @@ def lower_residual(layer: Any, x: Any, tools: Any) -> Any:
         return x + y
 
     y = tools.skippable("layer", score, run, lambda: tf.identity(x))
-    macs = sum(
-        row.macs
-        for row in layer.cost_rows(tuple(x.shape))
-        if "layer" in [g.key for g in row.gatings if g.layer == layer.name]
-    )
-    stored = [  # normalization folded: kernels and biases are left
-        weight
-        for weight in layer.body.weights
-        if len(weight.shape) > 1 or weight.name in ("bias", "beta")
-    ]
-    size = sum(int(np.prod(weight.shape)) for weight in stored)
-    tools.note("layer", int(x.shape[-1]), macs, size)
-    tools.owner.branches.insert(first, tools.owner.branches.pop())
+    rows, name = layer.cost_rows(tuple(x.shape)), f"{layer.name}/layer"
+    macs = sum(row.macs for row in rows if row.is_under(name))
+    size = stored_parameters([layer.body])
+    tools.note("layer", int(x.shape[-1]), macs, size, before=first)
     return y

@@ -33,12 +33,12 @@ def conv2d(
 
 
 @dataclasses.dataclass
-class Kernel:
-    """A kernel that mixes channels, with what was folded into it.
+class Folding:
+    """A kernel, with what was folded into it.
 
     Attributes:
-        weight: `[..., inner, outer]`.
-        bias: `[outer]`, or None.
+        weight: Of a file's kernel.
+        bias: A number for each channel of the output, or None.
         apply: From a tensor and a part of `weight` to their product.
     """
 
@@ -49,10 +49,6 @@ class Kernel:
     @property
     def parameters(self) -> int:
         return self.weight.size + (0 if self.bias is None else self.bias.size)
-
-    def product(self, x: Any, inner: slice = ALL, outer: slice = ALL) -> Any:
-        """What some channels of the input give to some of the output, without a bias."""
-        return self.apply(x, self.weight[..., inner, outer])
 
     def shifted(self, y: Any, outer: slice = ALL) -> Any:
         """`y` and the bias of some channels."""
@@ -60,36 +56,30 @@ class Kernel:
 
     def fold(self, scale: np.ndarray, shift: np.ndarray) -> None:
         """Take in what multiplies and shifts each channel of the output."""
-        self.weight = self.weight * scale
+        self.weight = self.weight * self.along(scale)
         self.bias = shift if self.bias is None else self.bias * scale + shift
 
+    def along(self, scale: np.ndarray) -> np.ndarray:
+        """A number for each channel of the output as a factor of `weight`."""
+        return scale
 
-@dataclasses.dataclass
-class Depthwise:
-    """A kernel per channel, with what was folded into it.
 
-    Attributes:
-        weight: `[height, width, channels, 1]`.
-        bias: `[channels]`, or None.
-        apply: From a tensor and a part of `weight` to their product.
-    """
+class Kernel(Folding):
+    """A kernel that mixes channels: `[..., inner, outer]`."""
 
-    weight: np.ndarray
-    bias: np.ndarray | None
-    apply: Callable[[Any, np.ndarray], Any]
+    def product(self, x: Any, inner: slice = ALL, outer: slice = ALL) -> Any:
+        """What some channels of the input give to some of the output, without a bias."""
+        return self.apply(x, self.weight[..., inner, outer])
 
-    @property
-    def parameters(self) -> int:
-        return self.weight.size + (0 if self.bias is None else self.bias.size)
 
-    def fold(self, scale: np.ndarray, shift: np.ndarray) -> None:
-        """As of `Kernel`."""
-        self.weight = self.weight * scale[:, None]
-        self.bias = shift if self.bias is None else self.bias * scale + shift
+class Depthwise(Folding):
+    """A kernel for each channel: `[height, width, channels, 1]`."""
+
+    def along(self, scale: np.ndarray) -> np.ndarray:
+        return scale[:, None]
 
     def run(self, x: Any, cut: slice = ALL) -> Any:
-        y = self.apply(x, self.weight[:, :, cut])
-        return y if self.bias is None else y + self.bias[cut]
+        return self.shifted(self.apply(x, self.weight[:, :, cut]), cut)
 
 
 @dataclasses.dataclass
@@ -168,11 +158,16 @@ def _stretch(link: Any) -> list[Step]:
     graph = flat_graph(link)
     assert graph is not None
 
+    steps = {
+        id(call): compiled([call.operation])
+        for call in graph.calls
+        if getattr(call.operation, "weights", None)
+    }
+
     def form(call: Call, cut: slice) -> Callable[..., Any]:
-        if not getattr(call.operation, "weights", None):
+        if id(call) not in steps:
             return call.operation
-        steps = compiled([call.operation])
-        return lambda x, **kwargs: run_steps(steps, x, cut)
+        return lambda x, **kwargs: run_steps(steps[id(call)], x, cut)
 
     def run(x: Any, cut: slice) -> Any:
         table = {id(graph.inputs[0]): x}

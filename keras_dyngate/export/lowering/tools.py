@@ -118,11 +118,24 @@ class Tools:
         name = f"{self.layer.name}/{key}"
         self.owner.decisions[name], self.owner.opened[name] = scores, opened
 
-    def note(self, name: str, channels: int, macs: int, parameters: int) -> None:
-        """Note what a branch holds; its name within the layer."""
-        self.owner.branches.append(
-            Branch(f"{self.layer.name}/{name}", channels, macs, parameters)
-        )
+    def note(
+        self,
+        name: str,
+        channels: int,
+        macs: int,
+        parameters: int,
+        before: int | None = None,
+    ) -> None:
+        """Note what a branch holds; its name within the layer.
+
+        Args:
+            before: How many branches there were before those inside of this one, which
+                it is to be told before. None: there are none inside.
+        """
+        branches = self.owner.branches
+        place = len(branches) if before is None else before
+        name = f"{self.layer.name}/{name}"
+        branches.insert(place, Branch(name, channels, macs, parameters))
 
     def skippable(
         self,

@@ -154,19 +154,9 @@ def _maker(chain: Chain, gates: Gates, copies: Copies) -> Callable[[Any], Any]:
         layers: list[Any] = []
         for kernel, links in zip(chain.kernels, chain.links, strict=True):
             layers += [copies.of(kernel), *as_layers(copies, kernel.outputs[0], links)]
-        made = [
-            gates.for_channels(width, len(chain.widths), kernel.path)
-            for width, kernel in zip(chain.widths, chain.kernels, strict=False)
-        ]
-        units = {gate.units for gate in made}
-        if len(units) > 1:
-            raise ValueError(
-                "`groups` must be given, not `group_size`, for chains of several widths. "
-                f"Received: {first.path!r} with {list(chain.widths)} channels"
-            )
         return GatedSequence(
             layers,
-            made[0],
+            gates.for_channels(chain.widths, first.path),
             tuple(range(len(chain.widths))),
             at_rest=any(call.kwargs.get("training") is False for call in chain.calls),
             name=copies.name(f"gated_{first.path.replace('/', '_')}"),

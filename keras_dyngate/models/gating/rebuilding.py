@@ -5,7 +5,9 @@ from typing import Any
 
 import keras
 
+from keras_dyngate._copying import made_anew, same_but
 from keras_dyngate._graph import Call, FlatGraph, graph_of, run_calls
+from keras_dyngate.layers import SqueezeExcite
 from keras_dyngate.models.gating.regions import Link
 
 
@@ -40,10 +42,7 @@ class Copies:
             made = _layer_copy(operation, name)
             self._pairs.append((made, operation))
         else:
-            made = object.__new__(type(operation))
-            made.__dict__.update(operation.__dict__)
-            made._inbound_nodes, made._outbound_nodes = [], []
-            made.name = name
+            made = same_but(operation, name=name, _inbound_nodes=[], _outbound_nodes=[])
         self._made[id(operation)] = made
         return made
 
@@ -59,17 +58,8 @@ class Copies:
 
 def _layer_copy(layer: Any, name: str) -> Any:
     """A layer of the same config, without weights yet."""
-    if isinstance(layer, keras.layers.Lambda):  # its config holds the function's code
-        return keras.layers.Lambda(
-            layer.function,
-            arguments=layer.arguments,
-            dtype=layer.dtype_policy,
-            name=name,
-        )
-    classes = {type(x).__name__: type(x) for x in layer._flatten_layers()}
     try:
-        with keras.saving.custom_object_scope(classes):
-            return type(layer).from_config({**layer.get_config(), "name": name})
+        return made_anew(layer, lambda config: {**config, "name": name})
     except Exception as error:
         raise ValueError(
             "`model` must hold layers that `get_config` can make anew. Received: layer "
@@ -128,8 +118,6 @@ def rebuilt(
 
 def as_layers(copies: Copies, start: Any, links: Iterable[Link]) -> list[Any]:
     """Links that follow a tensor as layers."""
-    from keras_dyngate.layers import SqueezeExcite
-
     found = []
     for link in links:
         first, last = link.calls[0], link.calls[-1]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -38,11 +38,14 @@ class Readers:
 
     Attributes:
         place: Of each call in the order of execution, by id.
+        maker: The call that a tensor comes from, by the tensor's id.
+        times: How often a layer is called, by its id.
+        outputs: Ids of the tensors that the graph puts out.
     """
 
     def __init__(self, graph: FlatGraph) -> None:
-        self.graph = graph
         self.place = {id(call): n for n, call in enumerate(graph.calls)}
+        self.maker = {id(x): call for call in graph.calls for x in call.outputs}
         self.times: dict[int, int] = defaultdict(int)
         self._of: dict[int, list[Call]] = defaultdict(list)
         for call in graph.calls:
@@ -85,9 +88,9 @@ class Readers:
             region.append(call)
             inside.add(id(call.outputs[0]))
             waiting |= {id(c): c for c in self.of(call.outputs[0])}
-            ends = [c for c in waiting.values() if c not in region]
             # What is still to be read, by calls that are not in it yet.
-            open_ = {id(t) for c in ends for t in c.inputs if id(t) in inside}
+            left = waiting.values()
+            open_ = {id(t) for c in left for t in c.inputs if id(t) in inside}
             if open_ <= {id(call.outputs[0])}:
                 return region
         return None
@@ -155,14 +158,13 @@ def between(
 
     `start` may be read elsewhere too; what lies between, and `end`, only by one call.
     """
-    made = {id(x): call for call in readers.graph.calls for x in call.outputs}
     found: dict[int, Call] = {}
     stack = [end]
     while stack:
         x = stack.pop()
         if x is start:
             continue
-        call = made.get(id(x))
+        call = readers.maker.get(id(x))
         if call is None:
             return None  # another input
         if id(call) not in found:
@@ -177,8 +179,3 @@ def between(
             if x is not end and any(id(c) not in inside for c in readers.of(x)):
                 return None
     return calls
-
-
-def tensors_of(calls: Iterable[Call]) -> set[int]:
-    """Ids of all that calls put out."""
-    return {id(x) for call in calls for x in call.outputs}
