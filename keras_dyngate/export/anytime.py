@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_dyngate import _hooks
 from keras_dyngate._checks import member
 from keras_dyngate.cost import count_macs
+from keras_dyngate.export.conversion import traced
 from keras_dyngate.export.exact_norms import exact_norms
 from keras_dyngate.export.graph import (
     KILO,
@@ -136,8 +137,7 @@ def plan_anytime(
             with constant, _hooks.lowering(lowering), form, _hooks.in_pieces(cuts):
                 return function(**inputs)
 
-        traced = tf.function(constant, autograph=False)
-        functions[name] = traced.get_concrete_function(image=image_spec, **spec)
+        functions[name] = traced(constant, image=image_spec, **spec)
 
     for k, part in enumerate(model.steps() if sliced else (), 1):
         spec = {

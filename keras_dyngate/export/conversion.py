@@ -19,6 +19,17 @@ QUANTIZATIONS = (None, "float16", "dynamic", "int8")
 Feed = Callable[[], Iterator[tuple[str, dict[str, np.ndarray]]]]
 
 
+def traced(function: Callable[..., Any], **spec: tf.TensorSpec) -> Any:
+    """The concrete function of one of Python.
+
+    It holds that one, and so the layers that it closes over: TensorFlow itself forgets
+    weights that were read in tracing, and refuses to save once they are gone.
+    """
+    found = tf.function(function, autograph=False).get_concrete_function(**spec)
+    found.made_of = function
+    return found
+
+
 def convert(
     functions: dict[str, Any],
     quantization: str | None,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_dyngate.export.conversion import traced
 from keras_dyngate.export.exit_tracer import ExitTracer
 from keras_dyngate.export.graph import Plan, View, call_traced, in_thousands, visible
 from keras_dyngate.export.lowering import Lowering
@@ -62,7 +63,7 @@ def plan_exits(
     def concrete(name: str, function: Any, **spec: tf.TensorSpec) -> Any:
         if name in forced:
             spec["force"] = tf.TensorSpec([forced[name]], tf.int32, "force")
-        return tf.function(function, autograph=False).get_concrete_function(**spec)
+        return traced(function, **spec)
 
     def explain_at(image: Any, thresholds: Any, force: Any = None) -> dict[str, Any]:
         route = None if force is None else force[sum(blocks) :]

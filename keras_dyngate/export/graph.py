@@ -17,7 +17,7 @@ from keras_dyngate._graph import FlatGraph
 from keras_dyngate.cost import MacProfile, MacRow, count_macs
 from keras_dyngate.cost.executed import costs_of_groups
 from keras_dyngate.export.calibration import calibration_feed
-from keras_dyngate.export.conversion import Feed
+from keras_dyngate.export.conversion import Feed, traced
 from keras_dyngate.export.exact_norms import exact_norms
 from keras_dyngate.export.lowering import Lowering, weights_as_constants
 from keras_dyngate.export.mean_correction import keep_means
@@ -204,7 +204,7 @@ def plan_classifier(
             **visible(lowering.decisions),
         }
 
-    function = tf.function(explain, autograph=False).get_concrete_function(**spec)
+    function = traced(explain, **spec)
     return Plan(
         functions={"explain": function},
         views=(View("explain", *(SEGMENT if pixels else CLASSIFY)),),

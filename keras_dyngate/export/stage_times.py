@@ -23,7 +23,7 @@ from keras_dyngate.export.arguments import (
     check_recurrent,
     parity_images,
 )
-from keras_dyngate.export.conversion import QUANTIZATIONS, convert
+from keras_dyngate.export.conversion import QUANTIZATIONS, convert, traced
 from keras_dyngate.export.exact_norms import exact_norms
 from keras_dyngate.export.float_kernels import float_depthwise
 from keras_dyngate.export.lowering import Lowering, weights_as_constants
@@ -170,7 +170,7 @@ def _traced(prepared: Prepared, part: Part, int8: bool) -> Any:
     spec = {"features": tf.TensorSpec(shape, tf.float32, "features")}
     for name, zeros in _forced(prepared, part, int8).items():
         spec[name] = tf.TensorSpec(zeros.shape, tf.int32, name)
-    return tf.function(stage, autograph=False).get_concrete_function(**spec)
+    return traced(stage, **spec)
 
 
 def _feed(inputs: Inputs) -> Callable[[], Iterator[tuple[str, dict[str, np.ndarray]]]]:

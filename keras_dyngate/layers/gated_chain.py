@@ -58,8 +58,12 @@ class GatedChain(DynamicLayer):
     """
 
     masked: tuple[int, ...] = (0,)
-    channel_gate: Controller | None = None
-    layer_gate: Controller | None = None
+    channel_gate: Controller | None
+    layer_gate: Controller | None
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.channel_gate = self.layer_gate = None
 
     def links(self) -> tuple[Link, ...]:
         """Layers and functions, one after the other; two kernels that mix or more."""

@@ -1,5 +1,6 @@
 """A net of any precision is exported in float32, and is afterwards what it was."""
 
+import gc
 import threading
 
 import keras
@@ -87,6 +88,23 @@ def test_any_precision_is_exported_in_float32(tmp_path, dtype_policy, policy):
         )
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("exits", [False, True])
+def test_what_was_traced_outlives_a_collection(
+    tmp_path, dtype_policy, monkeypatch, exits
+):
+    dtype_policy("float16")
+    model = with_exits(conv_net(), ["a"], X) if exits else net()
+    convert = exporter.convert
+
+    def after_collecting(*args, **kwargs):
+        gc.collect()
+        return convert(*args, **kwargs)
+
+    monkeypatch.setattr(exporter, "convert", after_collecting)
+    report = kd.export_tflite(model, tmp_path / "a.tflite", parity_data=X[:4])
+    assert report.parity.max_difference < 1e-4
 
 
 def test_two_threads_leave_the_net_alone(tmp_path):

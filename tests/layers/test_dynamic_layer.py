@@ -177,9 +177,12 @@ def test_the_chain_is_masked_as_by_hand(made):
         pytest.skip("is no chain")
     first, second = (kd.decide(model, x)[f"x/{key}"] for key in block.channel_keys)
     x = keras.Model(model.input, block.input)(x)
-    y = block.a(x) * np.repeat(first, 4, 1)[:, None, None]
+    first, second = (
+        np.repeat(v, n, 1)[:, None, None] for v, n in ((first, 4), (second, 8))
+    )
+    y = block.a(x) * ops.convert_to_tensor(first)
     y = ops.relu(block.norm(block.b(y), training=False))
-    y = ops.relu6(block.c(y * np.repeat(second, 8, 1)[:, None, None]))
+    y = ops.relu6(block.c(y * ops.convert_to_tensor(second)))
     np.testing.assert_allclose(block(x), y, rtol=1e-5, atol=1e-6)
 
 
