@@ -30,7 +30,6 @@ import judging
 import keras
 import training
 from absl import app, flags
-from distillation import Distilled
 
 import keras_dyngate as kd
 from keras_dyngate.datasets import Data
@@ -133,9 +132,7 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
             training.prime(run, model, data, 4096)
         if FLAGS.teacher:
             teacher = keras.models.load_model(FLAGS.teacher, compile=False)
-            fitted = Distilled(
-                model, lambda x: teacher(x, training=False), FLAGS.teacher_share
-            )
+            fitted = kd.Distillation(model, teacher, FLAGS.teacher_share)
         loss = None if FLAGS.method == "slicing" else "sparse_categorical_crossentropy"
         fitted.compile(
             run.optimizer(model, steps),
@@ -143,7 +140,7 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
             metrics=["accuracy"],
             **training.compiling(),
         )
-    seconds = run.fit(fitted, data, callbacks)
+    seconds = run.train(fitted, data, callbacks)
     return model, seconds
 
 

@@ -95,7 +95,12 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
     callbacks: list[Any] = []
     if FLAGS.method == "bas":
         callbacks = training.gate_callbacks(data, model, 8, 32, batch_size=4)
-    return model, run.fit(fitted, data, callbacks, outputs=("logits", "aux"))
+    return model, run.train(fitted, data, callbacks, for_both_heads)
+
+
+def for_both_heads(images: Any, labels: Any) -> tuple[Any, dict[str, Any]]:
+    """The net's own head and the auxiliary one learn from the same labels."""
+    return images, {"logits": labels, "aux": labels}
 
 
 def judge(run: training.Run, model: keras.Model, data: Data) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
     callbacks: list[Any] = []
     if gated:
         callbacks = training.gate_callbacks(data, model, 64, 256)
-    return model, run.fit(model, data, callbacks)
+    return model, run.train(model, data, callbacks)
 
 
 def judge(run: training.Run, model: keras.Model, data: Data) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""What the training scripts share: flags, a run folder, a fit that goes on where it was.
+"""What the training scripts share: flags, and what they mean.
 
-A run folder holds `config.json`, `log.csv`, TensorBoard's `logs/`, `checkpoint.npz`,
-`model.keras`, the exported files, `training.png` and `result.json`. Starting a script
-again with the same flags goes on with the run; other flags need another `--out`.
+A run folder is a `kd.TrainingRun`'s, with `model.keras` and the exported files. Starting
+a script again with the same flags goes on with the run; other flags need another `--out`.
 
 On several machines, with the JAX backend, start one process per machine:
 
@@ -12,10 +11,7 @@ each with a run folder of its own; all end with the same weights.
 """
 
 import contextlib
-import csv
-import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,15 +20,10 @@ import keras
 from absl import app, flags, logging
 
 import keras_dyngate as kd
-from keras_dyngate._files import write_whole
-from keras_dyngate._walk import controllers
 from keras_dyngate.datasets import Data
 from keras_dyngate.export import quiet
-from keras_dyngate.runtime import describe_machine
 
 FLAGS = flags.FLAGS
-
-CHECKPOINT = "checkpoint.npz"
 
 # What may differ between the sessions of one run.
 _FREE = "checkpoint_every data_dir out hosts host_id distribute export".split()
@@ -125,7 +116,7 @@ def prime(
         images: Training images to measure the channels' importance on.
         **options: Of `prime_gates`.
     """
-    if not FLAGS.prime or (run.folder / CHECKPOINT).exists():  # which holds them
+    if not FLAGS.prime or run.begun:  # the checkpoint holds them
         return
     if FLAGS.weights is None:
         raise ValueError("`--prime` needs a trained trunk. Received: no --weights")
@@ -199,23 +190,25 @@ def command() -> str:
     return " ".join(words)
 
 
-class Run:
-    """One training run in its folder.
+class Run(kd.TrainingRun):
+    """A training run by the flags.
 
     Args:
         title: What is trained, for the default folder and for messages.
     """
 
     def __init__(self, title: str) -> None:
-        script = Path(sys.argv[0]).stem
-        self.folder = Path(FLAGS.out or f"outputs/{script}/{title}")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.title = title
         logging.set_verbosity(logging.WARNING)
-        keras.utils.set_random_seed(FLAGS.seed)
+        super().__init__(
+            FLAGS.out or f"outputs/{Path(sys.argv[0]).stem}/{title}",
+            settings(),
+            title=title,
+            seed=FLAGS.seed,
+            precision=FLAGS.precision,
+            checkpoint_every=FLAGS.checkpoint_every,
+        )
         if FLAGS.deterministic:
             _deterministic()
-        keras.config.set_dtype_policy(FLAGS.precision)
         self.strategy = _strategy()
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
@@ -224,167 +217,31 @@ class Run:
 
     def optimizer(self, model: keras.Model, steps: int) -> keras.optimizers.Optimizer:
         """SGD with Nesterov momentum; no weight decay on gates."""
-        rate: Any = FLAGS.learning_rate
-        if FLAGS.schedule == "cosine":
-            rate = keras.optimizers.schedules.CosineDecay(rate, steps)
-        elif FLAGS.schedule == "steps":
-            rate = keras.optimizers.schedules.PiecewiseConstantDecay(
-                [int(steps * share) for share in (0.6, 0.75, 0.9)],
-                [rate, rate / 10, rate / 100, rate / 1000],
-            )
-        optimizer = keras.optimizers.SGD(
-            rate, momentum=0.9, nesterov=True, weight_decay=FLAGS.weight_decay
+        return kd.sgd(
+            model,
+            FLAGS.learning_rate,
+            steps,
+            schedule=FLAGS.schedule,
+            weight_decay=FLAGS.weight_decay,
         )
-        gates = [v for gate in controllers(model) for v in gate.trainable_variables]
-        if gates:
-            optimizer.exclude_from_weight_decay(gates)
-        return optimizer
 
-    def fit(
+    def train(
         self,
         model: keras.Model,
         data: Data,
         callbacks: Sequence[keras.callbacks.Callback] = (),
-        outputs: Sequence[str] = (),
+        targets: Callable[[Any, Any], Any] | None = None,
     ) -> float:
-        """Train a compiled model on `data.train`; seconds that this session took.
-
-        With names of `outputs`, each of them is given the labels.
-        """
-
-        def targets(images: Any, labels: Any) -> tuple[Any, Any]:
-            return images, {name: labels for name in outputs} if outputs else labels
-
-        hosts = max(len(FLAGS.hosts), 1)
-        stateful = [c for c in callbacks if isinstance(c, kd.StatefulCallback)]
-        checkpoint = kd.TrainingCheckpoint(
-            self.folder / CHECKPOINT,
-            FLAGS.checkpoint_every,
-            stateful,
-            settings(),
+        """`fit` with the flags' numbers."""
+        return self.fit(
+            model,
+            data,
+            epochs=FLAGS.epochs,
+            batch_size=FLAGS.batch_size,
+            callbacks=callbacks,
+            targets=targets,
+            shard=(FLAGS.host_id, max(len(FLAGS.hosts), 1)),
         )
-        checkpoint.restore(model)  # refuses other settings, before anything is written
-        write_whole(
-            self.folder / "config.json", json.dumps(settings(), indent=1).encode()
-        )
-        steps = data.train.steps(FLAGS.batch_size)
-        steps -= steps % FLAGS.steps_per_execution
-        log = keras.callbacks.CSVLogger(str(self.folder / "log.csv"), append=True)
-        watchers: list[Any] = [TimeLeft(FLAGS.epochs, self.title), log]
-        with contextlib.suppress(ImportError):
-            import tensorboard  # noqa: F401
-
-            board = keras.callbacks.TensorBoard(
-                str(self.folder / "logs"), write_graph=False
-            )
-            watchers.append(board)
-        start = time.perf_counter()
-        try:
-            checkpoint.fit(
-                model,
-                lambda step: data.train.stream(
-                    FLAGS.batch_size,
-                    seed=FLAGS.seed,
-                    start=step,
-                    shard=(FLAGS.host_id, hosts),
-                ).map(targets),
-                steps_per_epoch=steps,
-                epochs=FLAGS.epochs,
-                validation_data=data.validation.batches(FLAGS.batch_size).map(targets),
-                callbacks=[*callbacks, *watchers],
-                verbose="auto" if sys.stdout.isatty() else 2,
-            )
-        except Exception:
-            for unreadable in data.train.unreadable:
-                print(f"unreadable: {unreadable}", file=sys.stderr)
-            raise
-        if data.train.unreadable:
-            print(f"{len(data.train.unreadable)} unreadable images were skipped.")
-        self.plot()
-        return time.perf_counter() - start
-
-    def plot(self) -> None:
-        """The log's accuracy, loss, open rate and MACs over the epochs."""
-        from matplotlib.figure import Figure
-
-        with open(self.folder / "log.csv", newline="") as file:
-            rows = list(csv.DictReader(file))
-        names = [
-            ("accuracy", "val_accuracy"),
-            ("logits_mean_iou", "val_logits_mean_iou"),
-            ("loss", "val_loss"),
-            ("open_rate", "conditional"),
-            ("mac_share",),
-        ]
-        shown = [[n for n in group if rows and n in rows[0]] for group in names]
-        shown = [group for group in shown if group]
-        if not shown:
-            return
-        figure = Figure(figsize=(4 * len(shown), 3), layout="constrained")
-        for axes, group in zip(
-            figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True
-        ):
-            for name in group:
-                axes.plot([float(row[name] or "nan") for row in rows], label=name)
-            axes.set_xlabel("epoch")
-            axes.legend()
-        figure.savefig(self.folder / "training.png", dpi=120)
-
-    def finish(self, data: Data, **found: Any) -> None:
-        """Write `result.json`: the settings, the machine, what was found; print that."""
-        result = {
-            "title": self.title,
-            "data": data.name,
-            "train_images": len(data.train),
-            "test_images": len(data.test),
-            "epochs": FLAGS.epochs,
-            "seed": FLAGS.seed,
-            "backend": keras.backend.backend(),
-            "hardware": describe_machine(),
-            "command": command(),
-            "settings": settings(),
-            **found,
-        }
-        path = self.folder / "result.json"
-        write_whole(path, json.dumps(result, indent=1).encode())
-        for name, value in found.items():
-            if isinstance(value, (int, float)):
-                print(f"{name}: {value:.6g}")
-        for name, file in found.get("files", {}).items():
-            print(f"{name}.tflite: {file['median_ms']:.2f} ms, {file['bytes']:,} bytes")
-        print(f"Everything is in {self.folder}")
-
-
-class TimeLeft(keras.callbacks.Callback):
-    """After each epoch, prints how far the run is and how long the rest will take."""
-
-    def __init__(self, epochs: int, title: str) -> None:
-        super().__init__()
-        self.epochs, self.title = epochs, title
-        self.start = time.perf_counter()
-        self.first: int | None = None
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        if self.first is None:
-            self.first, self.start = epoch, time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        assert self.first is not None
-        logs = logs or {}
-        taken = time.perf_counter() - self.start
-        left = taken / (epoch + 1 - self.first) * (self.epochs - epoch - 1)
-        shown = [f"{self.title}: epoch {epoch + 1} of {self.epochs}"]
-        for name, text in (
-            ("val_accuracy", "validation accuracy {:.2%}"),
-            ("val_logits_mean_iou", "validation mean IoU {:.2%}"),
-            ("open_rate", "open rate {:.2f}"),
-        ):
-            if name in logs:
-                shown.append(text.format(logs[name]))
-        if "mean_macs" in logs:
-            macs, ms = logs["mean_macs"] / 1e6, logs["ms_per_image"]
-            shown.append(f"{macs:.1f} MMACs ({ms:.2f} ms here, masked)")
-        print(", ".join([*shown, f"{left / 60:.0f} min left"]), flush=True)
 
 
 def drive(
@@ -407,7 +264,8 @@ def drive(
         if FLAGS.hosts:  # from here on, every machine on its own
             keras.distribution.set_distribution(None)
             model = keras.models.load_model(run.folder / "model.keras")
-        run.finish(data, training_s=seconds, **judge(run, model, data))
+        found = judge(run, model, data)
+        run.finish(data, training_s=seconds, command=command(), **found)
 
 
 @contextlib.contextmanager

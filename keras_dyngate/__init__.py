@@ -28,6 +28,7 @@ _MODULES = {
         "RegularizationSchedule",
         "StatefulCallback",
         "StepAwareCallback",
+        "TimeLeft",
         "TrainingCheckpoint",
     ),
     "channels": (
@@ -113,6 +114,15 @@ _MODULES = {
     "runtime": ("AnytimeRunner", "LiteRTModel", "calibrate_tflite"),
     "thresholds": ("ExitOutcome", "Promise"),
     "taxonomy": ("HierarchicalTaxonomy",),
+    "training": (
+        "Distillation",
+        "TrainingRun",
+        "freeze_trunk",
+        "gate_variables",
+        "sgd",
+        "train_gates",
+        "without_gate_decay",
+    ),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 _SUBMODULES = (

@@ -4,7 +4,7 @@ Every dynamic layer calls `record` in its `call`, once, and asks `lowered` first
 an exporter wants to build the conditional form instead. A batch normalization asks
 `normalized`, a nested convolution `pieces`, for the form that a file is to have. All are
 context variables, so that nothing happens, and nothing is paid, outside `recording()`,
-`lowering(...)`, `normalizing(...)` and `in_pieces(...)`.
+`masking(...)`, `lowering(...)`, `normalizing(...)` and `in_pieces(...)`.
 """
 
 import contextlib
@@ -18,6 +18,9 @@ Normalize = Callable[[Any, Any, int], Any]
 
 _recorder: contextvars.ContextVar[Decisions | None] = contextvars.ContextVar(
     "keras_dyngate_recorder", default=None
+)
+_masks: contextvars.ContextVar[Mapping[str, Any] | None] = contextvars.ContextVar(
+    "keras_dyngate_masks", default=None
 )
 _lowerer: contextvars.ContextVar[Lower | None] = contextvars.ContextVar(
     "keras_dyngate_lowerer", default=None
@@ -72,6 +75,22 @@ def relay(decisions: Mapping[str, Any]) -> None:
     found = _recorder.get()
     if found is not None:
         found.update(decisions)
+
+
+@contextlib.contextmanager
+def masking(masks: Mapping[str, Any]) -> Iterator[None]:
+    """Multiply the scores of decisions inside, by full name, to see what depends on it."""
+    token = _masks.set(masks)
+    try:
+        yield
+    finally:
+        _masks.reset(token)
+
+
+def masked(name: str, score: Any) -> Any:
+    """A decision's scores times its mask, if it has one."""
+    masks = _masks.get()
+    return score if masks is None or name not in masks else score * masks[name]
 
 
 @contextlib.contextmanager

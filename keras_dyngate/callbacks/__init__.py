@@ -7,6 +7,7 @@ from keras_dyngate.callbacks.decision_statistics import (
 from keras_dyngate.callbacks.mac_budget import MacBudget
 from keras_dyngate.callbacks.regularization_schedule import RegularizationSchedule
 from keras_dyngate.callbacks.resume import StatefulCallback, StepAwareCallback
+from keras_dyngate.callbacks.time_left import TimeLeft
 from keras_dyngate.callbacks.training_checkpoint import TrainingCheckpoint
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "RegularizationSchedule",
     "StatefulCallback",
     "StepAwareCallback",
+    "TimeLeft",
     "TrainingCheckpoint",
     "decision_statistics",
 ]

@@ -103,7 +103,7 @@ class MacBudget(StepCallback):
                 "Received: total_steps=None"
             )
         model = self.model if self.watched is None else self.watched
-        self._prices = _prices(model, self.regularizer)
+        self._prices = prices_of(model, self.regularizer)
         self._decider = DecisionModel(model)
         self._profile = count_macs(model)
 
@@ -177,7 +177,7 @@ def _gains(gain: Any) -> tuple[float, float]:
     return proportional, integral
 
 
-def _prices(model: keras.Model, name: str | None) -> list[tuple[GateSparsity, Any]]:
+def prices_of(model: keras.Model, name: str | None) -> list[tuple[GateSparsity, Any]]:
     """The regularizers to drive, one of a controller at most, and their variables."""
     found = []
     for gate in controllers(model):

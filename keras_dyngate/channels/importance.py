@@ -1,11 +1,12 @@
-"""How much a trained net's loss depends on each gated channel.
+"""How much a trained net's loss depends on each gated channel, and on each branch.
 
     importance = channel_importance(model, images, labels)
     importance["stage1_block1/channel"]     # [16]
 
 Each gated activation is thought of as multiplied by a mask of ones, one per channel. The
 importance of a channel is the mean square of the loss' derivative by its mask (the
-diagonal of the Fisher information, as in pruning by Taylor expansion).
+diagonal of the Fisher information, as in pruning by Taylor expansion). That of a branch
+under a layer gate is the same of one mask for all of it.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dyngate import _hooks
 from keras_dyngate._images import take_images
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.controllers import force_open_rate
@@ -32,7 +34,8 @@ class _Recorder(keras.optimizers.Optimizer):
     """Changes no variable; sums up the squared derivatives by the masks.
 
     The derivative by the mask of a channel that a kernel takes in is the sum, over the
-    kernel's slice of that channel, of the kernel times its own derivative.
+    kernel's slice of that channel, of the kernel times its own derivative. A mask that is
+    a variable itself, of ones, is a kernel of one channel.
 
     Args:
         axes: Of each kernel's channels that it takes in.
@@ -65,11 +68,14 @@ class _Recorder(keras.optimizers.Optimizer):
 
 
 class _AtRest(keras.Model):
-    """Fits `kernels` of a model that behaves as at inference."""
+    """Fits `kernels`, and masks by decision, of a model that behaves as at inference."""
 
-    def __init__(self, model: keras.Model, kernels: list[Any]) -> None:
+    def __init__(
+        self, model: keras.Model, kernels: list[Any], masks: dict[str, Any]
+    ) -> None:
         super().__init__(name="at_rest", autocast=False)
-        self.inner, self.kernels = model, kernels
+        self.inner, self.masks = model, masks
+        self.kernels = [*kernels, *masks.values()]
 
     @property
     def trainable_variables(self) -> list[Any]:
@@ -85,7 +91,8 @@ class _AtRest(keras.Model):
         return [v for v in super().variables if id(v) not in fitted]
 
     def call(self, x: Any, training: bool | None = None) -> Any:
-        return self.inner(x, training=False)
+        with _hooks.masking(self.masks):
+            return self.inner(x, training=False)
 
 
 def channel_importance(
@@ -115,12 +122,26 @@ def channel_importance(
     Raises:
         ValueError: If the model has no channel gates, or the data do not fit.
     """
-    masks = list(gated_masks(model))
-    if not masks:
+    if not any(True for _ in gated_masks(model)):
         raise ValueError(
             "`model` must hold channel gates. "
             f"Received: {getattr(model, 'name', model)!r} without any"
         )
+    return decision_importance(
+        model, images, labels, loss=loss, batch_size=batch_size, layers=False
+    )
+
+
+def decision_importance(
+    model: keras.Model,
+    images: Any,
+    labels: Any,
+    *,
+    loss: Any = "sparse_categorical_crossentropy",
+    batch_size: int = 16,
+    layers: bool = True,
+) -> dict[str, np.ndarray]:
+    """As `channel_importance`, of the branches under layer gates too: `[1]` each."""
     images = take_images("images", images, tuple(model.input_shape[1:]))
     labels = np.asarray(labels)
     if len(labels) != len(images):
@@ -128,14 +149,24 @@ def channel_importance(
             "`labels` must be as many as `images`. "
             f"Received: {len(labels)} labels, {len(images)} images"
         )
-    readers = [layer.channel_weights()[item.key][-1] for _, layer, item in masks]
-    recorder = _Recorder([axis for _, axis in readers])
-    fitted = _AtRest(model, [kernel for kernel, _ in readers])
+    readers = {
+        name: layer.channel_weights()[item.key][-1]
+        for name, layer, item in gated_masks(model)
+    }
+    branches = [
+        f"{layer.name}/{item.key}"
+        for layer in dynamic_layers(model)
+        for item in layer.decisions()
+        if item.whole and layers
+    ]
+    masks = {name: keras.Variable([1.0], name="mask") for name in branches}
+    recorder = _Recorder([*(axis for _, axis in readers.values()), *(0 for _ in masks)])
+    fitted = _AtRest(model, [kernel for kernel, _ in readers.values()], masks)
     with force_open_rate(model, 1.0):
         fitted.compile(recorder, loss, auto_scale_loss=False)
         fitted.fit(images, labels, batch_size=batch_size, shuffle=False, verbose=0)
     batches = -(-len(images) // batch_size)
     return {
         name: ops.convert_to_numpy(total) / batches
-        for (name, _, _), total in zip(masks, recorder.sums, strict=True)
+        for name, total in zip([*readers, *masks], recorder.sums, strict=True)
     }

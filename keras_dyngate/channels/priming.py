@@ -14,13 +14,17 @@ import keras
 import numpy as np
 
 from keras_dyngate._checks import fraction
+from keras_dyngate._images import take_images
 from keras_dyngate._walk import dynamic_layers
-from keras_dyngate.channels.importance import channel_importance, gated_masks
+from keras_dyngate.channels.importance import decision_importance, gated_masks
 from keras_dyngate.channels.rearranging import reorder_channels
 from keras_dyngate.controllers import BinaryGate
 from keras_dyngate.cost.counter import count_macs
+from keras_dyngate.decisions import DecisionModel
 
 LOGIT_BOUND = 4.0  # 98 % open or shut: what is further off hardly learns
+MOST = 256  # images that the spending is measured on
+HALVINGS = 10
 
 
 def prime_gates(
@@ -38,13 +42,15 @@ def prime_gates(
     Changes `model`: the channels of every gated activation are put in falling order of
     `channel_importance`, so that neighbours, which share a decision, matter about
     equally; with everything open the net computes what it did before. Then the biases of
-    the gates' logits are set from the logarithm of each unit's importance per MAC:
-    0 where opening everything above would spend `target`, and one standard deviation
-    over all units is `spread`. Nothing else of the gates is changed: do this before they
-    are trained. Design of this library.
+    the gates' logits are set from the logarithm of each unit's importance per MAC, a
+    gated branch being one unit: one standard deviation over all units is `spread`, and
+    what is added to all is such that the decisions on these images spend `target`, from
+    the first step of training on. Nothing else of the gates is changed: do this before
+    they are trained. Design of this library.
 
     Args:
-        model: A built net with `BinaryGate` channel gates, whose trunk is trained.
+        model: A built net with gates, whose trunk is trained. Channel gates must be
+            `BinaryGate`s; layer gates of another kind are left as they are.
         images, labels, loss, batch_size: As in `channel_importance`.
         target: Share of the plain net's MACs to spend, controllers included.
         spread: How decided the gates begin: logits per standard deviation. Logits are
@@ -54,72 +60,97 @@ def prime_gates(
         The biases, by the name of the decision: float32 `[units]`.
 
     Raises:
-        ValueError: If the model has other channel gates or none, or for a bad argument.
+        ValueError: If the model has other channel gates or no gate that can be primed,
+            or for a bad argument.
     """
     target = fraction("target", target)
     if not 0.0 < spread < np.inf:
         raise ValueError(f"`spread` must be positive. Received: spread={spread!r}")
+    gates = _primed(model)
+    importance = decision_importance(
+        model, images, labels, loss=loss, batch_size=batch_size
+    )
+    values: dict[str, np.ndarray] = {}
+    for layer in dynamic_layers(model):
+        orders = {}
+        for item in layer.decisions():
+            name = f"{layer.name}/{item.key}"
+            if name not in gates:
+                continue
+            order = np.argsort(-importance[name], kind="stable")
+            of_unit = importance[name][order].reshape(item.groups, -1).sum(axis=1)
+            cost = np.maximum(item.controller.unit_macs[item.units], 1)
+            values[name] = np.log(np.maximum(of_unit, 1e-30) / cost)
+            if not item.whole:
+                orders[item.key] = order
+        if orders:
+            reorder_channels(layer, layer, orders)
+    return _settled(model, gates, _logits(values, spread), images, target)
+
+
+def _primed(model: keras.Model) -> dict[str, Any]:
+    """By full name, the decisions to prime."""
     for name, _, item in gated_masks(model):
         if not isinstance(item.controller, BinaryGate):
             raise ValueError(
                 "`model` must have channel gates that are `BinaryGate`. "
                 f"Received: {type(item.controller).__name__} at {name!r}"
             )
-    importance = channel_importance(
-        model, images, labels, loss=loss, batch_size=batch_size
-    )
-    per_unit: dict[str, np.ndarray] = {}
-    for layer in dynamic_layers(model):
-        items = [item for item in layer.decisions() if not item.whole]
-        orders = {}
-        for item in items:
-            name = f"{layer.name}/{item.key}"
-            order = np.argsort(-importance[name], kind="stable")
-            of_unit = importance[name][order].reshape(item.groups, -1).sum(axis=1)
-            cost = item.controller.unit_macs[item.units]
-            per_unit[name] = np.log(np.maximum(of_unit, 1e-30) / cost)
-            orders[item.key] = order
-        if orders:
-            reorder_channels(layer, layer, orders)
-    biases = _biases(model, per_unit, target, spread)
-    for name, _, item in gated_masks(model):
-        bias = item.controller.expand.bias
-        values = keras.ops.convert_to_numpy(bias).copy()
-        values[item.units] = biases[name]
-        bias.assign(values)
-    return biases
-
-
-def _biases(
-    model: keras.Model, values: dict[str, np.ndarray], target: float, spread: float
-) -> dict[str, np.ndarray]:
-    """Logits that are positive for the units worth most, as far as `target` reaches."""
-    profile = count_macs(model)
-    layers = {
-        f"{layer.name}/{item.key}": np.ones((1, 1))
+    found = {
+        f"{layer.name}/{item.key}": item
         for layer in dynamic_layers(model)
         for item in layer.decisions()
-        if item.whole
+        if isinstance(item.controller, BinaryGate)
     }
-    flat = np.sort(np.concatenate(list(values.values())))
+    if not found:
+        raise ValueError(
+            "`model` must hold gates that are `BinaryGate`. "
+            f"Received: {getattr(model, 'name', model)!r} without any"
+        )
+    return found
 
-    def spends_more(bound: float) -> bool:
-        opened = {name: (value > bound)[None] for name, value in values.items()}
-        return int(profile.of({**opened, **layers})[0]) > target * profile.total
 
-    low, high = 0, len(flat)  # how many units, the least worthy first, are shut
-    while low < high:
-        middle = (low + high) // 2
-        if spends_more(flat[middle]):
-            low = middle + 1
-        else:
-            high = middle
-    bound = flat[min(low, len(flat) - 1)]
+def _logits(values: dict[str, np.ndarray], spread: float) -> dict[str, np.ndarray]:
+    """Logits in the order of the values, around 0, of the spread asked for."""
+    flat = np.concatenate(list(values.values()))
     # Units that no image needs at all would stretch the scale.
-    scale = max(float(np.std(np.maximum(flat, np.quantile(flat, 0.05)))), 1e-6)
-    return {
-        name: np.clip(
-            spread * (value - bound) / scale, -LOGIT_BOUND, LOGIT_BOUND
-        ).astype("float32")
-        for name, value in values.items()
-    }
+    floor = np.quantile(flat, 0.05)
+    scale = max(float(np.std(np.maximum(flat, floor))), 1e-6)
+    middle = float(np.median(flat))
+    return {name: spread * (value - middle) / scale for name, value in values.items()}
+
+
+def _settled(
+    model: keras.Model,
+    gates: dict[str, Any],
+    logits: dict[str, np.ndarray],
+    images: Any,
+    target: float,
+) -> dict[str, np.ndarray]:
+    """Shift all logits alike, so that the decisions spend the target, and set them."""
+    profile, decider = count_macs(model), DecisionModel(model)
+    shown = take_images("images", images, tuple(model.input_shape[1:]))[:MOST]
+    flat = np.concatenate(list(logits.values()))
+    biases: dict[str, np.ndarray] = {}
+
+    def spends(shift: float) -> float:
+        for name, item in gates.items():
+            found = np.clip(logits[name] + shift, -LOGIT_BOUND, LOGIT_BOUND)
+            biases[name] = found.astype("float32")
+            bias = item.controller.expand.bias
+            values = keras.ops.convert_to_numpy(bias).copy()
+            values[item.units] = biases[name]
+            bias.assign(values)
+        found = decider.predict(shown, batch_size=32, verbose=0)["decisions"]
+        return float(profile.of(found).mean()) / profile.total
+
+    low, high = (
+        -LOGIT_BOUND - flat.max(),
+        LOGIT_BOUND - flat.min(),
+    )  # all shut, all open
+    if spends(high) > target:
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if spends(middle) > target else (middle, high)
+        spends(low)
+    return dict(biases)

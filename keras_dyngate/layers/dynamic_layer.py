@@ -100,9 +100,9 @@ class DynamicLayer(KeepsFrozen, keras.layers.Layer):
             if id(gate) not in said:
                 said[id(gate)] = gate(x, training=training).score
             score = said[id(gate)]
-            found[item.key] = (
-                score if item.groups == gate.units else score[:, item.units]
-            )
+            if item.groups != gate.units:
+                score = score[:, item.units]
+            found[item.key] = _hooks.masked(f"{self.name}/{item.key}", score)
         return found
 
     def told(self, scores: dict[str, Any]) -> dict[str, Any]:

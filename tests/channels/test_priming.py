@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import keras_dyngate as kd
-from keras_dyngate.channels.importance import gated_masks
+from keras_dyngate._walk import dynamic_layers
+from keras_dyngate.channels.importance import decision_importance, gated_masks
 from keras_dyngate.decisions import predict_with_decisions
 from tests.stubs import FixedController, images, randomize
 
@@ -118,28 +119,64 @@ def test_priming_orders_channels_and_keeps_the_open_net(bottleneck):
         np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-9)
 
 
-@pytest.mark.parametrize("group_size", [1, 2, 4])
-@pytest.mark.parametrize("target", [0.3, 0.6, 0.9])
-def test_the_biases_alone_spend_the_target(group_size, target):
+@pytest.mark.parametrize(
+    "group_size, target, layer_gates",
+    [(1, 0.3, False), (4, 0.9, False), (2, 0.6, True)],
+)
+def test_the_target_is_spent_from_the_first_step(group_size, target, layer_gates):
     model, (x, y) = net(group_size=group_size), labelled()
+    if layer_gates:
+        model = in_a_branch(model, group_size)
     biases = kd.prime_gates(model, x, y, target)
     profile = kd.count_macs(model)
 
-    def spent(bound):
-        opened = {name: (logit > bound)[None] for name, logit in biases.items()}
-        return int(profile.of(opened)[0])
+    def spent():
+        return profile.of(kd.decide(model, x)).mean() / profile.total
 
-    assert spent(0.0) <= target * profile.total
-    if max(logit.max() for logit in biases.values()) > 0:
-        assert spent(-1e-9) > target * profile.total or spent(0.0) == spent(-1e-9)
+    assert spent() <= target
     flat = np.concatenate(list(biases.values()))
     assert np.abs(flat).max() <= 4.0
     for name, logit in biases.items():
         assert (np.diff(logit) <= 0).all(), name  # as the importance falls
-    for _, block, _ in gated_masks(model):
-        own = [v for n, v in biases.items() if n.startswith(block.name)]
-        stored = to_numpy(block.channel_gate.expand.bias)
-        np.testing.assert_array_equal(stored, np.concatenate(own))
+    gates = {
+        id(item.controller): (item.controller, layer.name)
+        for layer in dynamic_layers(model)
+        for item in layer.decisions()
+    }
+    stored = [to_numpy(gate.expand.bias) for gate, _ in gates.values()]
+    np.testing.assert_array_equal(np.sort(np.concatenate(stored)), np.sort(flat))
+    for gate, _ in gates.values():  # a little more, and it is too much
+        gate.expand.bias.assign(gate.expand.bias + 0.1)
+    assert spent() > target or flat.min() > 0
+
+
+def in_a_branch(model, group_size):
+    """The blocks under a layer gate of their own, before the pooling and the top."""
+    x = image = keras.Input((6, 6, 3))
+    for layer in model.layers[1:]:
+        if layer.name == "block1":
+            given = keras.Input((6, 6, 4))
+            y = keras.layers.Conv2D(8, 3, padding="same", name="in1")(given)
+            y = keras.layers.Conv2D(4, 3, padding="same", name="in2")(y)
+            body = randomize(keras.Model(given, y, name="body"), 5)
+            x = kd.GatedResidual(body, kd.BinaryGate(1), name="branch")(x)
+        x = layer(x)
+    return keras.Model(image, x)
+
+
+def test_the_importance_of_a_branch_is_the_squared_derivative_by_its_factor():
+    model, (x, y) = in_a_branch(net(), 2), labelled()
+    found = decision_importance(model, x, y, batch_size=len(x))
+    assert list(found)[-1] == "branch/layer" and found["branch/layer"].shape == (1,)
+    last = model.get_layer("branch").body.get_layer("in2")
+    before, step, losses = [to_numpy(v) for v in last.weights], 0.001, []
+    with kd.force_open_rate(model, 1.0):
+        for factor in (1 + step, 1 - step):
+            last.set_weights([v * factor for v in before])
+            losses.append(loss_of(model, x, y))
+    expected = ((losses[0] - losses[1]) / (2 * step)) ** 2
+    assert expected > 1e-6
+    np.testing.assert_allclose(found["branch/layer"], [expected], rtol=0.02)
 
 
 def test_primed_gates_decide_by_their_bias():

@@ -10,7 +10,6 @@ consistent, CVPR 2022).
 """
 
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -193,33 +192,3 @@ def frozen(layers: Iterable[keras.Layer]) -> Iterator[None]:
     finally:
         for item, flag in zip(every, flags, strict=True):
             item.trainable = flag
-
-
-class TimeLeft(keras.callbacks.Callback):
-    """One line per epoch: loss, accuracies, and the time that is left.
-
-    Without labels (`labelled=False`) accuracies are those of validation alone.
-    """
-
-    def __init__(self, title: str, labelled: bool = True) -> None:
-        super().__init__()
-        self.title, self.labelled = title, labelled
-        self._times = list[float]()
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._start = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self._times.append(time.perf_counter() - self._start)
-        epochs = self.params["epochs"]
-        left = sum(self._times) / len(self._times) * (epochs - epoch - 1)
-        values = ", ".join(
-            f"{name.replace('_accuracy', '')} {value:.3f}"
-            for name, value in (logs or {}).items()
-            if self.labelled or name.startswith("val_") or "_accuracy" not in name
-        )
-        print(
-            f"{self.title}, epoch {epoch + 1} of {epochs}: {values}; "
-            f"{self._times[-1]:.0f} s, {left / 60:.1f} min left",
-            flush=True,
-        )

@@ -19,7 +19,7 @@ from keras_dyngate._graph import Part, flat_graph
 from keras_dyngate._labels import label_of
 from keras_dyngate._logits import raw_operation
 from keras_dyngate._warn import warn
-from keras_dyngate.callbacks import TrainingCheckpoint
+from keras_dyngate.callbacks import TimeLeft, TrainingCheckpoint
 from keras_dyngate.layers import DecisionGate, ExitGate
 from keras_dyngate.models.exits.cut_points import check_trunk
 from keras_dyngate.models.exits.data import Batch, as_keras_data
@@ -35,7 +35,7 @@ from keras_dyngate.models.exits.lesson_data import (
     plain,
     resolve_augmentation,
 )
-from keras_dyngate.models.exits.students import PacedAdam, Students, TimeLeft, frozen
+from keras_dyngate.models.exits.students import PacedAdam, Students, frozen
 from keras_dyngate.models.exits.training import HEAD
 
 HELD_OUT = 0.1  # of the pictures, where the head is watched without `validation_data`
@@ -264,7 +264,7 @@ def _run(
     students.compile(PacedAdam(schedule, pace), jit_compile=jit)
     callbacks, verbose = list(recipe.callbacks or ()), recipe.verbose
     if verbose == "auto":
-        callbacks.append(TimeLeft(title, lesson.labelled))
+        callbacks.append(TimeLeft(title, labelled=lesson.labelled))
         verbose = 0
     options: dict[str, Any] = {
         "steps_per_epoch": stream.steps,

@@ -8,7 +8,6 @@ from keras_dyngate._graph import Part, Stretch, flat_graph
 from keras_dyngate.models.exits.students import (
     PacedAdam,
     Students,
-    TimeLeft,
     frozen,
     label_in,
     soft_cross_entropy,
@@ -280,17 +279,3 @@ class TestFrozen:
         with pytest.raises(RuntimeError, match="stop"), frozen([model]):
             raise RuntimeError("stop")
         assert all_flags(model) == expected
-
-
-def test_time_left(capsys, monkeypatch):
-    seconds = iter([0, 60, 100, 280])
-    monkeypatch.setattr("time.perf_counter", lambda: next(seconds))
-    line = TimeLeft("exits")
-    line.set_params({"epochs": 4})
-    for epoch in (0, 1):
-        line.on_epoch_begin(epoch)
-        line.on_epoch_end(epoch, {"loss": 1.25, "gate_1_accuracy": 0.5})
-    assert capsys.readouterr().out.splitlines() == [
-        "exits, epoch 1 of 4: loss 1.250, gate_1 0.500; 60 s, 3.0 min left",
-        "exits, epoch 2 of 4: loss 1.250, gate_1 0.500; 180 s, 4.0 min left",
-    ]

@@ -1,0 +1,165 @@
+"""From a trained net with new gates to one that spends its share: all in one call.
+
+gated = kd.add_channel_gates(
+    model, regularizers=[kd.GateSparsity(0.0, weighting="macs")]
+)
+kd.train_gates(gated, x, y, share=0.6, teacher=model, epochs=5)
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_dyngate._checks import boolean, fraction, positive_int, positive_number
+from keras_dyngate._graph import flat_graph
+from keras_dyngate._logits import squashing_call
+from keras_dyngate.callbacks import (
+    MacBudget,
+    RegularizationSchedule,
+    TimeLeft,
+    TrainingCheckpoint,
+)
+from keras_dyngate.callbacks.mac_budget import prices_of
+from keras_dyngate.channels import prime_gates
+from keras_dyngate.models.exits.data import Batch
+from keras_dyngate.models.exits.lesson_data import Stream, resolve_augmentation
+from keras_dyngate.training.distillation import Distillation
+from keras_dyngate.training.gate_variables import without_gate_decay
+
+PRIMED_END = 0.05  # of the training, from which on primed gates keep to the budget
+UNPRIMED_END = 0.4
+
+
+def train_gates(
+    model: keras.Model,
+    x: Any,
+    y: Any,
+    share: float = 0.6,
+    *,
+    epochs: int = 5,
+    batch_size: int = 32,
+    learning_rate: float = 3e-4,
+    weight_decay: float = 1e-4,
+    teacher: keras.Model | None = None,
+    teacher_share: float = 0.5,
+    validation_data: Any = None,
+    prime: bool = True,
+    prime_samples: int = 1024,
+    budget_samples: int = 128,
+    augmentation: Any = "auto",
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    checkpoint: Any = None,
+    verbose: Any = "auto",
+    seed: int = 0,
+) -> keras.callbacks.History:
+    """Teach the gates of a trained net, and the net with them, to spend a share.
+
+    What is known to work, put together: `prime_gates`, AdamW along a cosine without decay
+    on gates, `MacBudget`, and, with a `teacher`, `Distillation` from the net before its
+    gates. The model is compiled anew. Design of this library.
+
+    Args:
+        model: A classifier or segmentation net whose trunk is trained, and whose gates
+            (`add_channel_gates`, `add_layer_gates`) each have a
+            `GateSparsity(0.0, weighting="macs")` among their regularizers.
+        x: An array of images as the model takes them.
+        y: Class indices, `[N]`, or `[N, height, width]`.
+        share: Of the plain net's MACs to spend, controllers included. Default 0.6.
+        epochs: Default 5.
+        batch_size: Default 32.
+        learning_rate: Of AdamW at the start. Default 3e-4.
+        weight_decay: Not of the gates. Default 1e-4.
+        teacher: A net of the same images and classes; None: labels alone.
+        teacher_share: Of the teacher in the loss. Default 0.5.
+        validation_data: As in `fit`.
+        prime: Whether the gates begin at the share, by the importance of what they
+            gate. False: they begin as they are, and the budget comes down on them.
+        prime_samples: Images to prime on. Default 1024.
+        budget_samples: Images that the spending is measured on. Default 128.
+        augmentation: "auto" (default): photos of 64 pixels or more are cropped, mirrored
+            and made brighter or darker; None: nothing; or a function of (a batch of
+            images, a NumPy generator). Images with maps of labels stay as they are.
+        callbacks: More Keras callbacks.
+        checkpoint: A path, an `.npz`: the training goes on from there if it is cut off.
+        verbose: "auto" or 1: a line per epoch; 0: nothing; 2: Keras' lines as well.
+        seed: Of the order of the images.
+
+    Returns:
+        Keras' `History`; `mac_share` is what was spent at the end of each epoch.
+
+    Raises:
+        ValueError: For a net without such gates, or bad arguments.
+    """
+    share = fraction("share", share)
+    boolean("prime", prime)
+    epochs = positive_int("epochs", epochs)
+    batch_size = positive_int("batch_size", batch_size)
+    few = slice(positive_int("prime_samples", prime_samples))
+    positive_int("budget_samples", budget_samples)
+    positive_number("learning_rate", learning_rate)
+    x, y = np.asarray(x), np.asarray(y)
+    if len(x) != len(y) or not len(x):
+        raise ValueError(
+            "`x` and `y` must be as many, one or more. "
+            f"Received: {len(x)} images, {len(y)} labels"
+        )
+    prices_of(model, None)  # refuses other gates, before anything is changed
+    from_logits = _ends_in_raw_scores(model)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+    fitted: Any = model
+    if teacher is not None:
+        fitted = Distillation(model, teacher, teacher_share, from_logits=from_logits)
+    stream = Stream(
+        lambda: iter(()),
+        Batch(x, y, None),
+        batch_size=batch_size,
+        mixtures=0.0,
+        augmentation=resolve_augmentation(augmentation, x.shape)
+        if y.ndim == 1
+        else None,
+        seed=seed,
+    )
+    steps = stream.steps
+    budget = MacBudget(
+        share,
+        x[:budget_samples],
+        total_steps=epochs * steps,
+        end=PRIMED_END if prime else UNPRIMED_END,
+        watched=model,
+    )
+    kept = None
+    if checkpoint is not None:
+        settings = {"share": share, "epochs": epochs, "batch_size": batch_size}
+        kept = TrainingCheckpoint(checkpoint, steps, [budget], settings)
+    if prime and not (kept and kept.path.exists()):
+        prime_gates(model, x[few], y[few], share, loss=loss)
+    optimizer = keras.optimizers.AdamW(
+        keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps),
+        weight_decay=weight_decay,
+    )
+    fitted.compile(without_gate_decay(optimizer, model), loss, metrics=["accuracy"])
+    watchers: list[Any] = [RegularizationSchedule(), budget, *callbacks]
+    if verbose:
+        watchers.append(TimeLeft(model.name, epochs))
+
+    def batches(start: int) -> Iterator[tuple[Any, Any]]:
+        return ((images, labels) for images, labels, _ in stream(start))
+
+    options: dict[str, Any] = {
+        "epochs": epochs,
+        "callbacks": watchers,
+        "validation_data": validation_data,
+        "verbose": 2 if verbose == 2 else 0,
+        "shuffle": False,
+    }
+    if kept is None:
+        return fitted.fit(batches(0), steps_per_epoch=steps, **options)
+    return kept.fit(fitted, batches, steps_per_epoch=steps, **options)
+
+
+def _ends_in_raw_scores(model: keras.Model) -> bool:
+    """Whether a net has no softmax at its end."""
+    graph = flat_graph(model)
+    return graph is None or squashing_call(graph) is None

@@ -1,0 +1,88 @@
+"""Gates of a trained net of anybody's spend what they are told to, and it is resumed."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_dyngate as kd
+from tests.models.gating.nets import nested, segmenter
+from tests.stubs import images
+
+pytestmark = pytest.mark.heavy
+to_numpy = keras.ops.convert_to_numpy
+X = images(48, 16, 16, 3)
+Y = np.arange(48) % 3
+PRICE = [kd.GateSparsity(0.0, weighting="macs")]
+
+
+def spent(model):
+    profile = kd.count_macs(model)
+    return profile.of(kd.decide(model, X)).mean() / profile.total
+
+
+def test_the_share_is_kept_from_the_first_step(capsys):
+    plain = nested(at_rest=False)
+    keras.utils.set_random_seed(0)
+    model = kd.add_channel_gates(plain, groups=4, regularizers=PRICE)
+    assert spent(model) > 0.45
+    history = kd.train_gates(
+        model,
+        X,
+        Y,
+        0.35,
+        epochs=6,
+        batch_size=8,
+        learning_rate=0.01,
+        teacher=plain,
+        prime_samples=24,
+    )
+    shares = history.history["mac_share"]
+    assert len(shares) == 6
+    assert max(abs(share - 0.35) for share in [*shares, spent(model)]) < 0.12
+    assert capsys.readouterr().out.count("min left") == 6
+
+
+def test_an_interrupted_training_goes_on(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    options = {
+        "epochs": 3,
+        "batch_size": 16,
+        "prime_samples": 16,
+        "verbose": 0,
+    }
+    ends = []
+    for interrupted in (False, True):
+        keras.utils.set_random_seed(0)
+        model = kd.add_layer_gates(segmenter(), regularizers=PRICE)
+        maps = np.broadcast_to(Y[:, None, None], (48, 16, 16))
+        path = tmp_path / f"{interrupted}.npz"
+        if interrupted:
+            with pytest.raises(KeyboardInterrupt):
+                kd.train_gates(
+                    model, X, maps, 0.8, checkpoint=path, callbacks=[Stop()], **options
+                )
+            keras.utils.set_random_seed(0)
+            model = kd.add_layer_gates(segmenter(), regularizers=PRICE)
+        kd.train_gates(model, X, maps, 0.8, checkpoint=path, **options)
+        ends.append([to_numpy(v) for v in model.weights])
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="must have controllers with a `GateSparsity"):
+        kd.train_gates(kd.add_channel_gates(nested()), X, Y)
+    model = kd.add_channel_gates(nested(), regularizers=PRICE)
+    before = [to_numpy(v) for v in model.weights]
+    with pytest.raises(ValueError, match="`x` and `y`.*Received: 48 images, 3 labels"):
+        kd.train_gates(model, X, Y[:3])
+    with pytest.raises(ValueError, match="`share`.*Received: share=1.5"):
+        kd.train_gates(model, X, Y, 1.5)
+    with pytest.raises(ValueError, match="`teacher` must put out"):
+        kd.train_gates(model, X, Y, teacher=segmenter())
+    for variable, old in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(to_numpy(variable), old)
