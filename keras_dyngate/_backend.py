@@ -25,6 +25,26 @@ def gather_batch(x: Any) -> Any:
     return context.all_gather(x, axis=0)
 
 
+def log_gamma(x: Any) -> Any:
+    """The logarithm of the gamma function, differentiable."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.math.lgamma(x)
+    if backend == "jax":
+        import jax
+
+        return jax.scipy.special.gammaln(x)
+    if backend == "torch":
+        import torch
+
+        return torch.lgamma(x)
+    raise NotImplementedError(
+        f"There is no gamma function here. Received: the {backend} backend"
+    )
+
+
 class _LossesPerThread(list[Any]):
     """What `add_loss` gathers, kept apart by the thread that adds and asks."""
 

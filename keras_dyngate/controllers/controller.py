@@ -64,6 +64,7 @@ class Controller(KeepsFrozen, keras.layers.Layer):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.coefficients: list[Any] = []
+        self.learned: list[dict[str, Any]] = []
         self.supports_masking = False
         self._unit_macs: np.ndarray | None = None
         self._forced: np.ndarray | None = None
@@ -79,6 +80,7 @@ class Controller(KeepsFrozen, keras.layers.Layer):
             )
             for item in self.regularizers
         ]
+        self.learned = [item.variables(self.add_weight) for item in self.regularizers]
         self.freeze_again()
 
     def compute_logits(self, pooled: Any, training: bool) -> Any:
@@ -113,9 +115,15 @@ class Controller(KeepsFrozen, keras.layers.Layer):
 
     def _take_state(self, source: Any) -> None:
         """Copy what is not of single units: coefficients, the state of the noise."""
-        for ours, theirs in zip(self.coefficients, source.coefficients, strict=True):
+        for ours, theirs in zip(self.penalties, source.penalties, strict=True):
             copy_variable(ours, theirs)
         copy_variable(self.seed_generator.state, source.seed_generator.state)
+
+    @property
+    def penalties(self) -> list[Any]:
+        """The variables of the regularizers, which decide nothing."""
+        learned = [v for held in self.learned for v in held.values()]
+        return [*self.coefficients, *learned]
 
     @property
     def unit_macs(self) -> np.ndarray | None:
@@ -149,10 +157,10 @@ class Controller(KeepsFrozen, keras.layers.Layer):
             score = self.compute_scores(held, False)
         output = ControllerOutput(score, logit)
         if training:
-            for coefficient, item in zip(
-                self.coefficients, self.regularizers, strict=True
+            for coefficient, item, learned in zip(
+                self.coefficients, self.regularizers, self.learned, strict=True
             ):
-                self.add_loss(coefficient * item(output, self._unit_macs))
+                self.add_loss(coefficient * item(output, self._unit_macs, **learned))
         return output
 
     def compute_output_shape(self, input_shape: Any) -> ControllerOutput:
@@ -169,6 +177,9 @@ class Controller(KeepsFrozen, keras.layers.Layer):
         """Save coefficients by name, and the state of the noise."""
         for item, coefficient in zip(self.regularizers, self.coefficients, strict=True):
             store[item.name] = ops.convert_to_numpy(coefficient)
+        for held in self.learned:
+            for variable in held.values():
+                store[variable.name] = ops.convert_to_numpy(variable)
         store["seed_state"] = ops.convert_to_numpy(self.seed_generator.state)
 
     def load_own_variables(self, store: Any) -> None:
@@ -177,6 +188,10 @@ class Controller(KeepsFrozen, keras.layers.Layer):
         for item, coefficient in zip(self.regularizers, self.coefficients, strict=True):
             if item.name in keys:
                 coefficient.assign(store[item.name])
+        for held in self.learned:
+            for variable in held.values():
+                if variable.name in keys:
+                    variable.assign(store[variable.name])
         if "seed_state" in keys:
             self.seed_generator.state.assign(store["seed_state"])
 

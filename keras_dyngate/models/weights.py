@@ -126,9 +126,9 @@ def without_head(slots: dict[str, Any]) -> dict[str, Any]:
 
 
 def _learned(controller: Any) -> list[Any]:
-    """A controller's variables without the coefficients of its penalties."""
-    coefficients = {id(variable) for variable in controller.coefficients}
-    return [v for v in controller.weights if id(v) not in coefficients]
+    """A controller's variables without those of its penalties."""
+    penalties = {id(variable) for variable in controller.penalties}
+    return [v for v in controller.weights if id(v) not in penalties]
 
 
 def _gate_values(target: Any, source: Any, of: str) -> list[tuple[Any, np.ndarray]]:

@@ -10,27 +10,41 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
-from keras_dyngate._backend import gather_batch
-from keras_dyngate._checks import one_of
+from keras_dyngate._backend import gather_batch, log_gamma
+from keras_dyngate._checks import boolean, one_of
 from keras_dyngate._registration import serializable
 from keras_dyngate.regularizers.regularizer import GateRegularizer, Schedule
 
-MAX_SHAPE = 3.0  # beyond it the series below loses its accuracy in float32
+MAX_SHAPE = 30.0  # beyond it float32 is off by more than 5e-6
+LEARNABLE = (0.05, 10.0)  # where learned shapes are kept
+TERMS = 64  # of the series for those
 
 
 def _series(a: float, b: float, tolerance: float = 1e-9) -> list[float]:
-    """c_n of `I_x(a, b) = x**a * sum_n c_n x**n`, enough of them for x <= 1/2."""
-    beta = math.exp(math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b))
-    terms: list[float] = []
-    factor, n = 1.0, 0
-    while n < 8 or (abs(factor) * 0.5**n > tolerance * beta * a and n < 200):
-        terms.append(factor / ((a + n) * beta))
-        factor *= (n + 1 - b) / (n + 1)
+    """d_n of `I_x(a, b) = x**a (1 - x)**b / (a B(a, b)) * sum_n d_n x**n`, x <= 1/2.
+
+    All are positive, so that nothing cancels; as many as are needed.
+    """
+    terms, total, n = [1.0], 1.0, 0
+    while True:
+        factor = (a + b + n) / (a + 1 + n)
+        rest = terms[-1] * factor * 0.5 ** (n + 1) / max(1 - factor / 2, 0.1)
+        if factor < 1.8 and rest < tolerance * total:
+            return terms
+        terms.append(terms[-1] * factor)
         n += 1
-    return terms
+        total += terms[-1] * 0.5**n
+
+
+def _series_sum(log_x: Any, power: Any, log_terms: Any) -> Any:
+    """`x**power sum_n d_n x**n`: few operations, on all terms at once."""
+    exponents = ops.arange(log_terms.shape[0], dtype="float32") + power
+    powers = ops.exp(ops.expand_dims(log_x, -1) * exponents + log_terms)
+    return ops.sum(powers, axis=-1)
 
 
 def beta_cdf_of_logit(a: float = 0.6, b: float = 0.4) -> Callable[[Any], Any]:
@@ -41,31 +55,31 @@ def beta_cdf_of_logit(a: float = 0.6, b: float = 0.4) -> Callable[[Any], Any]:
     `x**a (1 - x)**b / B(a, b)` at `x = sigmoid(t)`, is given in closed form.
 
     Args:
-        a, b: Shape of the prior, above 0 and up to 3.
+        a, b: Shape of the prior, above 0 and up to 30.
 
     Returns:
-        A function of a float32 tensor of any shape, to about 1e-7.
+        A function of a float32 tensor of any shape, to about 2e-7 for shapes up to 1,
+        and to 5e-6 at 30.
     """
-    for name, value in (("a", a), ("b", b)):
-        if not isinstance(value, (int, float)) or not 0 < value <= MAX_SHAPE:
-            raise ValueError(
-                f"`{name}` must be above 0 and at most {MAX_SHAPE:g}. "
-                f"Received: {name}={value!r}"
-            )
-    low, high = _series(a, b), _series(b, a)
+    _check_shape(a, b, MAX_SHAPE)
     log_beta = math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+    low, high = (
+        np.log(_series(*shape)).astype("float32") for shape in ((a, b), (b, a))
+    )
 
-    def from_the_end(log_x: Any, power: float, terms: list[float]) -> Any:
-        """The series for x <= 1/2: few operations, on all terms at once."""
-        exponents = ops.arange(len(terms), dtype="float32") + power
-        powers = ops.exp(ops.expand_dims(log_x, -1) * exponents)
-        return ops.sum(powers * ops.convert_to_tensor(terms, "float32"), axis=-1)
+    def from_the_end(log_x: Any, log_rest: Any, power: float, terms: Any) -> Any:
+        scale = (a + b - power) * log_rest - (log_beta + math.log(power))
+        terms = ops.convert_to_tensor(terms)
+        return ops.exp(scale) * _series_sum(log_x, power, terms)
 
     @ops.custom_gradient
     def cdf(t: Any) -> Any:
         log_x = ops.log_sigmoid(-ops.abs(t))  # of the probability nearer to its end
+        log_rest = ops.log_sigmoid(ops.abs(t))
         value = ops.where(
-            t <= 0, from_the_end(log_x, a, low), 1.0 - from_the_end(log_x, b, high)
+            t <= 0,
+            from_the_end(log_x, log_rest, a, low),
+            1.0 - from_the_end(log_x, log_rest, b, high),
         )
         slope = ops.exp(a * ops.log_sigmoid(t) + b * ops.log_sigmoid(-t) - log_beta)
 
@@ -75,6 +89,45 @@ def beta_cdf_of_logit(a: float = 0.6, b: float = 0.4) -> Callable[[Any], Any]:
             return ops.multiply(upstream, slope)
 
         return value, gradient
+
+    return cdf
+
+
+def _check_shape(a: Any, b: Any, most: float) -> None:
+    for name, value in (("a", a), ("b", b)):
+        if not isinstance(value, (int, float)) or not 0 < value <= most:
+            raise ValueError(
+                f"`{name}` must be above 0 and at most {most:g}. "
+                f"Received: {name}={value!r}"
+            )
+
+
+def learned_cdf_of_logit(a: Any, b: Any) -> Callable[[Any], Any]:
+    """As `beta_cdf_of_logit`, also differentiable by the shape, two float32 scalars.
+
+    They are kept from 0.05 to 10.
+    """
+    a, b = (ops.clip(ops.convert_to_tensor(x), *LEARNABLE) for x in (a, b))
+    log_beta = log_gamma(a) + log_gamma(b) - log_gamma(a + b)
+    n = ops.arange(TERMS - 1, dtype="float32")
+
+    def from_the_end(log_x: Any, log_rest: Any, power: Any, other: Any) -> Any:
+        factors = ops.log((power + other + n) / (power + 1.0 + n))
+        terms = ops.concatenate([ops.zeros((1,)), ops.cumsum(factors)])
+        scale = other * log_rest - log_beta - ops.log(power)
+        return ops.exp(scale) * _series_sum(log_x, power, terms)
+
+    def cdf(t: Any) -> Any:
+        t = ops.clip(t, -80.0, 80.0)
+        at = ops.stop_gradient(t)
+        log_x, log_rest = ops.log_sigmoid(-ops.abs(at)), ops.log_sigmoid(ops.abs(at))
+        value = ops.where(
+            at <= 0,
+            from_the_end(log_x, log_rest, a, b),
+            1.0 - from_the_end(log_x, log_rest, b, a),
+        )
+        slope = ops.exp(a * ops.log_sigmoid(at) + b * ops.log_sigmoid(-at) - log_beta)
+        return value + ops.stop_gradient(slope) * (t - at)
 
     return cdf
 
@@ -109,13 +162,16 @@ class BatchShaping(GateRegularizer):
     the sort runs over the global batch.
 
     Args:
-        a, b: Shape of the prior, 0 < a, b <= 3. Default 0.6, 0.4.
+        a, b: Shape of the prior, 0 < a, b <= 30. Default 0.6, 0.4.
         coefficient: Number or schedule. Default 0.75, the usual start; it is meant to
             fall to 0 in the first fifth of training, as
             `LinearSchedule(0.75, 0.0, end=0.2)` does.
         normalization: "mean" (default; design of this library) or "sum" over the batch.
             Gates and layers are always summed.
         name: Default "batch_shaping".
+        learnable: Whether a and b are where training starts, each controller learning
+            its own from 0.05 to 10: the prior comes to meet the gates (design of this
+            library). Default False.
 
     References:
         Bejnordi, Blankevoort, Welling, ICLR 2020, arXiv 1907.06627.
@@ -128,15 +184,41 @@ class BatchShaping(GateRegularizer):
         coefficient: "float | Schedule" = 0.75,
         normalization: str = "mean",
         name: str = "batch_shaping",
+        learnable: bool = False,
     ) -> None:
         super().__init__(coefficient, name)
         self.a, self.b = a, b
         self.normalization = one_of("normalization", normalization, ("mean", "sum"))
+        self.learnable = boolean("learnable", learnable)
         self._cdf = beta_cdf_of_logit(a, b)
+        if learnable:
+            _check_shape(a, b, LEARNABLE[1])
 
-    def __call__(self, output: Any, unit_macs: np.ndarray | None = None) -> Any:
+    def variables(self, add_weight: Callable[..., Any]) -> dict[str, Any]:
+        if not self.learnable:
+            return {}
+        return {
+            f"log_{name}": add_weight(
+                name=f"{self.name}_log_{name}",
+                shape=(),
+                initializer=keras.initializers.Constant(math.log(value)),
+                dtype="float32",
+            )
+            for name, value in (("a", self.a), ("b", self.b))
+        }
+
+    def __call__(
+        self,
+        output: Any,
+        unit_macs: np.ndarray | None = None,
+        log_a: Any = None,
+        log_b: Any = None,
+    ) -> Any:
         logits = gather_batch(output.logit)
-        return batch_shaping_loss(logits, self._cdf, self.normalization)
+        cdf = self._cdf
+        if log_a is not None:
+            cdf = learned_cdf_of_logit(ops.exp(log_a), ops.exp(log_b))
+        return batch_shaping_loss(logits, cdf, self.normalization)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -144,4 +226,5 @@ class BatchShaping(GateRegularizer):
             "a": self.a,
             "b": self.b,
             "normalization": self.normalization,
+            "learnable": self.learnable,
         }

@@ -47,6 +47,14 @@ class GateRegularizer:
             return float(self.coefficient(progress))
         return float(self.coefficient)
 
+    def variables(self, add_weight: Callable[..., Any]) -> dict[str, Any]:
+        """What is learned besides: variables that the controller holds.
+
+        They are made by the controller's `add_weight`, each named after the regularizer,
+        and given to every call by their key. Default: none.
+        """
+        return {}
+
     def __call__(self, output: Any, unit_macs: np.ndarray | None = None) -> Any:
         """The penalty, without its coefficient: a float32 scalar.
 
