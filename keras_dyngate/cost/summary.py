@@ -63,6 +63,28 @@ def _decision_of(layer: Any) -> str:
     )
 
 
+def _print_gateable(model: keras.Model, print_fn: Callable[[str], Any]) -> None:
+    """What more could be gated, of a net with a graph."""
+    from keras_dyngate.models.gating.places import gateable  # it counts too
+
+    try:
+        places = [place for place in gateable(model) if place.reason is None]
+    except ValueError:
+        return
+    shares = {
+        kind: sum(place.share for place in places if place.kind == kind)
+        for kind in ("channel", "layer")
+    }
+    words = [
+        f"{share:.0%} by {kind} gates" for kind, share in shares.items() if share > 0
+    ]
+    if words:
+        print_fn(
+            f"Of the MACs, these could be gated: {', '.join(words)} (`kd.gateable` lists "
+            "the places; `kd.add_channel_gates`, `kd.add_layer_gates`)."
+        )
+
+
 def summary(
     model: keras.Model,
     decisions: Mapping[str, np.ndarray] | None = None,
@@ -70,7 +92,7 @@ def summary(
     measure: bool = True,
     print_fn: Callable[[str], Any] = print,
 ) -> MacProfile:
-    """Print a model's MACs per layer beside its measured time.
+    """Print a model's MACs per layer beside its measured time, and what could be gated.
 
     Args:
         model: A built model of known image size, of any rank, with any inputs.
@@ -110,6 +132,7 @@ def summary(
         print_fn(f"Not counted: {', '.join(profile.unknown)}")
     if profile.per_subnetwork:
         _print_subnetworks(model, profile, measure, print_fn)
+    _print_gateable(model, print_fn)
     if measure:
         backend = keras.backend.backend()
         print_fn(

@@ -98,3 +98,21 @@ def test_several_inputs_and_a_model_without_a_graph_are_measured():
         lines = []
         assert kd.summary(model, print_fn=lines.append).total == macs
         assert any("ms per image" in line for line in lines)
+
+
+def test_it_says_what_could_be_gated():
+    layers = keras.layers
+    image = x = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 1, name="stem")(x)
+    y = layers.Conv2D(16, 3, padding="same")(x)
+    x = layers.Add()([x, layers.Conv2D(8, 3, padding="same")(layers.ReLU()(y))])
+    model = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
+    lines = []
+    kd.summary(model, measure=False, print_fn=lines.append)
+    both, total = 64 * 9 * 2 * 8 * 16, kd.count_macs(model).total
+    wanted = f"{both / total:.0%} by channel gates, {both / total:.0%} by layer gates"
+    assert wanted in lines[-1] and "kd.gateable" in lines[-1]
+    lines.clear()
+    gated = kd.add_layer_gates(kd.add_channel_gates(model))
+    kd.summary(gated, measure=False, print_fn=lines.append)
+    assert not any("could be gated" in line for line in lines)

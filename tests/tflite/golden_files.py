@@ -18,9 +18,10 @@ from tests.export.nets import (
     tinted,
     with_exits,
 )
+from tests.models.gating.nets import lively, mobile
 from tests.stubs import randomize
 
-METHODS = ("gated", "lc", "exits", "cascade", "anytime")
+METHODS = ("gated", "lc", "own", "exits", "cascade", "anytime")
 QUANTIZATIONS = ("float32", "dynamic", "int8")
 LABELS = ["zero", "one", "two", "three", "four", "five", "six"]
 
@@ -33,6 +34,9 @@ def net(method):
     if method == "lc":
         gate = kd.SalienceController
         return spread_gates(small_net(groups=4, layers=True, gate=gate), x)
+    if method == "own":  # a net of anybody's, gated afterwards
+        own = mobile(shape=x.shape[1:], classes=7)
+        return lively(kd.add_layer_gates(kd.add_channel_gates(own)), x)
     if method == "exits":
         return with_exits(conv_net(), ["a", "b"], x)
     if method == "cascade":

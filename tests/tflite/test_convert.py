@@ -11,9 +11,12 @@ import pytest
 pytest.importorskip("tensorflow")
 
 import keras_dyngate as kd  # noqa: E402
+from keras_dyngate.flatfile.inspection import inspect_file  # noqa: E402
+from keras_dyngate.flatfile.lint import lint  # noqa: E402
 from keras_dyngate.runtime.golden import read_cases  # noqa: E402
 from tests.datasets.picture_files import write_png  # noqa: E402
 from tests.export.nets import small_net, spread_gates, tinted  # noqa: E402
+from tests.models.gating.nets import lively, mobile  # noqa: E402
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tflite" / "convert.py"
 
@@ -70,6 +73,36 @@ def test_int8_from_pictures_and_verified(folder):
     litert = kd.LiteRTModel(target)
     assert litert.labels == list("abcdefg")
     assert litert.signatures["classify"].inputs["image"].dtype == np.uint8
+
+
+def test_a_net_that_was_gated_afterwards(folder):
+    """Channel and layer gates on a net with squeeze-and-excite, from its .keras file."""
+    x = tinted(24)
+    net = lively(kd.add_layer_gates(kd.add_channel_gates(mobile())), x16(x))
+    net.save(folder / "own.keras")
+    np.savez(folder / "x16.npz", images=x16(x))
+    target = folder / "own.tflite"
+    status, stdout, stderr = run(
+        folder / "own.keras",
+        target,
+        "--quantization=int8",
+        f"--images={folder / 'x16.npz'}",
+        f"--verify={folder / 'x16.npz'}",
+        "--group_size=1",  # the gates' own groups, thin as they are
+    )
+    assert status == 0, stderr
+    assert "5 conditional branches in 3 layers" in stdout, stdout
+    found = [
+        kd.LiteRTModel(target).run("classify", image=image)["executed_macs"][0]
+        for image in x16(x)
+    ]
+    assert len(set(found)) > 2
+    report = inspect_file(target)
+    assert not lint(report), lint(report)
+
+
+def x16(x):
+    return np.pad(x, [(0, 0), (2, 2), (2, 2), (0, 0)], mode="edge")
 
 
 def scaled_net(path, scale, offset):

@@ -1,8 +1,11 @@
 """Nets as people have them, small, with every kind of link that a chain may have."""
 
 import keras
+import numpy as np
 from keras import ops
 
+import keras_dyngate as kd
+from keras_dyngate._walk import dynamic_layers
 from tests.stubs import images, randomize
 
 layers = keras.layers
@@ -13,9 +16,9 @@ def pictures(count=6):
     return images(count, *SHAPE)
 
 
-def mobile(scale=False, name="mobile"):
+def mobile(scale=False, name="mobile", shape=SHAPE, classes=5):
     """An inverted residual with squeeze-and-excite, hard-swish written out, ReLU6."""
-    image = x = keras.Input(SHAPE)
+    image = x = keras.Input(shape)
     x = layers.Rescaling(1 / 64, -2.0)(x)
     x = layers.Conv2D(8, 3, strides=2, padding="same", name="stem")(x)
     y = layers.Conv2D(24, 1, use_bias=False, name="wide")(x)
@@ -37,7 +40,7 @@ def mobile(scale=False, name="mobile"):
     x = layers.ZeroPadding2D(1)(x)
     x = layers.SeparableConv2D(8, 3, strides=2, activation="elu", name="apart2")(x)
     x = layers.GlobalAveragePooling2D()(x)
-    x = layers.Dense(5, activation="softmax", name="top")(x)
+    x = layers.Dense(classes, activation="softmax", name="top")(x)
     return randomize(keras.Model(image, x, name=name))
 
 
@@ -75,3 +78,27 @@ def segmenter():
     x = layers.ReLU()(layers.Add(name="sum")([y, x]))
     x = layers.Conv2D(3, 1, name="classes")(x)
     return randomize(keras.Model(image, layers.UpSampling2D(1)(x)))
+
+
+def lively(model, x, seed=1):
+    """Gates that are open for half of `x` each, if all before them are open."""
+    rng = np.random.default_rng(seed)
+    decisions = [d for layer in dynamic_layers(model) for d in layer.decisions()]
+    logits, gates = {}, {id(d.controller): d.controller for d in decisions}
+    for key, gate in gates.items():
+        randomize(gate, seed)
+        gate.expand.kernel.assign(rng.normal(0.0, 2.0, gate.expand.kernel.shape))
+
+        def watched(given, training, key=key):
+            logits[key] = ops.convert_to_numpy(given)
+            return ops.ones_like(given)
+
+        gate.compute_scores = watched
+    model(x)
+    for key, gate in gates.items():
+        del gate.compute_scores
+        middle = np.sort(logits[key], axis=0)[len(x) // 2 - 1 : len(x) // 2 + 1].mean(0)
+        gate.expand.bias.assign(gate.expand.bias - middle)
+    found = kd.decide(model, x)
+    assert np.mean([0 < (v > 0).mean() < 1 for v in found.values()]) >= 0.5
+    return model

@@ -7,8 +7,7 @@ import pytest
 import keras_dyngate as kd
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.decisions import predict_with_decisions
-from tests.models.gating.nets import mobile, nested, pictures, segmenter
-from tests.stubs import randomize
+from tests.models.gating.nets import lively, mobile, nested, pictures, segmenter
 
 NETS = {"mobile": mobile, "nested": nested, "segmenter": segmenter}
 WAYS = {
@@ -28,30 +27,6 @@ to_numpy = keras.ops.convert_to_numpy
 needs_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
 )
-
-
-def lively(model, x, seed=1):
-    """Gates that are open for half of `x` each, if all before them are open."""
-    rng = np.random.default_rng(seed)
-    decisions = [d for layer in dynamic_layers(model) for d in layer.decisions()]
-    logits, gates = {}, {id(d.controller): d.controller for d in decisions}
-    for key, gate in gates.items():
-        randomize(gate, seed)
-        gate.expand.kernel.assign(rng.normal(0.0, 2.0, gate.expand.kernel.shape))
-
-        def watched(given, training, key=key):
-            logits[key] = to_numpy(given)
-            return keras.ops.ones_like(given)
-
-        gate.compute_scores = watched
-    model(x)
-    for key, gate in gates.items():
-        del gate.compute_scores
-        middle = np.sort(logits[key], axis=0)[len(x) // 2 - 1 : len(x) // 2 + 1].mean(0)
-        gate.expand.bias.assign(gate.expand.bias - middle)
-    found = kd.decide(model, x)
-    assert np.mean([0 < (v > 0).mean() < 1 for v in found.values()]) >= 0.5
-    return model
 
 
 @pytest.mark.parametrize("net, way", CASES)
