@@ -42,8 +42,10 @@ flags.DEFINE_enum(
 flags.DEFINE_integer("groups", 2, "Decisions per chain of channels.", 1)
 flags.DEFINE_float("least", 0.02, "Gate what has this share of the MACs, or more.", 0, 1)
 flags.DEFINE_float("share", 0.6, "Share of the MACs to spend.", 0, 1)
-flags.DEFINE_integer("epochs", 6, "Of the teaching of the gates.", 1)
-flags.DEFINE_float("learning_rate", 3e-4, "At the start.")
+flags.DEFINE_integer("epochs", 20, "Of the teaching of the gates.", 1)
+flags.DEFINE_float(
+    "learning_rate", None, "At the start; default 3e-4, of the small net 2e-3."
+)
 flags.DEFINE_list("exits", [], "Layers after which early exits go; default: none.")
 flags.DEFINE_enum(
     "quantization", "float32", ["float32", "dynamic", "int8"], "Of the files."
@@ -138,7 +140,7 @@ def gate() -> None:
         *train,
         FLAGS.share,
         epochs=FLAGS.epochs,
-        learning_rate=FLAGS.learning_rate,
+        learning_rate=FLAGS.learning_rate or (2e-3 if FLAGS.net is None else 3e-4),
         teacher=net,
         validation_data=validation,
         checkpoint=out / "gates.npz",
