@@ -1,6 +1,7 @@
 """Train gates to a budget of MACs: find the price of open gates while training.
 
-    model = kd.gated_resnet32(gate_regularizers=[kd.GateSparsity(0.0, weighting="macs")])
+    price = kd.GateSparsity(0.0, weighting="macs")
+    model = kd.gated_resnet32(gates=kd.Gates(channel_regularizers=price))
     model.fit(..., callbacks=[kd.MacBudget(0.6, x_train[:128], total_steps=3000)])
 
 A fixed coefficient of `GateSparsity` leads to a cost that is known only afterwards. Here

@@ -1,7 +1,7 @@
 """Drive the coefficients of gate regularizers along their schedules while training.
 
-    gate_regularizers = [BatchShaping(coefficient=LinearSchedule(0.75, 0.0, end=0.2))]
-    model = kd.gated_resnet20(gate_regularizers=gate_regularizers)
+    shaping = kd.BatchShaping(coefficient=kd.LinearSchedule(0.75, 0.0, end=0.2))
+    model = kd.gated_resnet20(gates=kd.Gates(channel_regularizers=shaping))
     model.compile(...)
     model.fit(..., callbacks=[kd.RegularizationSchedule()])
 

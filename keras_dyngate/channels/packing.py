@@ -121,7 +121,7 @@ def pack_channels(
     That may change what the net computes for other images: read the report.
 
     Args:
-        model: A built net with one decision per channel (`gate_group_size=1`). It is
+        model: A built net with one decision per channel (`Gates(group_size=1)`). It is
             left as it is.
         data: Images as the model takes them, an array or a dataset of images or (image,
             label), two or more. Do not use the test set.

@@ -1,6 +1,6 @@
 """Gates that begin where a trained net can spare channels.
 
-    model = kd.gated_resnet32(weights="resnet32.npz", gate_group_size=8)
+    model = kd.gated_resnet32(weights="resnet32.npz", gates=kd.Gates(group_size=8))
     kd.prime_gates(model, x_train[:8000], y_train[:8000], target=0.6)
 
 New gates know nothing of a trained trunk: driven to a budget of MACs, they shut channels

@@ -75,7 +75,7 @@ def trunk(kind):
     arguments = {"width": 0.25, "input_shape": (16, 16, 3), "classes": CLASSES}
     if kind == "lc":
         return kd.lc_resnet20(**arguments)
-    return kd.gated_resnet20(layer_gate="binary", **arguments)
+    return kd.gated_resnet20(gates=kd.Gates(layer="binary"), **arguments)
 
 
 def exits_on(kind="plain", seed=1, **arguments):
