@@ -24,7 +24,7 @@ def moved(module: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     def find(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        _warn(f"`{module}.{name}`", f"`{homes[name]}.{name}`")
+        is_now(f"`{module}.{name}`", f"`{homes[name]}.{name}`")
         return getattr(importlib.import_module(homes[name]), name)
 
     return find
@@ -56,7 +56,7 @@ def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                         f"Give `{new}`, not `{old}` besides: it is the old name of it. "
                         f"Received: {new}={kwargs[new]!r}, {old}={value!r}"
                     )
-                _warn(f"`{old}` of `{function.__qualname__}`", f"`{shown}`")
+                is_now(f"`{old}` of `{function.__qualname__}`", f"`{shown}`")
                 kwargs[new] = value
             return function(*args, **kwargs)
 
@@ -65,5 +65,6 @@ def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def _warn(old: str, new: str) -> None:
+def is_now(old: str, new: str) -> None:
+    """Warn that what was said in an old way, `old`, is said as `new` now."""
     warn(f"{old} is now {new}; the old name will go in version 0.3", DeprecationWarning)

@@ -274,10 +274,10 @@ def test_mypy_knows_every_name_and_what_builders_take(tmp_path):
         capture_output=True,
         text=True,
     )
-    found = dict(
-        line.removeprefix("user.py:").split(": ", 1)
-        for line in done.stdout.splitlines()[:-1]
-    )
+    found: dict[str, str] = {}
+    for line in done.stdout.splitlines()[:-1]:
+        number, said = line.removeprefix("user.py:").split(": ", 1)
+        found[number] = found.get(number, "") + said
     for number, (call, message) in enumerate(calls.items(), 2):
         said = found.pop(str(number), "")
         assert message in said and bool(message) == bool(said), (call, said)

@@ -1,6 +1,6 @@
 """How much a trained net's loss depends on each gated channel.
 
-    importance = channel_importance(model, images, labels)
+    importance = channel_importance(model, x, y)
     importance["stage1_block1/channel"]     # [16]
 
 Each gated activation is thought of as multiplied by a mask of ones, one per channel. The
@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dyngate._deprecation import renamed
 from keras_dyngate._images import take_images
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.controllers import force_open_rate
@@ -88,10 +89,11 @@ class _AtRest(keras.Model):
         return self.inner(x, training=False)
 
 
+@renamed(images="x", labels="y")
 def channel_importance(
     model: keras.Model,
-    images: Any,
-    labels: Any,
+    x: Any,
+    y: Any,
     *,
     loss: Any = "sparse_categorical_crossentropy",
     batch_size: int = 16,
@@ -103,8 +105,8 @@ def channel_importance(
 
     Args:
         model: A built net with channel gates, whose trunk is trained.
-        images: An array as the model takes it; some thousands are enough.
-        labels: What `loss` takes, one per image.
+        x: Images, an array as the model takes it; some thousands are enough.
+        y: What `loss` takes, one per image.
         loss: A Keras loss or its name, of the labels and of what the model puts out.
         batch_size: The derivative is of the mean loss of so many images. The fewer, the
             sharper; the more, the faster. Default 16.
@@ -121,11 +123,11 @@ def channel_importance(
             "`model` must hold channel gates. "
             f"Received: {getattr(model, 'name', model)!r} without any"
         )
-    images = take_images("images", images, tuple(model.input_shape[1:]))
-    labels = np.asarray(labels)
+    images = take_images("x", x, tuple(model.input_shape[1:]))
+    labels = np.asarray(y)
     if len(labels) != len(images):
         raise ValueError(
-            "`labels` must be as many as `images`. "
+            "`y` must be as many as `x`. "
             f"Received: {len(labels)} labels, {len(images)} images"
         )
     readers = [layer.channel_weights()[item.key][-1] for _, layer, item in masks]

@@ -1,7 +1,7 @@
 """Gates that begin where a trained net can spare channels.
 
     model = kd.gated_resnet32(weights="resnet32.npz", gates=kd.Gates(group_size=8))
-    kd.prime_gates(model, x_train[:8000], y_train[:8000], target=0.6)
+    kd.prime_gates(model, x_train[:8000], y_train[:8000], share=0.6)
 
 New gates know nothing of a trained trunk: driven to a budget of MACs, they shut channels
 that matter, and training has to repair what they broke. Primed, they are shut first
@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_dyngate._checks import fraction
+from keras_dyngate._deprecation import renamed
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.channels.importance import channel_importance, gated_masks
 from keras_dyngate.channels.rearranging import reorder_channels
@@ -23,11 +24,12 @@ from keras_dyngate.cost.counter import count_macs
 LOGIT_BOUND = 4.0  # 98 % open or shut: what is further off hardly learns
 
 
+@renamed(images="x", labels="y", target="share")
 def prime_gates(
     model: keras.Model,
-    images: Any,
-    labels: Any,
-    target: float,
+    x: Any,
+    y: Any,
+    share: float,
     *,
     spread: float = 3.0,
     loss: Any = "sparse_categorical_crossentropy",
@@ -39,14 +41,14 @@ def prime_gates(
     `channel_importance`, so that neighbours, which share a decision, matter about
     equally; with everything open the net computes what it did before. Then the biases of
     the gates' logits are set from the logarithm of each unit's importance per MAC:
-    0 where opening everything above would spend `target`, and one standard deviation
+    0 where opening everything above would spend `share`, and one standard deviation
     over all units is `spread`. Nothing else of the gates is changed: do this before they
     are trained. Design of this library.
 
     Args:
         model: A built net with `BinaryGate` channel gates, whose trunk is trained.
-        images, labels, loss, batch_size: As in `channel_importance`.
-        target: Share of the plain net's MACs to spend, controllers included.
+        x, y, loss, batch_size: As in `channel_importance`.
+        share: Of the plain net's MACs to spend, controllers included.
         spread: How decided the gates begin: logits per standard deviation. Logits are
             cut at 4. Default 3.
 
@@ -56,7 +58,7 @@ def prime_gates(
     Raises:
         ValueError: If the model has other channel gates or none, or for a bad argument.
     """
-    target = fraction("target", target)
+    share = fraction("share", share)
     if not 0.0 < spread < np.inf:
         raise ValueError(f"`spread` must be positive. Received: spread={spread!r}")
     for name, _, item in gated_masks(model):
@@ -65,9 +67,7 @@ def prime_gates(
                 "`model` must have channel gates that are `BinaryGate`. "
                 f"Received: {type(item.controller).__name__} at {name!r}"
             )
-    importance = channel_importance(
-        model, images, labels, loss=loss, batch_size=batch_size
-    )
+    importance = channel_importance(model, x, y, loss=loss, batch_size=batch_size)
     per_unit: dict[str, np.ndarray] = {}
     for layer in dynamic_layers(model):
         items = [item for item in layer.decisions() if not item.whole]
@@ -81,7 +81,7 @@ def prime_gates(
             orders[item.key] = order
         if orders:
             reorder_channels(layer, layer, orders)
-    biases = _biases(model, per_unit, target, spread)
+    biases = _biases(model, per_unit, share, spread)
     for name, _, item in gated_masks(model):
         bias = item.controller.expand.bias
         values = keras.ops.convert_to_numpy(bias).copy()
@@ -91,9 +91,9 @@ def prime_gates(
 
 
 def _biases(
-    model: keras.Model, values: dict[str, np.ndarray], target: float, spread: float
+    model: keras.Model, values: dict[str, np.ndarray], share: float, spread: float
 ) -> dict[str, np.ndarray]:
-    """Logits that are positive for the units worth most, as far as `target` reaches."""
+    """Logits that are positive for the units worth most, as far as `share` reaches."""
     profile = count_macs(model)
     layers = {
         f"{layer.name}/{item.key}": np.ones((1, 1))
@@ -105,7 +105,7 @@ def _biases(
 
     def spends_more(bound: float) -> bool:
         opened = {name: (value > bound)[None] for name, value in values.items()}
-        return int(profile.of({**opened, **layers})[0]) > target * profile.total
+        return int(profile.of({**opened, **layers})[0]) > share * profile.total
 
     low, high = 0, len(flat)  # how many units, the least worthy first, are shut
     while low < high:

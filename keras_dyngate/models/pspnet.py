@@ -219,7 +219,7 @@ def pspnet(
     Example:
         ```python
         model = kd.pspnet50(input_shape=(96, 96, 3), classes=3, width=0.0625)
-        classes = model(np.zeros((1, 96, 96, 3))).numpy().argmax(-1)  # [1, 96, 96]
+        logits = model.predict(np.zeros((1, 96, 96, 3)), verbose=0)  # [1, 96, 96, 3]
         ```
     """
     return _build("pspnet", **locals())

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from keras_dyngate._checks import positive_int
+from keras_dyngate._deprecation import renamed
 from keras_dyngate._image_range import RangeWatch
 from keras_dyngate.runtime.labels import LabelSpec, class_count
 from keras_dyngate.runtime.samples import labelled_samples
@@ -142,9 +143,10 @@ class LiteRTModel:
         self._known(signature)
         return self._timed(signature, self._feed(signature, inputs))[0]
 
+    @renamed(dataset="x")
     def evaluate(
         self,
-        dataset: Any,
+        x: Any,
         y: Any = None,
         signature: str | None = None,
         *,
@@ -158,7 +160,7 @@ class LiteRTModel:
         `evaluate((images, labels))` or `evaluate(dataset)`.
 
         Args:
-            dataset: Images, if `y` is given: an array `[N, height, width, channels]`
+            x: Images, if `y` is given: an array `[N, height, width, channels]`
                 (or of the file's rank), or arrays by name for a file with several
                 inputs. Else a tuple `(images, labels)` or `(images, labels, weights)`
                 of arrays, or an iterable of such tuples, single or batched; NumPy
@@ -206,7 +208,7 @@ class LiteRTModel:
         scores = self._scores(signature, ignore_class)
         macs, times, watch = [], [], RangeWatch()
         for sample in labelled_samples(
-            dataset,
+            x,
             y,
             sample_weight,
             specs=varying,
@@ -222,10 +224,10 @@ class LiteRTModel:
                 macs.append(executed)
         if not times:
             raise ValueError(
-                "`dataset` must hold at least one sample. Received: an empty dataset"
+                "`x` must hold at least one sample. Received: an empty dataset"
             )
         if self.takes_255:
-            watch.warn("dataset")
+            watch.warn("x")
         return {
             **scores.result(),
             "samples": len(times),
