@@ -64,6 +64,17 @@ class MacBudget(StepCallback):
         ValueError: For bad arguments; when training starts, if the model has no such
             regularizer, a controller has none of the kind among its `GateSparsity`, or
             several, or the steps of the training are not known.
+
+    Example:
+        ```python
+        gate = kd.BinaryGate(4, regularizers=[kd.GateSparsity(0.0, weighting="macs")])
+        block = kd.GatedBasicBlock(4, channel_gate=gate)
+        model = keras.Sequential([keras.Input((8, 8, 4)), block])
+        model.compile("sgd", "mse")
+        x = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
+        budget = kd.MacBudget(0.6, x)  # 60 % of the plain net's MACs
+        history = model.fit(x, x, verbose=0, callbacks=[budget])
+        ```
     """
 
     @renamed(target="share", images="x")

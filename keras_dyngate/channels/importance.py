@@ -116,6 +116,16 @@ def channel_importance(
 
     Raises:
         ValueError: If the model has no channel gates, or the data do not fit.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary", name="block")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        x = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
+        importance = kd.channel_importance(model, x, np.arange(8) % 2)
+        print(importance["block/channel"])  # one number per channel
+        ```
     """
     masks = list(gated_masks(model))
     if not masks:

@@ -141,6 +141,16 @@ def pack_channels(
         ValueError: If the model has no per-channel gates, for data of another shape, or
             for a bad argument.
         NotImplementedError: If a gate's class has no `take_units`.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary", name="block")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        x = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
+        packed, report = kd.pack_channels(model, x, group_size=4)
+        print(report)  # MACs executed before and after, on `x` and on what was kept apart
+        ```
     """
     group_size = positive_int("group_size", group_size)
     blocks = _gated_blocks(model, group_size)

@@ -57,6 +57,15 @@ def prime_gates(
 
     Raises:
         ValueError: If the model has other channel gates or none, or for a bad argument.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary", name="block")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        x = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
+        kd.prime_gates(model, x, np.arange(8) % 2, share=0.6)  # least important shut first
+        ```
     """
     share = fraction("share", share)
     if not 0.0 < spread < np.inf:

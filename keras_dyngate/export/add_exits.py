@@ -127,6 +127,24 @@ def add_exits(
     Raises:
         ValueError: For a model that cannot carry exits, pictures or labels that do not
             suit it, a wish that cannot be kept to, or a bad argument.
+
+    Example:
+        ```python
+        net = keras.Sequential(
+            [
+                keras.Input((16, 16, 3)),
+                keras.layers.Conv2D(8, 3, 2, activation="relu", name="early"),
+                keras.layers.Conv2D(16, 3, 2, activation="relu", name="late"),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(4),
+            ]
+        )
+        x = np.random.default_rng(0).uniform(0, 255, (64, 16, 16, 3)).astype("float32")
+        result = kd.add_exits(
+            net, x[:32], (x[32:], np.arange(32) % 4), exits=["early"], first=None, epochs=1
+        )
+        print(result.sentence)
+        ```
     """
     start = time.perf_counter()
     check_trunk(model)

@@ -47,6 +47,13 @@ class Gates:
         channel_regularizers, layer_regularizers: `GateRegularizer`s of each gate.
         activations: Of a bottleneck: "both" of its inner activations or the "last", see
             `GatedBottleneckBlock`. None: "both", and "last" in LC-Nets.
+
+    Example:
+        ```python
+        price = kd.GateSparsity(0.01, weighting="macs")
+        gates = kd.Gates(groups=4, channel_regularizers=[price])
+        model = kd.gated_resnet20(gates=gates, input_shape=(16, 16, 3), width=0.25)
+        ```
     """
 
     channel: Any = "binary"

@@ -209,6 +209,24 @@ def calibrate_tflite(
     Raises:
         ValueError: For a file without exits, if no thresholds keep to the wish, or for a
             bad argument. The file stays as it was then.
+
+    Example:
+        ```python
+        net = keras.Sequential(
+            [
+                keras.Input((16, 16, 3)),
+                keras.layers.Conv2D(8, 3, 2, activation="relu", name="early"),
+                keras.layers.Conv2D(16, 3, 2, activation="relu", name="late"),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(4),
+            ]
+        )
+        x = np.random.default_rng(0).uniform(0, 255, (32, 16, 16, 3)).astype("float32")
+        model = kd.add_decision_gates(net, after=["early"])
+        model.thresholds = [0.0]
+        kd.export_tflite(model, "exits.tflite", parity_data=False)
+        print(kd.calibrate_tflite("exits.tflite", x, agreement=0.9))  # and writes them
+        ```
     """
     model = LiteRTModel(path, num_threads=num_threads)
     gates = _gates(model)

@@ -78,6 +78,18 @@ class LiteRTModel:
         ValueError: The file is no .tflite file that LiteRT can run, or `num_threads`
             is not a positive int.
         ImportError: ai-edge-litert is not installed.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary", name="block")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        x = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
+        kd.export_tflite(model, "net.tflite", parity_data=False)
+        net = kd.LiteRTModel("net.tflite")
+        found = net.run("classify", image=x[0])  # logits, label, executed_macs
+        print(net.evaluate(x, np.arange(8) % 2))  # accuracy, ms and MACs per image
+        ```
     """
 
     def __init__(self, path: str | os.PathLike[str], num_threads: int = 1) -> None:

@@ -27,6 +27,22 @@ def cut_at_exit(
 
     Raises:
         ValueError: If there is no such exit.
+
+    Example:
+        ```python
+        net = keras.Sequential(
+            [
+                keras.Input((16, 16, 3)),
+                keras.layers.Conv2D(8, 3, 2, activation="relu", name="early"),
+                keras.layers.Conv2D(16, 3, 2, activation="relu", name="late"),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(4),
+            ]
+        )
+        model = kd.add_decision_gates(net, after=["early"])
+        static = kd.cut_at_exit(model, exit=0)
+        print(kd.count_macs(static).total / kd.count_macs(net).total)
+        ```
     """
     if not isinstance(model, EarlyExitModel):
         raise ValueError(
