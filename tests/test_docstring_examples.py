@@ -15,17 +15,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The exit"),  # hardly taught
 ]
 
-# Files are made with TensorFlow; on other backends these examples are skipped.
-NEEDS_TENSORFLOW = {
-    "AnytimeRunner",
-    "ExitsResult",
-    "ExportReport",
-    "LiteRTModel",
-    "add_exits",
-    "calibrate_tflite",
-    "export_tflite",
-}
-
 
 def example_of(name):
     """The code under "Example:" in the docstring of a public name."""
@@ -48,10 +37,12 @@ def test_there_is_one(name):
     assert example_of(name)
 
 
+@pytest.mark.skipif(
+    keras.config.backend() != "tensorflow",
+    reason="files are made with TensorFlow, and JAX would compile each anew for minutes",
+)
 @pytest.mark.parametrize("names", by_example(), ids=lambda names: names[0])
 def test_it_runs(names, tmp_path, monkeypatch):
-    if NEEDS_TENSORFLOW & set(names) and keras.config.backend() != "tensorflow":
-        pytest.skip("files are made with TensorFlow")
     monkeypatch.chdir(tmp_path)
     keras.utils.set_random_seed(0)
     scope = {"keras": keras, "np": np, "kd": kd, "__name__": "example"}
