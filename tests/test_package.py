@@ -259,7 +259,8 @@ def test_mypy_knows_every_name_and_what_builders_take(tmp_path):
         "kd.sliced_resnet(cardinality=2)": 'keyword argument "cardinality"',
         "kd.Gates(group=4)": 'keyword argument "group"',
         'kd.export_tflite(1, "a", quantisation=None)': '"quantisation"',
-        'kd.LiteRTModel("a").predict(1).nope': "",
+        'kd.LiteRTModel("a").evaluate(1, y=2)': "",
+        'kd.LiteRTModel("a").predict(1)': 'no attribute "predict"',
         "kd.runtime.measure_latency": "",
         "kd.nope": 'has no attribute "nope"',
     }
