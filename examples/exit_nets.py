@@ -108,7 +108,7 @@ class Net:
             image = keras.Input(whole.input_shape[1:])
             trunk = keras.Model(image, whole.gates[end](image))
         else:
-            trunk = kd.cut_at_exit(whole, end + 1)
+            trunk = kd.cut_at_exit(whole, exit=end)
         if len(self.exits) == 1:
             return trunk
         found = {}

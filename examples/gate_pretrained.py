@@ -52,11 +52,11 @@ def main(argv: list[str]) -> None:
     ]
     model = getattr(kd, f"gated_resnet{FLAGS.depth}")(
         weights=FLAGS.weights,
-        channel_gate=lambda units: kd.BinaryGate(
-            units, bias_initializer=FLAGS.gate_bias
+        gates=kd.Gates(
+            lambda units: kd.BinaryGate(units, bias_initializer=FLAGS.gate_bias),
+            group_size=FLAGS.gate_group_size,
+            channel_regularizers=regularizers,
         ),
-        gate_group_size=FLAGS.gate_group_size,
-        gate_regularizers=regularizers,
     )
     plain = getattr(kd, f"resnet{FLAGS.depth}")(weights=FLAGS.weights)
 

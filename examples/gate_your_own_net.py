@@ -40,7 +40,9 @@ flags.DEFINE_enum(
     "gates", "channels", ["channels", "pairs", "layers", "both"], "What is gated."
 )
 flags.DEFINE_integer("groups", 2, "Decisions per chain of channels.", 1)
-flags.DEFINE_float("least", 0.02, "Gate what has this share of the MACs, or more.", 0, 1)
+flags.DEFINE_float(
+    "least", 0.02, "Gate what has this share of the MACs, or more.", 0, 1
+)
 flags.DEFINE_float("share", 0.6, "Share of the MACs to spend.", 0, 1)
 flags.DEFINE_integer("epochs", 20, "Of the teaching of the gates.", 1)
 flags.DEFINE_float(

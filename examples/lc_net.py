@@ -12,6 +12,7 @@ arrives at `--target` of the plain net's MACs. `--weights` is an .npz with PyTor
 where it stopped; results are in `--out`/results.json.
 """
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -99,17 +100,16 @@ def build(variant: str) -> keras.Model:
     """One of the four nets, computing at first what the trained one does."""
     hard = variant == "hard"
     penalty = kd.GateSparsity(1e-3, weighting="macs", norm="l0" if hard else "l1")
-    penalties = {"gate_regularizers": penalty, "layer_regularizers": penalty}
+    gates = kd.Gates(channel_regularizers=penalty, layer_regularizers=penalty)
     if not hard:
         make = getattr(kd, f"lc_resnet{FLAGS.depth}")
-        return make(weights=FLAGS.weights, mode=variant, leak=FLAGS.leak, **penalties)
+        return make(weights=FLAGS.weights, mode=variant, leak=FLAGS.leak, gates=gates)
 
     def gate(units: int) -> kd.BinaryGate:
         return kd.BinaryGate(units, bias_initializer=3.0)  # 95 % open
 
-    return getattr(kd, f"gated_resnet{FLAGS.depth}")(
-        weights=FLAGS.weights, channel_gate=gate, layer_gate=gate, **penalties
-    )
+    gates = dataclasses.replace(gates, channel=gate, layer=gate)
+    return getattr(kd, f"gated_resnet{FLAGS.depth}")(weights=FLAGS.weights, gates=gates)
 
 
 def freeze_trunk(model: keras.Model, frozen: bool) -> None:

@@ -132,13 +132,10 @@ def load_data() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def make_gated() -> keras.Model:
     """The gated net: decisions on groups of channels, penalties on schedules."""
-    return kd.gated_resnet20(
-        width=FLAGS.width,
-        channel_gate=lambda units: kd.BinaryGate(
-            units, bias_initializer=FLAGS.gate_bias
-        ),
-        gate_group_size=FLAGS.group_size,
-        gate_regularizers=[
+    gates = kd.Gates(
+        channel=lambda units: kd.BinaryGate(units, bias_initializer=FLAGS.gate_bias),
+        group_size=FLAGS.group_size,
+        channel_regularizers=[
             kd.BatchShaping(coefficient=kd.LinearSchedule(0.75, 0.0, end=0.2)),
             kd.GateSparsity(
                 coefficient=kd.LinearSchedule(0.0, FLAGS.sparsity, 0.2, 0.6),
@@ -147,6 +144,7 @@ def make_gated() -> keras.Model:
             ),
         ],
     )
+    return kd.gated_resnet20(width=FLAGS.width, gates=gates)
 
 
 def train(model: keras.Model, data: Any, epochs: int, callbacks: Any = ()) -> Any:

@@ -90,7 +90,7 @@ def speed_up() -> None:
         net,
         train,
         validation,
-        max_accuracy_drop=FLAGS.max_accuracy_drop,
+        accuracy_drop=FLAGS.max_accuracy_drop,
         confidence=FLAGS.confidence,
         quantization=FLAGS.quantization,
         exits="auto" if FLAGS.after is None else FLAGS.after,

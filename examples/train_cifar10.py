@@ -80,16 +80,18 @@ def build(data: Data) -> keras.Model:
     }
     if FLAGS.method == "bas":
         model = _constructor(f"gated_resnet{depth}")(
-            **arguments, **training.gate_arguments()
+            **arguments, gates=training.gates()
         )
         return kd.load_trunk_weights(model, packed(data)) if FLAGS.pack else model
     if FLAGS.method == "lcnet":
         price = kd.GateSparsity(0.0, weighting="macs", norm="l1")
         return _constructor(f"lc_resnet{depth}")(
             **arguments,
-            gate_group_size=FLAGS.gate_group_size,
-            gate_regularizers=price,
-            layer_regularizers=price,
+            gates=kd.Gates(
+                group_size=FLAGS.gate_group_size,
+                channel_regularizers=price,
+                layer_regularizers=price,
+            ),
         )
     return _constructor(f"resnet{depth}")(**arguments)
 

@@ -60,7 +60,7 @@ def build(data: Data) -> keras.Model:
         classes=len(data.classes),
         width=FLAGS.width,
         weights=FLAGS.weights,
-        **(training.gate_arguments() if gated else {}),
+        **({"gates": training.gates()} if gated else {}),
     )
 
 

@@ -70,7 +70,7 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
             classes=len(data.classes),
             width=FLAGS.width,
             weights=FLAGS.weights,
-            **(training.gate_arguments() if gated else {}),
+            **({"gates": training.gates()} if gated else {}),
         )
         if gated:
             training.prime(run, model, data, 1024)

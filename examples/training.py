@@ -83,8 +83,8 @@ def define_gate_flags() -> None:
     )
 
 
-def gate_arguments() -> dict[str, Any]:
-    """Arguments of a gated net's constructor from the flags."""
+def gates() -> kd.Gates:
+    """Which gates a net is to have, from the flags."""
     bias, noise = FLAGS.gate_bias, FLAGS.gate_noise
     regularizers: list[Any] = [kd.GateSparsity(0.0, weighting="macs")]
     if FLAGS.batch_shaping:
@@ -98,13 +98,11 @@ def gate_arguments() -> dict[str, Any]:
         regularizers.append(
             kd.GateAgreement(FLAGS.gate_agreement, FLAGS.export_group_size)
         )
-    return {
-        "channel_gate": lambda units: kd.BinaryGate(
-            units, bias_initializer=bias, noise=noise
-        ),
-        "gate_group_size": FLAGS.gate_group_size,
-        "gate_regularizers": regularizers,
-    }
+    return kd.Gates(
+        lambda units: kd.BinaryGate(units, bias_initializer=bias, noise=noise),
+        group_size=FLAGS.gate_group_size,
+        channel_regularizers=regularizers,
+    )
 
 
 def prime(

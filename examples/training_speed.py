@@ -46,8 +46,10 @@ def pair() -> tuple[keras.Model, keras.Model]:
         side = FLAGS.image_size
         shape = {} if side is None else {"input_shape": (side, side, 3)}
         gated = make(
-            gate_group_size=FLAGS.gate_group_size,
-            gate_regularizers=["batch_shaping", "gate_sparsity"],
+            gates=kd.Gates(
+                group_size=FLAGS.gate_group_size,
+                channel_regularizers=["batch_shaping", "gate_sparsity"],
+            ),
             **shape,
         )
         return getattr(kd, FLAGS.model.removeprefix("gated_"))(**shape), gated

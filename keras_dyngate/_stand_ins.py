@@ -25,7 +25,7 @@ def install(homes: Mapping[str, str]) -> None:
     Nothing is imported but Keras' own table, and that only where Keras is there.
 
     Args:
-        homes: The module of each class, by its name in the package.
+        homes: The module of each class.
     """
     _homes.update(homes)
     if sys.modules.get("keras") is not None:
@@ -47,7 +47,7 @@ def _stand_in(name: str, home: str) -> type:
     """A class that makes instances of another one, imported then."""
 
     def real() -> Any:
-        return getattr(importlib.import_module(f"{_PACKAGE}.{home}"), name)
+        return getattr(importlib.import_module(home), name)
 
     def new(cls: type, *args: Any, **kwargs: Any) -> Any:
         return real()(*args, **kwargs)

@@ -73,6 +73,16 @@ def decide(
 
     Raises:
         ValueError: If the model has neither controllers nor decision gates.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary", name="block")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        x = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
+        decisions = kd.decide(model, x)
+        print(decisions["block/channel"].shape)  # (8, 4)
+        ```
     """
     exits = getattr(model, "gates", ())
     if not exits and not any(True for _ in controllers(model)):

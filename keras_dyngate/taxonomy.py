@@ -33,6 +33,15 @@ class HierarchicalTaxonomy:
     References:
         The task is that of the vertical-slicing paper; what is measured of it is a
         design of this library.
+
+    Example:
+        ```python
+        taxonomy = kd.HierarchicalTaxonomy([0, 0, 1, 1], ["cat", "dog", "car", "bus"])
+        print(taxonomy.coarse_of([3, 0]))  # [1 0]
+        model = kd.sliced_resnet(
+            blocks=1, width=16, subnetworks=2, taxonomy=taxonomy, coarse_heads=1
+        )
+        ```
     """
 
     def __init__(

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_dyngate
 import keras_dyngate as kd
 from tests.stubs import randomize
 
@@ -230,10 +231,58 @@ print(json.dumps([half, len({self.NAMES}) > 20]))
 @pytest.mark.parametrize("name", kd.__all__)
 def test_public_names_resolve(name):
     found = getattr(kd, name)
-    module = importlib.import_module(f"keras_dyngate.{kd._HOME[name]}")
-    assert found is getattr(module, name)
+    module = importlib.import_module(kd._HOMES[name])
+    assert found is getattr(module, name) and found.__module__ == kd._HOMES[name]
     assert inspect.getdoc(found), "a public name needs a docstring"
     assert name in dir(kd)
+
+
+def test_modules_offer_what_is_public_in_them():
+    assert keras_dyngate.models.resnet34 is kd.resnet34
+    for module in ("callbacks", "models"):
+        with pytest.raises(AttributeError, match="has no attribute 'LiteRTModel'"):
+            importlib.import_module(f"keras_dyngate.{module}").LiteRTModel  # noqa: B018
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "tensorflow" or not importlib.util.find_spec("mypy"),
+    reason="once for all backends, where mypy is installed",
+)
+def test_mypy_knows_every_name_and_what_builders_take(tmp_path):
+    calls = {
+        "kd.gated_resnet34(gates=kd.Gates(groups=4), width=0.5)": "",
+        "kd.gated_resnet34(gate=kd.Gates())": 'keyword argument "gate"',
+        "kd.resnet34(gates=None)": 'keyword argument "gates"',
+        'kd.densenet121(name="a", growth=2)': 'keyword argument "growth"',
+        'kd.lc_resnet20(leak="0")': '"leak" has incompatible type "str"',
+        'kd.pspnet50("trunk.keras")': "Too many positional arguments",
+        "kd.sliced_resnet(cardinality=2)": 'keyword argument "cardinality"',
+        "kd.Gates(group=4)": 'keyword argument "group"',
+        'kd.export_tflite(1, "a", quantisation=None)': '"quantisation"',
+        'kd.LiteRTModel("a").evaluate(1, y=2)': "",
+        'kd.LiteRTModel("a").predict(1)': 'no attribute "predict"',
+        "kd.runtime.measure_latency": "",
+        "kd.nope": 'has no attribute "nope"',
+    }
+    names = [f"kd.{name}" for name in kd.__all__]
+    script = tmp_path / "user.py"
+    script.write_text("\n".join(["import keras_dyngate as kd", *calls, *names]))
+    options = ("--config-file=", "--ignore-missing-imports", "--follow-imports=silent")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, script.name],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    found: dict[str, str] = {}
+    for line in done.stdout.splitlines()[:-1]:
+        number, said = line.removeprefix("user.py:").split(": ", 1)
+        found[number] = found.get(number, "") + said
+    for number, (call, message) in enumerate(calls.items(), 2):
+        said = found.pop(str(number), "")
+        assert message in said and bool(message) == bool(said), (call, said)
+    assert not found, done.stdout + done.stderr
 
 
 def test_public_classes_can_be_saved():

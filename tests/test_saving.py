@@ -31,7 +31,7 @@ def flags(model):
 
 def trunk():
     return kd.gated_resnet20(
-        layer_gate="binary", classes=2, input_shape=SHAPE, width=0.25
+        gates=kd.Gates(layer="binary"), classes=2, input_shape=SHAPE, width=0.25
     )
 
 

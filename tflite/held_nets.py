@@ -100,9 +100,8 @@ def forced_rates(bench: Bench) -> list[dict[str, Any]]:
             bench.add(f"plain {other}", getattr(kd, other)(**options), images)
     if FLAGS.mode:
         options["mode"] = FLAGS.mode
-    gated = getattr(kd, FLAGS.model)(
-        gate_groups=FLAGS.gate_groups, gate_group_size=FLAGS.gate_group_size, **options
-    )
+    gates = kd.Gates(groups=FLAGS.gate_groups, group_size=FLAGS.gate_group_size)
+    gated = getattr(kd, FLAGS.model)(gates=gates, **options)
     kd.load_trunk_weights(gated, plain)
     for rate in FLAGS.rates:
         with kd.force_open_rate(gated, float(rate)):

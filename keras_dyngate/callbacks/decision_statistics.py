@@ -89,6 +89,17 @@ class DecisionStatistics(keras.callbacks.Callback):
         ValueError: If `every` is not positive; when training starts, if the model has
             no controllers.
         ImportError: If `log_dir` is given and tensorboard is not installed.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary", name="block")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        x = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
+        model.compile("sgd", "mse")
+        watch = kd.DecisionStatistics(x)  # adds open rates and MACs to the logs
+        history = model.fit(x, np.ones((8, 2)), verbose=0, callbacks=[watch])
+        ```
     """
 
     def __init__(

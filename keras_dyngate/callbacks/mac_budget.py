@@ -1,6 +1,7 @@
 """Train gates to a budget of MACs: find the price of open gates while training.
 
-    model = kd.gated_resnet32(gate_regularizers=[kd.GateSparsity(0.0, weighting="macs")])
+    price = kd.GateSparsity(0.0, weighting="macs")
+    model = kd.gated_resnet32(gates=kd.Gates(channel_regularizers=price))
     model.fit(..., callbacks=[kd.MacBudget(0.6, x_train[:128], total_steps=3000)])
 
 A fixed coefficient of `GateSparsity` leads to a cost that is known only afterwards. Here
@@ -17,6 +18,7 @@ import numpy as np
 
 from keras_dyngate._backend import before_assign
 from keras_dyngate._checks import fraction, positive_int
+from keras_dyngate._deprecation import renamed
 from keras_dyngate._walk import controllers
 from keras_dyngate.callbacks.step_callback import StepCallback
 from keras_dyngate.cost import MacProfile, count_macs
@@ -27,7 +29,7 @@ from keras_dyngate.regularizers import GateSparsity, LinearSchedule
 class MacBudget(StepCallback):
     """Drives the coefficients of `GateSparsity` so that a share of the MACs is spent.
 
-    The budget falls on a straight line from 1 to `target` between two points of the
+    The budget falls on a straight line from 1 to `share` between two points of the
     training. The coefficient is a proportional-integral controller's, in units of the
     loss for computing the whole net (design of this library).
 
@@ -36,8 +38,8 @@ class MacBudget(StepCallback):
     set it (`RegularizationSchedule` does not). The order of callbacks is free.
 
     Args:
-        target: Share of the plain net's MACs to spend, controllers included.
-        images: Images to measure on, some hundred training images; they are predicted
+        share: Of the plain net's MACs, to spend; controllers included.
+        x: Images to measure on, some hundred training images; they are predicted
             every `every` steps.
         total_steps: Steps of the whole training. None: those of the run that
             `TrainingCheckpoint.fit` tells of, or else epochs times steps; needed where
@@ -54,19 +56,32 @@ class MacBudget(StepCallback):
             None: the one that is fitted.
 
     Attributes:
-        share: The share of MACs last measured.
+        share: Of the MACs, as last measured.
+        target: Of the MACs, to spend in the end.
         price: The price last set.
 
     Raises:
         ValueError: For bad arguments; when training starts, if the model has no such
             regularizer, a controller has none of the kind among its `GateSparsity`, or
             several, or the steps of the training are not known.
+
+    Example:
+        ```python
+        gate = kd.BinaryGate(4, regularizers=[kd.GateSparsity(0.0, weighting="macs")])
+        block = kd.GatedBasicBlock(4, channel_gate=gate)
+        model = keras.Sequential([keras.Input((8, 8, 4)), block])
+        model.compile("sgd", "mse")
+        x = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
+        budget = kd.MacBudget(0.6, x)  # 60 % of the plain net's MACs
+        history = model.fit(x, x, verbose=0, callbacks=[budget])
+        ```
     """
 
+    @renamed(target="share", images="x")
     def __init__(
         self,
-        target: float,
-        images: Any,
+        share: float,
+        x: Any,
         total_steps: int | None = None,
         begin: float = 0.0,
         end: float = 0.4,
@@ -77,10 +92,10 @@ class MacBudget(StepCallback):
         watched: keras.Model | None = None,
     ) -> None:
         super().__init__(total_steps)
-        self.target = fraction("target", target)
-        if isinstance(images, Sized) and not len(images):
-            raise ValueError("`images` must hold at least one image. Received: none")
-        self.images = images
+        self.target = fraction("share", share)
+        if isinstance(x, Sized) and not len(x):
+            raise ValueError("`x` must hold at least one image. Received: none")
+        self.images = x
         self._line = LinearSchedule(1.0, self.target, begin, end)
         self.every = positive_int("every", every)
         self.gain = _gains(gain)

@@ -1,7 +1,7 @@
 """Drive the coefficients of gate regularizers along their schedules while training.
 
-    gate_regularizers = [BatchShaping(coefficient=LinearSchedule(0.75, 0.0, end=0.2))]
-    model = kd.gated_resnet20(gate_regularizers=gate_regularizers)
+    shaping = kd.BatchShaping(coefficient=kd.LinearSchedule(0.75, 0.0, end=0.2))
+    model = kd.gated_resnet20(gates=kd.Gates(channel_regularizers=shaping))
     model.compile(...)
     model.fit(..., callbacks=[kd.RegularizationSchedule()])
 
@@ -43,6 +43,16 @@ class RegularizationSchedule(StepCallback):
         ValueError: If `total_steps` is not positive, or missing beside `initial_step`.
             When training starts: if the model has no controllers, or if `total_steps`
             is given and the steps before `initial_epoch` cannot be known.
+
+    Example:
+        ```python
+        shaping = kd.BatchShaping(coefficient=kd.LinearSchedule(0.75, 0.0, end=0.2))
+        block = kd.GatedBasicBlock(4, channel_gate=kd.BinaryGate(4, regularizers=[shaping]))
+        model = keras.Sequential([keras.Input((8, 8, 4)), block])
+        model.compile("sgd", "mse")
+        x = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
+        history = model.fit(x, x, verbose=0, callbacks=[kd.RegularizationSchedule()])
+        ```
     """
 
     def __init__(

@@ -35,6 +35,23 @@ class StatefulCallback(Protocol):
 
     The state is taken after a step or an epoch, and given back before the `fit` that
     goes on, to a callback that was made with the same arguments. `MacBudget` is one.
+
+    Example:
+        ```python
+        class Best(keras.callbacks.Callback):
+            best = float("inf")
+
+            def on_epoch_end(self, epoch, logs=None):
+                self.best = min(self.best, logs["loss"])
+
+            def get_state(self):
+                return {"best": self.best}
+
+            def set_state(self, state):
+                self.best = state["best"]
+
+        checkpoint = kd.TrainingCheckpoint("run.npz", stateful=[Best()])
+        ```
     """
 
     def get_state(self) -> Mapping[str, Any]:
@@ -55,6 +72,15 @@ class StepAwareCallback(Protocol):
     A run may go on in the middle of an epoch, and takes several calls of `fit`; then
     Keras' epochs times steps are not the run's. `RegularizationSchedule` and
     `MacBudget` are such callbacks.
+
+    Example:
+        ```python
+        class Progress(keras.callbacks.Callback):
+            def start_from(self, step, total_steps):
+                print(f"{step} of {total_steps} steps are done")
+
+        print(isinstance(Progress(), kd.StepAwareCallback))  # True
+        ```
     """
 
     def start_from(self, step: int, total_steps: int) -> None:

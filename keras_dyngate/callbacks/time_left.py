@@ -14,6 +14,14 @@ class TimeLeft(keras.callbacks.Callback):
         epochs: Of the whole training. None: those that `fit` is told of, which are
             fewer where a run is gone on with.
         labelled: False: accuracies are shown of validation alone.
+
+    Example:
+        ```python
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        line = kd.TimeLeft("a small net")
+        model.fit(np.ones((8, 4)), np.ones(8), verbose=0, callbacks=[line])
+        ```
     """
 
     def __init__(

@@ -57,6 +57,19 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         ValueError: If `every` is not positive, `path` cannot be written to or
             `stateful` holds something else; when training starts, if a state is not for
             JSON.
+
+    Example:
+        ```python
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        model.compile("sgd", "mse")
+        checkpoint = kd.TrainingCheckpoint("run.npz", every=2)
+
+        def stream(step):  # the batches from this step on, without end
+            while True:
+                yield np.ones((8, 4)), np.zeros((8, 2))
+
+        checkpoint.fit(model, stream, steps_per_epoch=3, epochs=2, verbose=0)
+        ```
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """How much a trained net's loss depends on each gated channel, and on each branch.
 
-    importance = channel_importance(model, images, labels)
+    importance = channel_importance(model, x, y)
     importance["stage1_block1/channel"]     # [16]
 
 Each gated activation is thought of as multiplied by a mask of ones, one per channel. The
@@ -17,6 +17,7 @@ import numpy as np
 from keras import ops
 
 from keras_dyngate import _hooks
+from keras_dyngate._deprecation import renamed
 from keras_dyngate._images import take_images
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.controllers import force_open_rate
@@ -95,10 +96,11 @@ class _AtRest(keras.Model):
             return self.inner(x, training=False)
 
 
+@renamed(images="x", labels="y")
 def channel_importance(
     model: keras.Model,
-    images: Any,
-    labels: Any,
+    x: Any,
+    y: Any,
     *,
     loss: Any = "sparse_categorical_crossentropy",
     batch_size: int = 16,
@@ -110,8 +112,8 @@ def channel_importance(
 
     Args:
         model: A built net with channel gates, whose trunk is trained.
-        images: An array as the model takes it; some thousands are enough.
-        labels: What `loss` takes, one per image.
+        x: Images, an array as the model takes it; some thousands are enough.
+        y: What `loss` takes, one per image.
         loss: A Keras loss or its name, of the labels and of what the model puts out.
         batch_size: The derivative is of the mean loss of so many images. The fewer, the
             sharper; the more, the faster. Default 16.
@@ -121,6 +123,16 @@ def channel_importance(
 
     Raises:
         ValueError: If the model has no channel gates, or the data do not fit.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary", name="block")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        x = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
+        importance = kd.channel_importance(model, x, np.arange(8) % 2)
+        print(importance["block/channel"])  # one number per channel
+        ```
     """
     if not any(True for _ in gated_masks(model)):
         raise ValueError(
@@ -128,25 +140,25 @@ def channel_importance(
             f"Received: {getattr(model, 'name', model)!r} without any"
         )
     return decision_importance(
-        model, images, labels, loss=loss, batch_size=batch_size, layers=False
+        model, x, y, loss=loss, batch_size=batch_size, layers=False
     )
 
 
 def decision_importance(
     model: keras.Model,
-    images: Any,
-    labels: Any,
+    x: Any,
+    y: Any,
     *,
     loss: Any = "sparse_categorical_crossentropy",
     batch_size: int = 16,
     layers: bool = True,
 ) -> dict[str, np.ndarray]:
     """As `channel_importance`, of the branches under layer gates too: `[1]` each."""
-    images = take_images("images", images, tuple(model.input_shape[1:]))
-    labels = np.asarray(labels)
+    images = take_images("x", x, tuple(model.input_shape[1:]))
+    labels = np.asarray(y)
     if len(labels) != len(images):
         raise ValueError(
-            "`labels` must be as many as `images`. "
+            "`y` must be as many as `x`. "
             f"Received: {len(labels)} labels, {len(images)} images"
         )
     readers = {

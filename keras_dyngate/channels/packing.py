@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_dyngate._checks import positive_int
+from keras_dyngate._deprecation import renamed
 from keras_dyngate._images import take_images
 from keras_dyngate.channels.grouping import group_channels
 from keras_dyngate.channels.importance import gated_masks
@@ -62,7 +63,7 @@ def _split(count: int, holdout: float) -> tuple[np.ndarray, np.ndarray]:
         )
     if count < 2:
         raise ValueError(
-            "`data` must hold two images or more, some of them to be kept apart. "
+            "`x` must hold two images or more, some of them to be kept apart. "
             f"Received: {count}"
         )
     apart = min(max(round(count * holdout), 1), count - 1)
@@ -98,9 +99,10 @@ def _take(decisions: Decisions, orders: dict[str, tuple[int, ...]]) -> Decisions
     }
 
 
+@renamed(data="x")
 def pack_channels(
     model: keras.Model,
-    data: Any,
+    x: Any,
     group_size: int = 16,
     *,
     prune: bool = False,
@@ -112,23 +114,23 @@ def pack_channels(
     An exported file runs channels in groups, and a group when any of its channels is
     open: the fewer groups the open channels of an image are spread over, the less is
     executed. The gated convolutions' channels are reordered, with their gates, by the
-    decisions on `data`; what the net computes stays the same for any input, up to the
+    decisions on `x`; what the net computes stays the same for any input, up to the
     rounding of sums in another order. Both masks of a bottleneck are packed, each by
     itself. Design of this library.
 
-    With `prune`, channels that never open on `data` are removed (as many as leave whole
+    With `prune`, channels that never open on `x` are removed (as many as leave whole
     groups, or one smaller group), and binary gates that never shut on it are held open.
     That may change what the net computes for other images: read the report.
 
     Args:
-        model: A built net with one decision per channel (`gate_group_size=1`). It is
+        model: A built net with one decision per channel (`Gates(group_size=1)`). It is
             left as it is.
-        data: Images as the model takes them, an array or a dataset of images or (image,
+        x: Images as the model takes them, an array or a dataset of images or (image,
             label), two or more. Do not use the test set.
         group_size: Channels that the exported file is to run together. It must divide
             the gated channels of every block that has more.
         prune: Whether to remove and free channels.
-        holdout: Share of `data` that the order is not chosen on, between 0 and 1; the
+        holdout: Share of `x` that the order is not chosen on, between 0 and 1; the
             report compares the nets there.
         batch_size: As in `model.predict`.
 
@@ -139,10 +141,20 @@ def pack_channels(
         ValueError: If the model has no per-channel gates, for data of another shape, or
             for a bad argument.
         NotImplementedError: If a gate's class has no `take_units`.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary", name="block")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        x = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
+        packed, report = kd.pack_channels(model, x, group_size=4)
+        print(report)  # MACs executed before and after, on `x` and on what was kept apart
+        ```
     """
     group_size = positive_int("group_size", group_size)
     blocks = _gated_blocks(model, group_size)
-    images = take_images("data", data, tuple(model.input_shape[1:]))
+    images = take_images("x", x, tuple(model.input_shape[1:]))
     chosen, apart = _split(len(images), holdout)
 
     outputs, decisions = predict_with_decisions(model, images, batch_size)

@@ -68,6 +68,16 @@ class PackingReport:
             relative to the largest output.
         argmax_agreement: Share of them whose largest output is the same, 0 to 1.
         decision_agreement: Share of the remaining channels' decisions that are, 0 to 1.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary", name="block")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        x = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
+        packed, report = kd.pack_channels(model, x, group_size=4)
+        print(report)  # MACs executed before and after, on `x` and on what was kept apart
+        ```
     """
 
     group_size: int

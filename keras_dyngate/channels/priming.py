@@ -1,7 +1,7 @@
 """Gates that begin where a trained net can spare channels.
 
-    model = kd.gated_resnet32(weights="resnet32.npz", gate_group_size=8)
-    kd.prime_gates(model, x_train[:8000], y_train[:8000], target=0.6)
+    model = kd.gated_resnet32(weights="resnet32.npz", gates=kd.Gates(group_size=8))
+    kd.prime_gates(model, x_train[:8000], y_train[:8000], share=0.6)
 
 New gates know nothing of a trained trunk: driven to a budget of MACs, they shut channels
 that matter, and training has to repair what they broke. Primed, they are shut first
@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_dyngate._checks import fraction
+from keras_dyngate._deprecation import renamed
 from keras_dyngate._images import take_images
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.channels.importance import decision_importance, gated_masks
@@ -27,11 +28,12 @@ MOST = 256  # images that the spending is measured on
 HALVINGS = 10
 
 
+@renamed(images="x", labels="y", target="share")
 def prime_gates(
     model: keras.Model,
-    images: Any,
-    labels: Any,
-    target: float,
+    x: Any,
+    y: Any,
+    share: float,
     *,
     spread: float = 3.0,
     loss: Any = "sparse_categorical_crossentropy",
@@ -44,15 +46,15 @@ def prime_gates(
     equally; with everything open the net computes what it did before. Then the biases of
     the gates' logits are set from the logarithm of each unit's importance per MAC, a
     gated branch being one unit: one standard deviation over all units is `spread`, and
-    what is added to all is such that the decisions on these images spend `target`, from
+    what is added to all is such that the decisions on these images spend `share`, from
     the first step of training on. Nothing else of the gates is changed: do this before
     they are trained. Design of this library.
 
     Args:
         model: A built net with gates, whose trunk is trained. Channel gates must be
             `BinaryGate`s; layer gates of another kind are left as they are.
-        images, labels, loss, batch_size: As in `channel_importance`.
-        target: Share of the plain net's MACs to spend, controllers included.
+        x, y, loss, batch_size: As in `channel_importance`.
+        share: Of the plain net's MACs to spend, controllers included.
         spread: How decided the gates begin: logits per standard deviation. Logits are
             cut at 4. Default 3.
 
@@ -62,14 +64,21 @@ def prime_gates(
     Raises:
         ValueError: If the model has other channel gates or no gate that can be primed,
             or for a bad argument.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary", name="block")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        x = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
+        kd.prime_gates(model, x, np.arange(8) % 2, share=0.6)  # least important shut first
+        ```
     """
-    target = fraction("target", target)
+    share = fraction("share", share)
     if not 0.0 < spread < np.inf:
         raise ValueError(f"`spread` must be positive. Received: spread={spread!r}")
     gates = _primed(model)
-    importance = decision_importance(
-        model, images, labels, loss=loss, batch_size=batch_size
-    )
+    importance = decision_importance(model, x, y, loss=loss, batch_size=batch_size)
     values: dict[str, np.ndarray] = {}
     for layer in dynamic_layers(model):
         orders = {}
@@ -85,7 +94,7 @@ def prime_gates(
                 orders[item.key] = order
         if orders:
             reorder_channels(layer, layer, orders)
-    return _settled(model, gates, _logits(values, spread), images, target)
+    return _settled(model, gates, _logits(values, spread), x, share)
 
 
 def _primed(model: keras.Model) -> dict[str, Any]:
@@ -124,12 +133,12 @@ def _settled(
     model: keras.Model,
     gates: dict[str, Any],
     logits: dict[str, np.ndarray],
-    images: Any,
-    target: float,
+    x: Any,
+    share: float,
 ) -> dict[str, np.ndarray]:
-    """Shift all logits alike, so that the decisions spend the target, and set them."""
+    """Shift all logits alike, so that the decisions spend the share, and set them."""
     profile, decider = count_macs(model), DecisionModel(model)
-    shown = take_images("images", images, tuple(model.input_shape[1:]))[:MOST]
+    shown = take_images("x", x, tuple(model.input_shape[1:]))[:MOST]
     flat = np.concatenate(list(logits.values()))
     biases: dict[str, np.ndarray] = {}
 
@@ -148,9 +157,9 @@ def _settled(
         -LOGIT_BOUND - flat.max(),
         LOGIT_BOUND - flat.min(),
     )  # all shut, all open
-    if spends(high) > target:
+    if spends(high) > share:
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            low, high = (low, middle) if spends(middle) > target else (middle, high)
+            low, high = (low, middle) if spends(middle) > share else (middle, high)
         spends(low)
     return dict(biases)

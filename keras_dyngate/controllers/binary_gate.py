@@ -76,6 +76,13 @@ class BinaryGate(Controller):
     References:
         Bejnordi, Blankevoort, Welling: Batch-shaping for learning conditional channel
         gated networks, ICLR 2020, arXiv 1907.06627.
+
+    Example:
+        ```python
+        gate = kd.BinaryGate(4)  # four decisions
+        output = gate(np.random.default_rng(0).normal(size=(2, 8, 8, 16)))
+        print(output.score)  # 0 or 1: [2, 4]
+        ```
     """
 
     binary = True

@@ -19,7 +19,14 @@ from keras_dyngate._saving import KeepsFrozen
 
 
 class ControllerOutput(NamedTuple):
-    """What a controller says of a batch: two tensors of shape `[batch, units]`."""
+    """What a controller says of a batch: two tensors of shape `[batch, units]`.
+
+    Example:
+        ```python
+        score, logit = kd.BinaryGate(4)(np.ones((2, 8, 8, 16)))
+        print(score.shape, logit.shape)  # (2, 4) (2, 4)
+        ```
+    """
 
     score: Any
     logit: Any
@@ -44,6 +51,23 @@ class Controller(KeepsFrozen, keras.layers.Layer):
         training: Whether noise is drawn and penalties are added.
 
     Output: `ControllerOutput(score, logit)`, both `[batch, units]`, float32.
+
+    Example:
+        ```python
+        class FirstHalf(kd.Controller):
+            def compute_logits(self, pooled, training):
+                row = np.where(np.arange(self.units) < self.units // 2, 1.0, -1.0)
+                return keras.ops.zeros_like(pooled[:, :1]) + row.astype("float32")
+
+            def compute_scores(self, logits, training):
+                return keras.ops.cast(logits > 0, logits.dtype)
+
+            def count_macs(self, channels):
+                return 0
+
+        block = kd.GatedBasicBlock(8, channel_gate=FirstHalf(8))
+        y = block(np.ones((1, 4, 4, 8)))
+        ```
     """
 
     binary = False  # whether a score is 0 or 1, nothing between

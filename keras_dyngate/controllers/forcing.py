@@ -68,6 +68,16 @@ def force_open_rate(
 
     Raises:
         ValueError: If the model has no controllers, or a rate is outside 0 to 1.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary", name="block")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        x = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
+        with kd.force_open_rate(model, 0.5):  # half of the channels, controllers still run
+            half = kd.count_macs(model).of(kd.decide(model, x))
+        ```
     """
     channel: list[tuple[Controller, int]] = []
     layer: list[tuple[Controller, int]] = []

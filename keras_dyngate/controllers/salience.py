@@ -58,6 +58,13 @@ class SalienceController(Controller):
     References:
         Xia, Yin, Dai, Jha: Fully dynamic inference with deep neural networks,
         IEEE TETC 2022, arXiv 2007.15151.
+
+    Example:
+        ```python
+        salience = kd.SalienceController(4)
+        output = salience(np.random.default_rng(0).normal(size=(2, 8, 8, 16)))
+        print(output.score)  # from 0, skipped, to 1: [2, 4]
+        ```
     """
 
     def __init__(

@@ -152,6 +152,12 @@ def count_macs(model: keras.Model) -> MacProfile:
     Raises:
         ValueError: If the model is not built, its image size is unknown, or it holds a
             net with early exits.
+
+    Example:
+        ```python
+        net = keras.applications.MobileNet((32, 32, 3), 0.25, weights=None)
+        print(kd.count_macs(net).total)
+        ```
     """
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(

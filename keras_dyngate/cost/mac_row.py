@@ -82,6 +82,14 @@ class MacRow:
         controller: Whether this is a controller or a decision gate, counted apart.
         stage: Of a net with early exits: spent only on a sample whose `exit` decision
             is this or a later one.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary")
+        model = keras.Sequential([keras.Input((8, 8, 4)), block])
+        for row in kd.count_macs(model).layers:
+            print(row.name, row.macs, row.gated)
+        ```
     """
 
     layer: str

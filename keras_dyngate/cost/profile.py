@@ -21,6 +21,17 @@ class MacProfile:
         per_step: Of an anytime net, MACs of going on from sub-network k - 1 to k, the
             head of k included.
         unknown: What could not be counted, by path: its MACs are missing.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary", name="block")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        x = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
+        profile = kd.count_macs(model)
+        print(profile.total, profile.gateable, profile.controllers)
+        print(profile.of(kd.decide(model, x)))  # MACs of each image: [8]
+        ```
     """
 
     layers: tuple[MacRow, ...]

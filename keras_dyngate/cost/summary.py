@@ -105,6 +105,13 @@ def summary(
 
     Returns:
         The `MacProfile` that was printed.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary")
+        model = keras.Sequential([keras.Input((8, 8, 4)), block])
+        kd.summary(model, measure=False)  # MACs by layer, what gates may save
+        ```
     """
     profile = count_macs(model)
     gates = {layer.name: _decision_of(layer) for layer in dynamic_layers(model)}

@@ -25,6 +25,7 @@ from keras_dyngate._checks import (
     positive_int,
     whole_number,
 )
+from keras_dyngate._deprecation import renamed
 from keras_dyngate._files import writable_target, write_whole
 from keras_dyngate._graph import flat_graph
 from keras_dyngate._images import finite_images
@@ -69,12 +70,13 @@ TIE = 1.05  # times as slow is hardly slower
 NEAR = 0.02  # a static net this far below the wish in Keras is not made a file of
 
 
+@renamed(max_accuracy_drop="accuracy_drop")
 def add_exits(
     model: keras.Model,
     train: Any,
     validation: Any,
     *,
-    max_accuracy_drop: float = 0.0,
+    accuracy_drop: float = 0.0,
     confidence: float | None = None,
     quantization: str | None = None,
     exits: int | str | Sequence[Any] = "auto",
@@ -98,7 +100,7 @@ def add_exits(
             what 8-bit files are calibrated with.
         validation: The like, not among those of `train`: places, thresholds and the
             choice between nets come from it, so that another set must judge the result.
-        max_accuracy_drop: Accuracy that may be lost on `validation` against the net as
+        accuracy_drop: Accuracy that may be lost on `validation` against the net as
             it is, -1 to 1. Default 0.
         confidence: Probability at which that holds on fresh pictures too, such as .9, of
             the thresholds, and of each static net, on its own (see
@@ -125,10 +127,28 @@ def add_exits(
     Raises:
         ValueError: For a model that cannot carry exits, pictures or labels that do not
             suit it, a wish that cannot be kept to, or a bad argument.
+
+    Example:
+        ```python
+        net = keras.Sequential(
+            [
+                keras.Input((16, 16, 3)),
+                keras.layers.Conv2D(8, 3, 2, activation="relu", name="early"),
+                keras.layers.Conv2D(16, 3, 2, activation="relu", name="late"),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(4),
+            ]
+        )
+        x = np.random.default_rng(0).uniform(0, 255, (64, 16, 16, 3)).astype("float32")
+        result = kd.add_exits(
+            net, x[:32], (x[32:], np.arange(32) % 4), exits=["early"], first=None, epochs=1
+        )
+        print(result.sentence)
+        ```
     """
     start = time.perf_counter()
     check_trunk(model)
-    drop = fraction("max_accuracy_drop", max_accuracy_drop, low=-1)
+    drop = fraction("accuracy_drop", accuracy_drop, low=-1)
     boolean("joint", joint)
     positive_int("epochs", epochs)
     whole_number("seed", seed)
@@ -480,11 +500,11 @@ def _rivals(
         return loss_p_value(worse, better, len(right), drop) <= 1 - confidence
 
     tried: list[tuple[str, keras.Model, str | None]] = []
-    for number, place in enumerate(net.after, 1):
-        static = cut_at_exit(net, number)
+    for number, place in enumerate(net.after):
+        static = cut_at_exit(net, exit=number)
         if float((_labels(static, maker.x) == maker.y).mean()) < wanted - NEAR:
             continue
-        first = net.stages[number - 1].at_input
+        first = net.stages[number].at_input
         name = "the first net alone" if first else f"cut after {place}"
         tried.append((name, static, maker.quantization))
     if net.trunk is not model:

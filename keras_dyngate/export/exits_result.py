@@ -92,6 +92,24 @@ class ExitsResult:
         classes: Who leaves early, by class.
         placement: How the places were chosen, if they were.
         seconds: Of the whole.
+
+    Example:
+        ```python
+        net = keras.Sequential(
+            [
+                keras.Input((16, 16, 3)),
+                keras.layers.Conv2D(8, 3, 2, activation="relu", name="early"),
+                keras.layers.Conv2D(16, 3, 2, activation="relu", name="late"),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(4),
+            ]
+        )
+        x = np.random.default_rng(0).uniform(0, 255, (64, 16, 16, 3)).astype("float32")
+        result = kd.add_exits(
+            net, x[:32], (x[32:], np.arange(32) % 4), exits=["early"], first=None, epochs=1
+        )
+        print(result.sentence)
+        ```
     """
 
     model: keras.Model

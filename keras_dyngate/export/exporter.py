@@ -212,6 +212,15 @@ def export_tflite(
         UserWarning: If labels or exits of the file agree with Keras on fewer than 98 %
             of the images it was compared on, near ties apart; or if images that should
             be 0 to 255 are 0 to 1.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary", name="block")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        report = kd.export_tflite(model, "net.tflite", quantization="dynamic")
+        print(report)  # sizes, signatures, branches, the comparison with Keras
+        ```
     """
     graph = check_model(model)
     shape: tuple[int, ...] = tuple(graph.inputs[0].shape[1:])

@@ -27,6 +27,15 @@ class ExportReport:
             `path_ms`.
         subnetworks: Of an anytime net, what each step and sub-network costs.
         parity: Agreement with Keras; None if `parity_data` was False.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary", name="block")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        report = kd.export_tflite(model, "net.tflite", quantization="dynamic")
+        print(report.bytes, report.signatures, report.parity)
+        ```
     """
 
     path: str

@@ -25,6 +25,12 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Input shape: As in Keras.
     Output shape: That of the input.
+
+    Example:
+        ```python
+        norm = kd.BatchNormalization(momentum=0.9)
+        y = norm(np.random.default_rng(0).normal(size=(8, 4, 4, 3)), training=True)
+        ```
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:

@@ -22,6 +22,12 @@ class ChannelPadding(keras.layers.Layer):
 
     Raises:
         ValueError: For a bad argument, or channels that are no whole runs.
+
+    Example:
+        ```python
+        y = kd.ChannelPadding(2, 3)(np.ones((1, 4, 4, 4)))  # two runs of 2 become 3
+        print(y.shape[-1])  # 6
+        ```
     """
 
     def __init__(self, width: int, padded: int, **kwargs: Any) -> None:

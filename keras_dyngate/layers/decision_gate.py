@@ -48,6 +48,13 @@ class DecisionGate(ExitGate):
         deep neural networks by decision gates, CVPR workshops 2019, arXiv 1811.01476.
         "cross_entropy" with "entropy" is the exit of BranchyNet: Teerapittayanon,
         McDanel, Kung, ICPR 2016.
+
+    Example:
+        ```python
+        gate = kd.DecisionGate(4)
+        scores = gate(np.random.default_rng(0).normal(size=(2, 8, 8, 16)))
+        print(gate.confidence_of(scores))  # who reaches the threshold leaves here
+        ```
     """
 
     def __init__(

@@ -26,6 +26,14 @@ class Decision(NamedTuple):
         controller: What takes it.
         units: Which of the controller's units are this decision's.
         channels: How many channels these cover together; 1: the layer as a whole.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary")
+        y = block(np.ones((1, 8, 8, 4)))
+        for decision in block.decisions():
+            print(decision.key, decision.groups)  # channel 4
+        ```
     """
 
     key: str
@@ -50,6 +58,15 @@ class DynamicLayer(KeepsFrozen, keras.layers.Layer):
     Call arguments:
         x: What the layer's subclass takes.
         training: Passed on to the controllers and to `dense`.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary")
+        model = keras.Sequential([keras.Input((8, 8, 4)), block])
+        for layer in model.layers:
+            if isinstance(layer, kd.DynamicLayer):
+                print(layer.name, [decision.key for decision in layer.decisions()])
+        ```
     """
 
     def decisions(self) -> tuple[Decision, ...]:

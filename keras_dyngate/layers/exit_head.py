@@ -51,6 +51,19 @@ class ExitHead(ExitGate):
         Heads with convolutions of their own: Huang et al., Multi-scale dense networks,
         ICLR 2018. Whole nets in a cascade: Streeter, ICML 2018; Wang et al., Wisdom of
         Committees, 2021, arXiv 2012.01988.
+
+    Example:
+        ```python
+        body = keras.Sequential(
+            [
+                keras.Input((8, 8, 16)),
+                keras.layers.SeparableConv2D(8, 3, activation="relu"),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(4),
+            ]
+        )
+        scores = kd.ExitHead(4, body)(np.ones((2, 8, 8, 16)))  # [2, 4]
+        ```
     """
 
     def __init__(

@@ -20,6 +20,12 @@ class GatedBasicBlock(GatedBlock):
 
     References:
         Bejnordi, Blankevoort, Welling, ICLR 2020, arXiv 1907.06627.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(16, channel_gate=kd.BinaryGate(4), layer_gate="binary")
+        y = block(np.ones((1, 8, 8, 16)))  # four groups of channels, and the whole block
+        ```
     """
 
     def branch_specs(self) -> list[tuple[int, int, int]]:

@@ -23,6 +23,12 @@ class GatedBottleneckBlock(GatedBlock):
     Args, shapes, errors: See `GatedBlock`; `channel_gate` has one unit per group and
         masked activation, and the block puts out `4 * filters` channels.
         gated_activations: "both" (default) or "last".
+
+    Example:
+        ```python
+        block = kd.GatedBottleneckBlock(4, channel_gate=kd.BinaryGate(8))
+        y = block(np.ones((1, 8, 8, 16)))  # 4 * 4 channels; four gates for each activation
+        ```
     """
 
     masked = ACTIVATIONS["both"]

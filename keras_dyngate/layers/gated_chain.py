@@ -55,6 +55,25 @@ class GatedChain(DynamicLayer):
     that takes: batch normalization of a channel that is shut would not be 0. Where a
     squeeze-and-excite stands between, it stands before that. A layer gate of score 0
     leaves the shortcut alone.
+
+    Example:
+        ```python
+        class Pair(kd.GatedChain):  # the channels between two convolutions
+            def __init__(self, **kwargs):
+                super().__init__(**kwargs)
+                self.channel_gate = kd.BinaryGate(4)
+                self.first = keras.layers.Conv2D(16, 3, activation="relu")
+                self.last = keras.layers.Conv2D(8, 1)
+
+            def links(self):
+                return self.first, self.last
+
+            def build(self, input_shape):
+                self.build_links(input_shape)
+
+        image = keras.Input((8, 8, 3))
+        print(kd.count_macs(keras.Model(image, Pair()(image))).gateable)
+        ```
     """
 
     masked: tuple[int, ...] = (0,)

@@ -36,6 +36,14 @@ class GatedResidual(DynamicLayer):
 
     Raises:
         ValueError: For a body of another kind or shape, or a gate of several units.
+
+    Example:
+        ```python
+        body = keras.Sequential(
+            [keras.Input((8, 8, 4)), keras.layers.Conv2D(4, 3, padding="same")]
+        )
+        y = kd.GatedResidual(body)(np.ones((1, 8, 8, 4)))  # x, or x + body(x)
+        ```
     """
 
     def __init__(self, body: Any, layer_gate: Any = "binary", **kwargs: Any) -> None:

@@ -35,6 +35,13 @@ class GatedSequence(GatedChain):
 
     Raises:
         ValueError: For layers of another kind, or units that do not divide the channels.
+
+    Example:
+        ```python
+        layers = [keras.layers.Dense(32, activation="gelu"), keras.layers.Dense(8)]
+        mlp = kd.GatedSequence(layers, channel_gate=kd.BinaryGate(4))
+        y = mlp(np.ones((2, 8)))  # four groups of the 32 units
+        ```
     """
 
     def __init__(

@@ -54,6 +54,13 @@ class NestedConv2D(keras.layers.Conv2D):
 
     References:
         The prefixes are those of I-ResNeXt; see `inclusive_resnext`.
+
+    Example:
+        ```python
+        conv = kd.NestedConv2D(8, 3, subnetworks=4, nested="filters")
+        x = np.ones((1, 8, 8, 3))
+        print(conv(x).shape[-1], conv(x, k=1).shape[-1])  # 8 2
+        ```
     """
 
     def __init__(

@@ -34,6 +34,15 @@ class NestedDense(keras.layers.Dense):
 
     Raises:
         ValueError: For a bad argument, or inputs of another width.
+
+    Example:
+        ```python
+        dense = kd.NestedDense(5, slices=2)
+        x = np.ones((1, 8))
+        whole = dense(x)
+        first = dense(x[:, :4], last=1)
+        again = dense(x[:, 4:], carried=first, first=2)  # equals `whole`
+        ```
     """
 
     def __init__(self, units: int, *, slices: int, **kwargs: Any) -> None:

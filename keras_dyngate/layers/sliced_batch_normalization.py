@@ -31,6 +31,13 @@ class SlicedBatchNormalization(BatchNormalization):
     Raises:
         ValueError: If K does not divide the channels, for slices out of range, inputs of
             another width, another axis, or training on some of the slices.
+
+    Example:
+        ```python
+        norm = kd.SlicedBatchNormalization(slices=2)
+        x = np.ones((1, 4, 4, 8))
+        whole, second = norm(x), norm(x[..., 4:], first=2)  # the slice alone
+        ```
     """
 
     def __init__(self, *, slices: int, **kwargs: Any) -> None:

@@ -57,6 +57,14 @@ class SlicedConv2D(keras.layers.Conv2D):
     References:
         The sparsity is that of vertical slicing; the two executions are designs of this
         library.
+
+    Example:
+        ```python
+        conv = kd.SlicedConv2D(8, 3, slices=2)
+        x = np.random.default_rng(0).normal(size=(1, 8, 8, 4))
+        whole = conv(x)
+        first = conv(x[..., :2], last=1)  # equals whole[..., :4]
+        ```
     """
 
     def __init__(

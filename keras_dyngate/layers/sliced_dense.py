@@ -41,6 +41,13 @@ class SlicedDense(keras.layers.Dense):
     Raises:
         ValueError: For units or features that are no K slices, slices out of range, or
             inputs of another width.
+
+    Example:
+        ```python
+        dense = kd.SlicedDense([3, 3], slices=2)  # two heads of three classes
+        x = np.ones((1, 8))
+        whole, second = dense(x), dense(x, first=2)  # of the second head alone
+        ```
     """
 
     def __init__(

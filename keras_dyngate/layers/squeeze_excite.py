@@ -29,6 +29,15 @@ class SqueezeExcite(keras.layers.Layer):
 
     References:
         Hu, Shen, Sun: Squeeze-and-Excitation Networks, CVPR 2018.
+
+    Example:
+        ```python
+        dense = keras.layers.Dense
+        body = keras.Sequential(
+            [keras.Input((8,)), dense(2, activation="relu"), dense(8, activation="sigmoid")]
+        )
+        y = kd.SqueezeExcite(body)(np.ones((1, 4, 4, 8)))
+        ```
     """
 
     def __init__(self, body: Any, **kwargs: Any) -> None:

@@ -109,6 +109,13 @@ class AnytimeLoss(keras.losses.Loss):
     Raises:
         ValueError: For weights that are negative or not K, or a taxonomy that does not
             fit the outputs.
+
+    Example:
+        ```python
+        loss = kd.AnytimeLoss(weights=[0.5, 1.0])
+        outputs = np.array([[[0.9, 0.1], [0.2, 0.8]]])  # of two sub-networks, two classes
+        print(loss(np.array([1]), outputs))  # 0.5 * -log(0.1) - log(0.8)
+        ```
     """
 
     def __init__(

@@ -47,7 +47,11 @@ class OneVsAllHinge(keras.losses.Loss):
         y_pred: Scores `[N, classes]`, not squashed.
 
     Example:
-        Scores (2.0, -1.5, 0.2) with true class 0 cost (0 + 0 + 1.2) / 3 = 0.4.
+        ```python
+        loss = kd.OneVsAllHinge()
+        scores = np.array([[2.0, -1.5, 0.2]])
+        print(loss(np.array([0]), scores))  # (0 + 0 + 1.2) / 3 = 0.4
+        ```
     """
 
     def __init__(

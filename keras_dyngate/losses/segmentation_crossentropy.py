@@ -39,6 +39,13 @@ class SegmentationCrossentropy(keras.losses.Loss):
     Raises:
         ValueError: If a weight is negative, all are 0, or their number is not that of
             the classes.
+
+    Example:
+        ```python
+        loss = kd.SegmentationCrossentropy(ignore_class=255)
+        labels = np.array([[[0, 1], [255, 2]]])  # 255: this pixel does not count
+        print(loss(labels, np.zeros((1, 2, 2, 3))))  # log(3)
+        ```
     """
 
     def __init__(

@@ -33,6 +33,12 @@ class AnytimeAccuracy(keras.metrics.Mean):
 
     Raises:
         ValueError: For a level that the head or the arguments do not have.
+
+    Example:
+        ```python
+        model = kd.sliced_resnet(blocks=1, width=16, subnetworks=2)
+        model.compile("sgd", metrics=[kd.AnytimeAccuracy(1), kd.AnytimeAccuracy(2)])
+        ```
     """
 
     def __init__(

@@ -33,6 +33,14 @@ def add_auxiliary_head(model: keras.Model) -> keras.Model:
 
     Raises:
         ValueError: If the model has no stage 3 or no layer `logits`.
+
+    Example:
+        ```python
+        model = kd.pspnet50(input_shape=(96, 96, 3), classes=3, width=0.03125, bins=(1, 2))
+        training = kd.add_auxiliary_head(model)
+        loss = kd.SegmentationCrossentropy()
+        training.compile("sgd", loss={"logits": loss, "aux": loss}, loss_weights=[1.0, 0.4])
+        ```
     """
     names = [layer.name for layer in model.layers]
     stage3 = [name for name in names if name.startswith("stage3_block")]

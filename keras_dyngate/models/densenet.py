@@ -8,15 +8,16 @@ Names of layers: `block2_layer3_conv1`, `transition2_conv`; `block2_out` is the 
 a dense block, before its transition.
 """
 
-import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
+from keras_dyngate._checks import one_of
 from keras_dyngate.layers import BatchNormalization
 from keras_dyngate.layers.gated_block import conv_bn
+from keras_dyngate.models.depths import of_depth
 from keras_dyngate.models.parts import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -99,9 +100,25 @@ def build_densenet(
     return model
 
 
-_DOC = """DenseNet-{depth}: growth 32, bottlenecks of 128 channels, reduction 0.5.
+def densenet(
+    depth: int,
+    *,
+    stem: str = "imagenet",
+    include_top: bool = True,
+    weights: str | os.PathLike[str] | None = None,
+    input_shape: Sequence[int | None] | None = None,
+    pooling: str | None = None,
+    classes: int | None = None,
+    classifier_activation: Any = "softmax",
+    name: str | None = None,
+    include_preprocessing: bool = True,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> keras.Model:
+    """DenseNet of the given depth: growth 32, bottlenecks of 128, reduction 0.5.
 
     Args:
+        depth: 121, 169 or 201.
         stem: "imagenet" (default): 7x7 convolution of stride 2 and 3x3 max pooling; or
             "cifar": one 3x3 convolution, no pooling.
         include_top: Whether to end in average pooling and a dense layer.
@@ -111,7 +128,7 @@ _DOC = """DenseNet-{depth}: growth 32, bottlenecks of 128 channels, reduction 0.
         pooling: Without the top: None, "avg" or "max".
         classes: Outputs of the dense layer. Default 1000, or 10 with the stem "cifar".
         classifier_activation: Of the dense layer; None for logits.
-        name: Of the model.
+        name: Of the model. None: that of the function.
         include_preprocessing: Whether the model normalises its input, RGB from 0 to
             255, by `mean` and `std`.
         mean, std: Per channel, of images from 0 to 1. Default: ImageNet's.
@@ -122,32 +139,20 @@ _DOC = """DenseNet-{depth}: growth 32, bottlenecks of 128 channels, reduction 0.
 
     Raises:
         ValueError: For bad arguments, or weights of another architecture.
+
+    Example:
+        ```python
+        model = kd.densenet121(stem="cifar", classes=10)
+        for point in kd.cut_points(model)[:3]:  # where an exit may leave
+            print(point.layer, point.share)
+        ```
     """
+    options = dict(locals())  # the arguments, by their names
+    blocks = BLOCKS[one_of("depth", options.pop("depth"), tuple(BLOCKS))]
+    options["name"] = f"densenet{depth}" if name is None else name
+    return build_densenet(blocks, **options)
 
 
-def _constructor(depth: int) -> Callable[..., keras.Model]:
-    name = f"densenet{depth}"
-    parameters = {
-        key: parameter.replace(default=name) if key == "name" else parameter
-        for key, parameter in inspect.signature(build_densenet).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
-
-    def construct(**kwargs: Any) -> keras.Model:
-        if unknown := sorted(set(kwargs) - set(parameters)):
-            raise TypeError(f"{name}() got unexpected arguments: {unknown}")
-        return build_densenet(BLOCKS[depth], **{"name": name, **kwargs})
-
-    construct.__name__ = construct.__qualname__ = name
-    construct.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        list(parameters.values())
-    )
-    construct.__doc__ = _DOC.format(depth=depth)
-    return construct
-
-
-densenet121 = _constructor(121)
-densenet169 = _constructor(169)
-densenet201 = _constructor(201)
-
-__all__ = ["densenet121", "densenet169", "densenet201"]
+densenet121 = of_depth(densenet, 121)
+densenet169 = of_depth(densenet, 169)
+densenet201 = of_depth(densenet, 201)

@@ -5,31 +5,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_dyngate import controllers
-from keras_dyngate._checks import positive_int
+from keras_dyngate._checks import one_of, positive_int
+from keras_dyngate.layers.gated_bottleneck_block import ACTIVATIONS
 
 
-def units_of(
-    width: int,
-    group_size: int | None,
-    groups: int | None,
-    where: str,
-    prefix: str = "",
-) -> int:
-    """Decisions over `width` channels of the place `where`, or an error that names it.
-
-    Args:
-        prefix: What the names of the arguments begin with, in errors.
-    """
+def units_of(width: int, group_size: int | None, groups: int | None, where: str) -> int:
+    """Decisions over `width` channels of the place `where`, or an error that names it."""
     if group_size is not None and groups is not None:
         raise ValueError(
-            f"Give one of `{prefix}group_size` and `{prefix}groups`. Received: "
-            f"{prefix}group_size={group_size!r}, {prefix}groups={groups!r}"
+            "Give one of `group_size` and `groups`. Received: "
+            f"group_size={group_size!r}, groups={groups!r}"
         )
     if groups is not None:
-        name, value = f"{prefix}groups", groups
+        name, value = "groups", groups
         units = positive_int(name, groups)
     else:
-        name, value = f"{prefix}group_size", 1 if group_size is None else group_size
+        name, value = "group_size", 1 if group_size is None else group_size
         size = positive_int(name, value)
         units = width // size if width % size == 0 else 0
     if units == 0 or width % units:
@@ -42,17 +33,27 @@ def units_of(
     return units
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Gates:
     """How channels and layers are gated.
 
-    Attributes:
+    Args:
         channel: Of channels: a name ("binary", "salience"), a callable that makes a
-            `Controller` from `units`, or None: no gates.
-        layer: The same, of whole layers.
+            `Controller` from `units`, or None: no gates. Default "binary".
+        layer: The same, of whole layers. Default None.
         groups: Decisions per gated activation.
-        group_size: Or: one decision per so many neighbouring channels. Default 1.
+        group_size: Or: one decision per so many neighbouring channels. Default 1, the
+            paper's.
         channel_regularizers, layer_regularizers: `GateRegularizer`s of each gate.
+        activations: Of a bottleneck: "both" of its inner activations or the "last", see
+            `GatedBottleneckBlock`. None: "both", and "last" in LC-Nets.
+
+    Example:
+        ```python
+        price = kd.GateSparsity(0.01, weighting="macs")
+        gates = kd.Gates(groups=4, channel_regularizers=[price])
+        model = kd.gated_resnet20(gates=gates, input_shape=(16, 16, 3), width=0.25)
+        ```
     """
 
     channel: Any = "binary"
@@ -61,6 +62,16 @@ class Gates:
     group_size: int | None = None
     channel_regularizers: Any = None
     layer_regularizers: Any = None
+    activations: str | None = None
+
+    def __post_init__(self) -> None:
+        one_of("activations", self.activations, (*ACTIVATIONS, None))
+
+    def __repr__(self) -> str:
+        """What was said of them, so that signatures stay short."""
+        fields = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))
+        said = [f"{f.name}={value!r}" for f, value in fields if value != f.default]
+        return f"Gates({', '.join(said)})"
 
     def for_channels(self, widths: Sequence[int], where: str) -> Any:
         """A new controller for activations of so many channels; None without.

@@ -1,7 +1,8 @@
 """Pyramid scene parsing: a class for every pixel, on a dilated residual trunk.
 
-    model = gated_pspnet50(gate_groups=4, gate_regularizers=["batch_shaping"])
-    load_trunk_weights(model, gated_resnet50(gate_groups=4, weights="trunk.keras"))
+    gates = Gates(groups=4, channel_regularizers=["batch_shaping"])
+    model = gated_pspnet50(gates=gates)
+    load_trunk_weights(model, gated_resnet50(gates=gates, weights="trunk.keras"))
 
 The trunk is that of `resnet50` without its last two halvings: stages 3 and 4 dilate, so
 that its map has an eighth of the image's sides. The pooled maps of several grids, from
@@ -12,17 +13,18 @@ trunk of a classifier computes here what it was trained to, at more places [desi
 library]. Layers have the names they have in `resnet50`.
 """
 
-import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from keras_dyngate._backend import copy_variable
-from keras_dyngate._checks import positive_int
+from keras_dyngate._checks import one_of, positive_int
 from keras_dyngate.layers.gated_block import conv_bn
+from keras_dyngate.models.depths import of_depth
+from keras_dyngate.models.gates import Gates
 from keras_dyngate.models.parts import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -30,16 +32,11 @@ from keras_dyngate.models.parts import (
     check_arguments,
     normalize,
 )
-from keras_dyngate.models.resnet import (
-    ARCHITECTURES,
-    CONTROL,
-    DEFAULTS,
-    KIND_ARGS,
-    apply_stages,
-)
+from keras_dyngate.models.resnet import ARCHITECTURES, apply_stages, old_gates
 from keras_dyngate.models.weight_files import load_weights, warn_of_new_layer
 from keras_dyngate.models.weights import load_trunk_weights
 
+DEPTHS = (50, 101)
 DILATIONS = (1, 1, 2, 4)
 DROPOUT = 0.1
 _HEAD = ("pyramid", "head_")  # how the names of layers after the trunk begin
@@ -125,29 +122,24 @@ def _load(model: keras.Model, path: str | os.PathLike[str]) -> None:
         warn_of_new_layer(model, path, left, "head_classifier")
 
 
-def build_pspnet(
+def _build(
+    kind: str,
     depth: int,
     *,
-    weights: str | os.PathLike[str] | None = None,
-    input_shape: Sequence[int] = (713, 713, 3),
-    classes: int = 19,
-    classifier_activation: Any = None,
-    bins: Sequence[int] = (1, 2, 3, 6),
-    name: str | None = None,
-    width: float = 1.0,
-    include_preprocessing: bool = True,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
-    channel_gate: Any = None,
-    layer_gate: Any = None,
-    gate_group_size: int | None = None,
-    gate_groups: int | None = None,
-    gate_regularizers: Any = None,
-    layer_regularizers: Any = None,
-    gated_activations: str = "both",
+    weights: str | os.PathLike[str] | None,
+    input_shape: Sequence[int],
+    classes: int,
+    classifier_activation: Any,
+    bins: Sequence[int],
+    name: str | None,
+    width: float,
+    include_preprocessing: bool,
+    mean: Sequence[float],
+    std: Sequence[float],
+    gates: Gates | None = None,
 ) -> keras.Model:
     """Build a segmentation net; see the constructors for the arguments."""
-    arch = ARCHITECTURES[depth]
+    arch = ARCHITECTURES[one_of("depth", depth, DEPTHS)]
     shape, classes = check_arguments("imagenet", input_shape, None, classes)
     size = [side for side in shape[:2] if side is not None]
     if len(size) < 2:
@@ -166,34 +158,40 @@ def build_pspnet(
     if include_preprocessing:
         x = normalize(x, mean, std)
     x = apply_stem(x, widths[0], "imagenet")
-    x = apply_stages(
-        x,
-        arch,
-        widths,
-        DILATIONS,
-        channel_gate=channel_gate,
-        layer_gate=layer_gate,
-        gate_group_size=gate_group_size,
-        gate_groups=gate_groups,
-        gate_regularizers=gate_regularizers,
-        layer_regularizers=layer_regularizers,
-        gated_activations=gated_activations,
-    )
+    x = apply_stages(x, arch, widths, DILATIONS, gates)
     filters = x.shape[-1] // 4
     x = apply_classifier(apply_pyramid(x, bins), filters, classes, "head")
     x = upsample(x, size, "logits", "float32")
     if classifier_activation is not None:
         activate = keras.layers.Activation
         x = activate(classifier_activation, name="answer", dtype="float32")(x)
-    model = keras.Model(image, x, name=name)
+    model = keras.Model(image, x, name=f"{kind}{depth}" if name is None else name)
     if weights is not None:
         _load(model, weights)
     return model
 
 
-_DOC = """{kind} PSPNet on a dilated ResNet-{depth}, a class for every pixel.
+# `locals()`, first thing in a function, are all of its arguments by their names.
+
+
+def pspnet(
+    depth: int,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    input_shape: Sequence[int] = (713, 713, 3),
+    classes: int = 19,
+    classifier_activation: Any = None,
+    bins: Sequence[int] = (1, 2, 3, 6),
+    name: str | None = None,
+    width: float = 1.0,
+    include_preprocessing: bool = True,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> keras.Model:
+    """Plain PSPNet on a dilated ResNet of the given depth, a class for every pixel.
 
     Args:
+        depth: 50 or 101.
         weights: None (random), or a path: `.keras` or `.weights.h5` of a net of this
             kind; or the trunk alone from a classifier, `.keras`, or `.npz` with the
             names and layouts of PyTorch and torchvision.
@@ -205,7 +203,7 @@ _DOC = """{kind} PSPNet on a dilated ResNet-{depth}, a class for every pixel.
         width: Multiplies the channels of every stage.
         include_preprocessing: Whether the model normalises its input, RGB from 0 to
             255, by `mean` and `std`.
-        mean, std: Per channel, of images from 0 to 1. Default: ImageNet's.{control}
+        mean, std: Per channel, of images from 0 to 1. Default: ImageNet's.
 
     Returns:
         A `keras.Model` from `[batch, height, width, channels]` to float32 logits
@@ -217,35 +215,75 @@ _DOC = """{kind} PSPNet on a dilated ResNet-{depth}, a class for every pixel.
 
     References:
         Zhao et al., Pyramid Scene Parsing Network, CVPR 2017, arXiv 1612.01105.
+
+    Example:
+        ```python
+        model = kd.pspnet50(input_shape=(96, 96, 3), classes=3, width=0.0625)
+        logits = model.predict(np.zeros((1, 96, 96, 3)), verbose=0)  # [1, 96, 96, 3]
+        ```
     """
+    return _build("pspnet", **locals())
 
 
-def _constructor(depth: int, kind: str) -> Callable[..., keras.Model]:
-    name = f"{kind}pspnet{depth}"
-    defaults = {"name": name, **DEFAULTS[kind]}
-    parameters = {
-        key: parameter.replace(default=defaults.get(key, parameter.default))
-        for key, parameter in inspect.signature(build_pspnet).parameters.items()
-        if key != "depth" and (kind or key not in CONTROL)
-    }
+@old_gates
+def gated_pspnet(
+    depth: int,
+    *,
+    gates: Gates | None = Gates(),
+    weights: str | os.PathLike[str] | None = None,
+    input_shape: Sequence[int] = (713, 713, 3),
+    classes: int = 19,
+    classifier_activation: Any = None,
+    bins: Sequence[int] = (1, 2, 3, 6),
+    name: str | None = None,
+    width: float = 1.0,
+    include_preprocessing: bool = True,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> keras.Model:
+    """Channel-gated PSPNet on a dilated ResNet of the given depth.
 
-    def construct(**kwargs: Any) -> keras.Model:
-        if unknown := sorted(set(kwargs) - set(parameters)):
-            raise TypeError(f"{name}() got unexpected arguments: {unknown}")
-        return build_pspnet(depth, **{**defaults, **kwargs})
+    Args:
+        depth: 50 or 101.
+        gates: Which gates the blocks of the trunk have: by default a binary one per
+            channel. None: none.
+        weights: None (random), or a path: `.keras` or `.weights.h5` of a net of this
+            kind; or the trunk alone from a classifier, `.keras`, or `.npz` with the
+            names and layouts of PyTorch and torchvision.
+        input_shape: (height, width, channels), known. Default (713, 713, 3).
+        classes: Of a pixel. Default 19.
+        classifier_activation: "softmax" for probabilities. Default None: logits.
+        bins: Cells along a side of each grid of the pyramid. Default (1, 2, 3, 6).
+        name: Of the model.
+        width: Multiplies the channels of every stage.
+        include_preprocessing: Whether the model normalises its input, RGB from 0 to
+            255, by `mean` and `std`.
+        mean, std: Per channel, of images from 0 to 1. Default: ImageNet's.
 
-    construct.__name__ = construct.__qualname__ = name
-    construct.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        list(parameters.values())
-    )
-    title = "Channel-gated" if kind else "Plain"
-    construct.__doc__ = _DOC.format(kind=title, depth=depth, control=KIND_ARGS[kind])
-    return construct
+    Returns:
+        A `keras.Model` from `[batch, height, width, channels]` to float32 logits
+        `[batch, height, width, classes]`. `add_auxiliary_head` helps to train it.
+
+    Raises:
+        ValueError: For bad arguments, weights of another architecture, or an image too
+            small for the pyramid.
+
+    References:
+        Zhao et al., Pyramid Scene Parsing Network, CVPR 2017, arXiv 1612.01105.
+
+    Example:
+        ```python
+        gates = kd.Gates(groups=2)
+        model = kd.gated_pspnet50(
+            gates=gates, input_shape=(96, 96, 3), classes=3, width=0.0625
+        )
+        print(kd.count_macs(model).gateable)
+        ```
+    """
+    return _build("gated_pspnet", **locals())
 
 
-pspnet50 = _constructor(50, "")
-pspnet101 = _constructor(101, "")
-gated_pspnet50 = _constructor(50, "gated_")
-gated_pspnet101 = _constructor(101, "gated_")
-
-__all__ = ["gated_pspnet50", "gated_pspnet101", "pspnet50", "pspnet101"]
+pspnet50 = of_depth(pspnet, 50)
+pspnet101 = of_depth(pspnet, 101)
+gated_pspnet50 = of_depth(gated_pspnet, 50)
+gated_pspnet101 = of_depth(gated_pspnet, 101)

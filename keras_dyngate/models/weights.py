@@ -211,6 +211,13 @@ def load_trunk_weights(target: keras.Model, source: keras.Model) -> keras.Model:
     Raises:
         ValueError: If the trunks differ or a number is not finite: the message names
             the first mismatch, and nothing is changed.
+
+    Example:
+        ```python
+        plain = kd.resnet20(input_shape=(16, 16, 3), width=0.25)
+        gated = kd.gated_resnet20(input_shape=(16, 16, 3), width=0.25)
+        kd.load_trunk_weights(gated, plain)  # starts from the plain net, with new gates
+        ```
     """
     copy_trunk(target, source, f"The net {source.name!r}")
     return target

@@ -175,6 +175,12 @@ class BatchShaping(GateRegularizer):
 
     References:
         Bejnordi, Blankevoort, Welling, ICLR 2020, arXiv 1907.06627.
+
+    Example:
+        ```python
+        fading = kd.LinearSchedule(0.75, 0.0, end=0.2)
+        gate = kd.BinaryGate(4, regularizers=[kd.BatchShaping(coefficient=fading)])
+        ```
     """
 
     def __init__(

@@ -27,6 +27,12 @@ class GateAgreement(GateRegularizer):
 
     Raises:
         ValueError: In the call, if the groups do not divide the gates.
+
+    Example:
+        ```python
+        price = kd.GateAgreement(0.002, group_size=8)
+        gate = kd.BinaryGate(16, regularizers=[price])
+        ```
     """
 
     def __init__(

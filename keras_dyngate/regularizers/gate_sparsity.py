@@ -33,6 +33,12 @@ class GateSparsity(GateRegularizer):
     Raises:
         ValueError: In the call, if weighting is "macs" and the MACs are not known
             because no block holds the controller.
+
+    Example:
+        ```python
+        price = kd.GateSparsity(0.01, weighting="macs", reduction="mean")
+        gates = kd.Gates(group_size=8, channel_regularizers=[price])
+        ```
     """
 
     def __init__(

@@ -21,6 +21,18 @@ class GateRegularizer:
         coefficient: A number, or a callable of training progress (0 to 1) such as
             `LinearSchedule`. To be saved with a model it must be serializable by Keras.
         name: Under which the coefficient appears in logs and files.
+
+    Example:
+        ```python
+        class Doubt(kd.GateRegularizer):  # of gates neither open nor shut
+            def __init__(self, coefficient=0.1, name="doubt"):
+                super().__init__(coefficient, name)
+
+            def __call__(self, output, unit_macs=None):
+                return keras.ops.mean(keras.ops.exp(-keras.ops.square(output.logit)))
+
+        gate = kd.BinaryGate(4, regularizers=[Doubt()])
+        ```
     """
 
     def __init__(self, coefficient: "float | Schedule", name: str) -> None:

@@ -25,8 +25,10 @@ class LinearSchedule:
         ValueError: Unless 0 <= begin <= end <= 1.
 
     Example:
-        `LinearSchedule(0.75, 0.0, end=0.2)` is batch-shaping's own: from 0.75 to 0 over
-        the first fifth of training.
+        ```python
+        fading = kd.LinearSchedule(0.75, 0.0, end=0.2)  # over the first fifth of training
+        print(fading(0.0), fading(0.1), fading(0.5))  # 0.75 0.375 0.0
+        ```
     """
 
     def __init__(

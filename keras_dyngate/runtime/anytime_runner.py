@@ -83,6 +83,15 @@ class AnytimeRunner:
 
     Raises:
         ValueError: If the file is not of an anytime net, or for a bad argument.
+
+    Example:
+        ```python
+        model = kd.sliced_resnet(blocks=1, width=16, subnetworks=2)
+        kd.export_tflite(model, "anytime.tflite", parity_data=False)
+        runner = kd.AnytimeRunner("anytime.tflite")
+        answer = runner.run(np.zeros((32, 32, 3), "float32"), deadline_ms=20)
+        print(answer.k, answer.label, answer.elapsed_ms)
+        ```
     """
 
     def __init__(

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dyngate._deprecation import renamed
 from keras_dyngate._files import writable_target, write_whole
 from keras_dyngate._image_range import RangeWatch
 from keras_dyngate._images import finite_images
@@ -170,6 +171,7 @@ def set_thresholds(path: str | os.PathLike[str], thresholds: Sequence[float]) ->
     write_whole(target, flatbuffer.write(file))
 
 
+@renamed(latency="ms")
 def calibrate_tflite(
     path: str | os.PathLike[str],
     x: Any,
@@ -180,14 +182,14 @@ def calibrate_tflite(
     confidence: float | None = None,
     macs: float | None = None,
     exit_shares: Sequence[float] | None = None,
-    latency: float | None = None,
+    ms: float | None = None,
     num_threads: int = 1,
 ) -> ExitOutcome:
     """Choose the thresholds of a file by its own answers and times, and write them in.
 
     As `EarlyExitModel.calibrate`, but on the file: it is run to every exit on every
     image, and losses are against what its head would answer without exits. With
-    `accuracy_drop` and `agreement` the expected time is least, with `latency` it is kept
+    `accuracy_drop` and `agreement` the expected time is least, with `ms` it is kept
     to; weights by which exits combine stay as they are.
 
     Args:
@@ -196,9 +198,9 @@ def calibrate_tflite(
         x: Images, an array, or a dataset of (image, label), as `LiteRTModel.evaluate`
             takes them; not those of the test.
         y: Labels of an array; None where none are needed.
-        accuracy_drop, agreement, confidence, macs, exit_shares, latency: As in
-            `EarlyExitModel.calibrate`; one of them, `confidence` apart. `latency` is in
-            ms of this machine.
+        accuracy_drop, agreement, confidence, macs, exit_shares, ms: As in
+            `EarlyExitModel.calibrate`; one of them, `confidence` apart. `ms` are
+            of this machine.
         num_threads: Of the timed runs.
 
     Returns:
@@ -207,6 +209,24 @@ def calibrate_tflite(
     Raises:
         ValueError: For a file without exits, if no thresholds keep to the wish, or for a
             bad argument. The file stays as it was then.
+
+    Example:
+        ```python
+        net = keras.Sequential(
+            [
+                keras.Input((16, 16, 3)),
+                keras.layers.Conv2D(8, 3, 2, activation="relu", name="early"),
+                keras.layers.Conv2D(16, 3, 2, activation="relu", name="late"),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(4),
+            ]
+        )
+        x = np.random.default_rng(0).uniform(0, 255, (32, 16, 16, 3)).astype("float32")
+        model = kd.add_decision_gates(net, after=["early"])
+        model.thresholds = [0.0]
+        kd.export_tflite(model, "exits.tflite", parity_data=False)
+        print(kd.calibrate_tflite("exits.tflite", x, agreement=0.9))  # and writes them
+        ```
     """
     model = LiteRTModel(path, num_threads=num_threads)
     gates = _gates(model)
@@ -216,7 +236,7 @@ def calibrate_tflite(
         "agreement": agreement,
         "confidence": confidence,
         "exit_shares": exit_shares,
-        "latency": latency,
+        "ms": ms,
     }
     Wish(gates, **wish, path_ms=[1.0] * (gates + 1))  # refused before any run
     table, path_ms = file_exit_table(model, x, y)

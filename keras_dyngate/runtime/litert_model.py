@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from keras_dyngate._checks import positive_int
+from keras_dyngate._deprecation import renamed
 from keras_dyngate._image_range import RangeWatch
 from keras_dyngate.runtime.labels import LabelSpec, class_count
 from keras_dyngate.runtime.samples import labelled_samples
@@ -77,6 +78,18 @@ class LiteRTModel:
         ValueError: The file is no .tflite file that LiteRT can run, or `num_threads`
             is not a positive int.
         ImportError: ai-edge-litert is not installed.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary", name="block")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        x = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
+        kd.export_tflite(model, "net.tflite", parity_data=False)
+        net = kd.LiteRTModel("net.tflite")
+        found = net.run("classify", image=x[0])  # logits, label, executed_macs
+        print(net.evaluate(x, np.arange(8) % 2))  # accuracy, ms and MACs per image
+        ```
     """
 
     def __init__(self, path: str | os.PathLike[str], num_threads: int = 1) -> None:
@@ -142,9 +155,10 @@ class LiteRTModel:
         self._known(signature)
         return self._timed(signature, self._feed(signature, inputs))[0]
 
+    @renamed(dataset="x")
     def evaluate(
         self,
-        dataset: Any,
+        x: Any,
         y: Any = None,
         signature: str | None = None,
         *,
@@ -158,7 +172,7 @@ class LiteRTModel:
         `evaluate((images, labels))` or `evaluate(dataset)`.
 
         Args:
-            dataset: Images, if `y` is given: an array `[N, height, width, channels]`
+            x: Images, if `y` is given: an array `[N, height, width, channels]`
                 (or of the file's rank), or arrays by name for a file with several
                 inputs. Else a tuple `(images, labels)` or `(images, labels, weights)`
                 of arrays, or an iterable of such tuples, single or batched; NumPy
@@ -206,7 +220,7 @@ class LiteRTModel:
         scores = self._scores(signature, ignore_class)
         macs, times, watch = [], [], RangeWatch()
         for sample in labelled_samples(
-            dataset,
+            x,
             y,
             sample_weight,
             specs=varying,
@@ -222,10 +236,10 @@ class LiteRTModel:
                 macs.append(executed)
         if not times:
             raise ValueError(
-                "`dataset` must hold at least one sample. Received: an empty dataset"
+                "`x` must hold at least one sample. Received: an empty dataset"
             )
         if self.takes_255:
-            watch.warn("dataset")
+            watch.warn("x")
         return {
             **scores.result(),
             "samples": len(times),

@@ -43,6 +43,23 @@ class Promise:
         p_value: Of the hypothesis that more is lost; 0 where nobody leaves.
         needed: Samples to be tested for nine tenths of what could be saved if this
             data's losses were the true ones: an estimate; None if nothing could be.
+
+    Example:
+        ```python
+        net = keras.Sequential(
+            [
+                keras.Input((16, 16, 3)),
+                keras.layers.Conv2D(8, 3, 2, activation="relu", name="early"),
+                keras.layers.Conv2D(16, 3, 2, activation="relu", name="late"),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(4),
+            ]
+        )
+        x = np.random.default_rng(0).uniform(0, 255, (400, 16, 16, 3))
+        model = kd.add_decision_gates(net, after=["early"])
+        outcome = model.calibrate(x, agreement=0.9, confidence=0.9)
+        print(outcome.promise)  # what holds on fresh pictures, and on what grounds
+        ```
     """
 
     kind: str

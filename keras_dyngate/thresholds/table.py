@@ -77,6 +77,23 @@ class ExitOutcome:
             exits; None without labels.
         ms: Expected time per sample, if the time to each exit was given.
         promise: What holds on fresh data, if a `confidence` was asked for.
+
+    Example:
+        ```python
+        net = keras.Sequential(
+            [
+                keras.Input((16, 16, 3)),
+                keras.layers.Conv2D(8, 3, 2, activation="relu", name="early"),
+                keras.layers.Conv2D(16, 3, 2, activation="relu", name="late"),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(4),
+            ]
+        )
+        x = np.random.default_rng(0).uniform(0, 255, (8, 16, 16, 3))
+        model = kd.add_decision_gates(net, after=["early"])
+        outcome = model.calibrate(x, np.arange(8) % 4, exit_shares=[0.5])
+        print(outcome.accuracy, outcome.macs_share, outcome.shares)
+        ```
     """
 
     thresholds: tuple[float, ...]

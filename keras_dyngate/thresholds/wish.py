@@ -39,7 +39,7 @@ class Wish:
     macs: float | None = None
     accuracy_drop: float | None = None
     exit_shares: Sequence[float] | None = None
-    latency: float | None = None
+    ms: float | None = None
     path_ms: Sequence[float] | None = None
     agreement: float | None = None
     confidence: float | None = None
@@ -47,7 +47,7 @@ class Wish:
     @property
     def name(self) -> str:
         """Of the argument that was given."""
-        names = ("macs", "accuracy_drop", "agreement", "exit_shares", "latency")
+        names = ("macs", "accuracy_drop", "agreement", "exit_shares", "ms")
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"Give one of {names}. Received: {given or 'none'}")
@@ -55,10 +55,10 @@ class Wish:
 
     def __post_init__(self) -> None:
         name = self.name  # raises unless one thing is wished
-        for cost in ("macs", "latency"):
+        for cost in ("macs", "ms"):
             if getattr(self, cost) is not None:
                 positive_number(cost, getattr(self, cost))
-        if self.path_ms is not None or self.latency is not None:
+        if self.path_ms is not None or self.ms is not None:
             _checked_path_ms(self.path_ms, self.gates + 1)
         if self.accuracy_drop is not None:
             fraction("accuracy_drop", self.accuracy_drop, low=-1)
@@ -116,9 +116,7 @@ class Wish:
             found = outcome(table, chosen, self.path_ms)
             return dataclasses.replace(found, promise=promise)
         if drop is None:
-            goal = Goal(
-                cost, budget=self.macs if self.latency is None else self.latency
-            )
+            goal = Goal(cost, budget=self.macs if self.ms is None else self.ms)
         else:
             goal = Goal(cost, accuracy=float(judged.plain_correct.mean() - drop))
         chosen, kept = search(judged, goal)

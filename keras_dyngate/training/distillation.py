@@ -34,6 +34,15 @@ class Distillation(keras.Model):
 
     References:
         Hinton, Vinyals, Dean, arXiv 1503.02531.
+
+    Example:
+        ```python
+        layers = [keras.Input((4,)), keras.layers.Dense(3, "softmax")]
+        student, teacher = keras.Sequential(layers), keras.Sequential(layers)
+        fitted = kd.Distillation(student, teacher, share=0.5)
+        fitted.compile("adam", "sparse_categorical_crossentropy")
+        fitted.fit(np.ones((6, 4)), np.arange(6) % 3, verbose=0)  # trains `student`
+        ```
     """
 
     def __init__(

@@ -91,6 +91,18 @@ def train_gates(
 
     Raises:
         ValueError: For a net without such gates, or bad arguments.
+
+    Example:
+        ```python
+        layers = keras.layers
+        pool, top = layers.GlobalAveragePooling2D(), layers.Dense(2, "softmax")
+        convs = [layers.Conv2D(8, 3), layers.ReLU(), layers.Conv2D(8, 3)]
+        net = keras.Sequential([keras.Input((8, 8, 3)), *convs, pool, top])
+        price = kd.GateSparsity(0.0, weighting="macs")
+        gated = kd.add_channel_gates(net, regularizers=[price])
+        x = np.random.default_rng(0).uniform(0, 255, (16, 8, 8, 3))
+        kd.train_gates(gated, x, np.arange(16) % 2, 0.7, teacher=net, epochs=1)
+        ```
     """
     share = fraction("share", share)
     boolean("prime", prime)

@@ -19,6 +19,14 @@ def gate_variables(model: keras.Model) -> list[Any]:
 
     Returns:
         Keras variables, each once; an empty list for a net without gates.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        print(len(kd.gate_variables(model)), "of", len(model.trainable_variables))
+        ```
     """
     found = {id(v): v for gate in controllers(model) for v in gate.trainable_variables}
     return list(found.values())
@@ -39,6 +47,14 @@ def without_gate_decay(optimizer: Any, model: keras.Model) -> Any:
 
     Raises:
         ValueError: If the optimizer has been built already.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        model.compile(kd.without_gate_decay(keras.optimizers.AdamW(1e-3), model), "mse")
+        ```
     """
     if getattr(optimizer, "built", False):
         raise ValueError(
@@ -66,6 +82,15 @@ def freeze_trunk(model: keras.Model, frozen: bool = True) -> keras.Model:
 
     Raises:
         ValueError: If the model has no gates.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        kd.freeze_trunk(model)  # then compile, and fit the gates alone
+        kd.freeze_trunk(model, frozen=False)
+        ```
     """
     gates = list(controllers(model))
     if not gates:

@@ -32,6 +32,15 @@ def sgd(
 
     Raises:
         ValueError: For a bad argument.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary")
+        top = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, *top])
+        optimizer = kd.sgd(model, 0.1, total_steps=1000)
+        model.compile(optimizer, "mse")
+        ```
     """
     one_of("schedule", schedule, SCHEDULES)
     total_steps = positive_int("total_steps", total_steps)

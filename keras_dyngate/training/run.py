@@ -55,6 +55,18 @@ class TrainingRun:
 
     Raises:
         ValueError: For a bad argument.
+
+    Example:
+        ```python
+        data = kd.datasets.digits()
+        layers = [keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(10)]
+        model = keras.Sequential(layers)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(kd.sgd(model, 1e-5, 20), loss, metrics=["accuracy"])
+        run = kd.TrainingRun("run", {"rate": 1e-5}, seed=0)
+        run.fit(model, data, epochs=1, batch_size=64)  # again: goes on
+        run.finish(data, note="one epoch")
+        ```
     """
 
     def __init__(

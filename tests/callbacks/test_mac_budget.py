@@ -343,8 +343,8 @@ def test_the_price_is_found_by_what_it_is(prices, options, driven):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"target": 1.5},
-        {"target": "half"},
+        {"share": 1.5},
+        {"share": "half"},
         {"total_steps": 0},
         {"begin": -0.1},
         {"end": 2.0},
@@ -359,9 +359,9 @@ def test_the_price_is_found_by_what_it_is(prices, options, driven):
 def test_bad_arguments_are_refused(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=f"`{name}`.*Received: {name}="):
-        kd.MacBudget(**{"target": 0.5, "images": IMAGES, **wrong})
+        kd.MacBudget(**{"share": 0.5, "x": IMAGES, **wrong})
 
 
 def test_there_must_be_images_to_measure_on():
-    with pytest.raises(ValueError, match="`images` must hold at least one image"):
+    with pytest.raises(ValueError, match="`x` must hold at least one image"):
         kd.MacBudget(0.5, IMAGES[:0])

@@ -249,9 +249,9 @@ def test_takes_datasets_and_gives_the_same_again():
     [
         ({"group_size": 5}, "`group_size` must divide .* Received: group_size=5"),
         ({"group_size": 0}, "`group_size` must be a positive integer"),
-        ({"data": np.zeros((0, SIDE, SIDE, 4))}, "`data` must hold images of shape"),
-        ({"data": np.zeros((8, SIDE, 9, 4))}, "`data` must hold images of shape"),
-        ({"data": np.zeros((1, SIDE, SIDE, 4))}, "`data` must hold two images or more"),
+        ({"x": np.zeros((0, SIDE, SIDE, 4))}, "`x` must hold images of shape"),
+        ({"x": np.zeros((8, SIDE, 9, 4))}, "`x` must hold images of shape"),
+        ({"x": np.zeros((1, SIDE, SIDE, 4))}, "`x` must hold two images or more"),
         ({"holdout": 0.0}, "`holdout` must be a number between 0 and 1"),
         ({"holdout": 1}, "`holdout` must be a number between 0 and 1"),
         ({"model": None}, "`model` must be a built keras.Model"),
@@ -261,7 +261,7 @@ def test_takes_datasets_and_gives_the_same_again():
 def test_refuses(arguments, message):
     arguments = {
         "model": deciding(interleaved()),
-        "data": kinds_of_images(4, 2),
+        "x": kinds_of_images(4, 2),
         **arguments,
     }
     with pytest.raises(ValueError, match=message):

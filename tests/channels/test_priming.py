@@ -214,11 +214,11 @@ def test_bad_input():
     plain = kd.resnet20(width=0.25)
     with pytest.raises(ValueError, match=r"`model` must hold channel gates. Received"):
         kd.channel_importance(plain, x, y)
-    with pytest.raises(ValueError, match=r"`labels`.*Received: 5 labels, 6 images"):
+    with pytest.raises(ValueError, match=r"`y`.*Received: 5 labels, 6 images"):
         kd.channel_importance(model, x, y[:5])
-    with pytest.raises(ValueError, match=r"`images` must hold images of shape"):
+    with pytest.raises(ValueError, match=r"`x` must hold images of shape"):
         kd.channel_importance(model, x[:, :5], y)
-    with pytest.raises(ValueError, match=r"`target` must be .*Received: target=1.5"):
+    with pytest.raises(ValueError, match=r"`share` must be .*Received: share=1.5"):
         kd.prime_gates(model, x, y, 1.5)
     with pytest.raises(ValueError, match=r"`spread` must be .*Received: spread=0"):
         kd.prime_gates(model, x, y, 0.5, spread=0)

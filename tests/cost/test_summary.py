@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("numpy_initializers")
 def model():
     return randomize(
         kd.gated_resnet20(
-            input_shape=(8, 8, 3), width=0.25, gate_groups=2, layer_gate="binary"
+            input_shape=(8, 8, 3), width=0.25, gates=kd.Gates(layer="binary", groups=2)
         )
     )
 

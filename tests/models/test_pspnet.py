@@ -11,8 +11,8 @@ from scipy.ndimage import map_coordinates
 import keras_dyngate as kd
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.layers import GatedBottleneckBlock
-from keras_dyngate.models.pspnet import apply_pyramid, build_pspnet
-from keras_dyngate.models.resnet import ARCHITECTURES, Architecture, build_resnet
+from keras_dyngate.models.pspnet import apply_pyramid
+from keras_dyngate.models.resnet import ARCHITECTURES, Architecture
 from tests import reference
 from tests.stubs import images, outputs, randomize
 
@@ -23,7 +23,7 @@ pytestmark = [
 
 SMALL = {"input_shape": (50, 67, 3), "width": 1 / 32}
 NET = {**SMALL, "classes": 5, "bins": (1, 2)}
-GATED = {**NET, "channel_gate": "binary", "layer_gate": "binary", "gate_groups": 2}
+GATED = {**NET, "gates": kd.Gates(layer="binary", groups=2)}
 TINY = Architecture(
     (1, 1, 2, 2), GatedBottleneckBlock, (64, 128, 256, 512), "imagenet", "projection"
 )
@@ -108,7 +108,7 @@ def test_the_trunk_computes_what_the_classifier_does(size):
     """Every fourth place of the dilated trunk's map is the classifier's map."""
     shape = {"input_shape": (*size, 3), "width": 1 / 32}
     resnet = randomize(kd.resnet50(include_top=False, **shape))
-    model = build_pspnet(50, **{**NET, **shape})
+    model = kd.pspnet50(**{**NET, **shape})
     assert kd.load_trunk_weights(model, resnet) is model
     blocks = list(dynamic_layers(model))
     assert [block.name for block in blocks] == [b.name for b in dynamic_layers(resnet)]
@@ -124,7 +124,7 @@ def test_the_trunk_computes_what_the_classifier_does(size):
 
 def test_gates_decide_and_cost():
     """The trunk's MACs by hand: stages 3 and 4 keep the map of stage 2."""
-    model = randomize(kd.gated_pspnet50(**{**GATED, "layer_gate": None}))
+    model = randomize(kd.gated_pspnet50(**{**NET, "gates": kd.Gates(groups=2)}))
     profile = kd.count_macs(model)
     first, later = 13 * 17, 7 * 9  # places of the maps: of a quarter, of an eighth
     stem = 25 * 34 * 49 * 3 * 2
@@ -193,7 +193,7 @@ def test_the_trunk_of_a_classifier(tmp_path):
 
 
 def test_packed_blocks_keep_their_dilation():
-    options = {**NET, "channel_gate": "binary", "width": 1 / 16}
+    options = {**NET, "width": 1 / 16}
     model = randomize(kd.gated_pspnet50(**options))
     x = images(4, 50, 67, 3)
     packed, report = kd.pack_channels(model, x, 2)
@@ -269,17 +269,15 @@ def test_bad_arguments(change, message):
 
 
 def test_constructors():
-    gates = ("channel_gate", "layer_gate", "gate_groups", "gated_activations")
     for make in (kd.pspnet50, kd.pspnet101, kd.gated_pspnet50, kd.gated_pspnet101):
         gated = make.__name__.startswith("gated_")
         arguments = inspect.signature(make).parameters
-        assert all((gate in arguments) is gated for gate in gates)
-        assert all(f"{gate}:" in make.__doc__ or not gated for gate in gates[:3])
-        assert arguments["name"].default == make.__name__
+        assert ("gates" in arguments) is gated is ("gates: " in make.__doc__)
         assert arguments["input_shape"].default == (713, 713, 3)
         assert arguments["classes"].default == 19
-    resnet = inspect.signature(build_resnet).parameters
-    known = {"bins", *resnet}
-    assert set(inspect.signature(build_pspnet).parameters) <= known
-    with pytest.raises(TypeError, match=r"^pspnet50\(\) got .*\['gate_groups'\]"):
+    resnet = inspect.signature(kd.gated_resnet50).parameters
+    assert set(inspect.signature(kd.gated_pspnet50).parameters) <= {"bins", *resnet}
+    assert kd.gated_pspnet50(**NET).name == "gated_pspnet50"
+    assert kd.pspnet50(name="scene", **NET).name == "scene"
+    with pytest.raises(TypeError, match=r"pspnet\(\) got .*'gate_groups'"):
         kd.pspnet50(gate_groups=2)

@@ -1,9 +1,17 @@
+import inspect
+import re
+
 import keras
 import numpy as np
 import pytest
 
 import keras_dyngate as kd
-from keras_dyngate.models.resnet import ARCHITECTURES
+from keras_dyngate.models.resnet import (
+    ARCHITECTURES,
+    gated_resnet,
+    lc_resnet,
+    resnet,
+)
 from tests.stubs import images, outputs, randomize
 
 pytestmark = [pytest.mark.usefixtures("numpy_initializers"), pytest.mark.heavy]
@@ -100,9 +108,6 @@ class TestStem:
     def test_bad(self):
         with pytest.raises(ValueError, match="`stem` must be one of .*stem='mnist'"):
             kd.gated_resnet18(stem="mnist")
-        with pytest.raises(TypeError, match=r"^resnet20\(\) got .*\['stem'\]"):
-            kd.resnet20(stem="cifar")
-        assert "stem:" in kd.resnet18.__doc__ and "stem:" not in kd.resnet20.__doc__
 
 
 def test_normalization_is_inside():
@@ -164,7 +169,7 @@ def test_pooling_and_classifier():
 def test_gated_with_all_open_is_the_plain_net():
     plain = randomize(kd.resnet20(**SMALL))
     gated = kd.load_trunk_weights(
-        kd.gated_resnet20(layer_gate="binary", **SMALL), plain
+        kd.gated_resnet20(gates=kd.Gates(layer="binary"), **SMALL), plain
     )
     x = images(3, 8, 8, 3)
     expected = outputs(plain, x)
@@ -183,32 +188,36 @@ class TestGates:
         assert all(b.layer_gate is None for b in blocks(model))
 
     def test_group_size(self):
-        model = kd.gated_resnet20(gate_group_size=4, **SMALL)
+        model = kd.gated_resnet20(gates=kd.Gates(group_size=4), **SMALL)
         units = [b.channel_gate.units for b in blocks(model)]
         assert units == [1] * 3 + [2] * 3 + [4] * 3
         assert {b.group_size for b in blocks(model)} == {4}
 
     def test_groups_of_a_bottleneck_are_per_convolution(self):
         model = kd.gated_resnet50(
-            gate_groups=2, layer_gate="binary", input_shape=(32, 32, 3), width=1 / 16
+            gates=kd.Gates(layer="binary", groups=2),
+            input_shape=(32, 32, 3),
+            width=1 / 16,
         )
         assert {b.channel_gate.units for b in blocks(model)} == {4}
         assert [b.group_size for b in blocks(model)][::4] == [2, 4, 8, 8]
         assert {b.layer_gate.units for b in blocks(model)} == {1}
 
     def test_layer_gates_alone(self):
-        model = kd.gated_resnet20(channel_gate=None, layer_gate="binary", **SMALL)
+        model = kd.gated_resnet20(gates=kd.Gates(None, "binary"), **SMALL)
         assert all(b.channel_gate is None for b in blocks(model))
         assert all(b.layer_gate.units == 1 for b in blocks(model))
 
     def test_own_controllers_and_regularizers(self):
         model = kd.gated_resnet20(
-            channel_gate=lambda units: kd.BinaryGate(
-                units, hidden=2, regularizers="batch_shaping"
+            gates=kd.Gates(
+                channel=lambda units: kd.BinaryGate(
+                    units, hidden=2, regularizers="batch_shaping"
+                ),
+                layer="binary",
+                channel_regularizers=kd.GateSparsity(0.2),
+                layer_regularizers=["gate_sparsity"],
             ),
-            layer_gate="binary",
-            gate_regularizers=kd.GateSparsity(0.2),
-            layer_regularizers=["gate_sparsity"],
             **SMALL,
         )
         for block in blocks(model):
@@ -241,16 +250,16 @@ class TestGates:
             {"input_shape": (3, 32, 32)},
             "`input_shape` must be .height, width, channels",
         ),
-        ({"gate_groups": 2, "gate_group_size": 2}, "Give one of `gate_group_size` and"),
-        ({"gate_groups": 3}, "`gate_groups` must divide .*16 .*gate_groups=3"),
-        ({"gate_groups": 0}, "`gate_groups` must be a positive integer"),
-        ({"gate_group_size": 32}, "`gate_group_size` must divide .*_size=32"),
-        ({"gate_group_size": 3}, "`gate_group_size` must divide .*_size=3"),
-        ({"gate_group_size": 0}, "`gate_group_size` must be a positive integer"),
-        ({"channel_gate": "soft"}, "A gate must be None, one of"),
-        ({"channel_gate": kd.BinaryGate(16)}, "A model needs a gate per place"),
+        ({"gates": kd.Gates(groups=2, group_size=2)}, "Give one of `group_size` and"),
+        ({"gates": kd.Gates(groups=3)}, "`groups` must divide .*16 .*groups=3"),
+        ({"gates": kd.Gates(groups=0)}, "`groups` must be a positive integer"),
+        ({"gates": kd.Gates(group_size=32)}, "`group_size` must divide .*_size=32"),
+        ({"gates": kd.Gates(group_size=3)}, "`group_size` must divide .*_size=3"),
+        ({"gates": kd.Gates(group_size=0)}, "`group_size` must be a positive integer"),
+        ({"gates": kd.Gates("soft")}, "A gate must be None, one of"),
+        ({"gates": kd.Gates(kd.BinaryGate(16))}, "A model needs a gate per place"),
         (
-            {"channel_gate": lambda units: kd.BinaryGate(5)},
+            {"gates": kd.Gates(lambda units: kd.BinaryGate(5))},
             "The gate must have 16 units here. Received: units=5",
         ),
         ({"weights": "imagenet"}, "`weights` must be None or the path of"),
@@ -262,12 +271,10 @@ def test_bad_arguments(arguments, message):
 
 
 def test_unexpected_arguments():
-    with pytest.raises(TypeError, match=r"gated_resnet20\(\) got .*\['gate_size'\]"):
+    with pytest.raises(TypeError, match=r"gated_resnet\(\) got .*'gate_size'"):
         kd.gated_resnet20(gate_size=3)
-    with pytest.raises(
-        TypeError, match=r"^resnet20\(\) got .*\['channel_gate', 'gate_"
-    ):
-        kd.resnet20(channel_gate="binary", gate_groups=2)
+    with pytest.raises(TypeError, match=r"^resnet\(\) got .*'gates'"):
+        kd.resnet20(gates=kd.Gates())
     with pytest.raises(TypeError):
         kd.resnet20(10)
 
@@ -284,9 +291,11 @@ def test_channels_first_is_refused():
 
 def test_whole_net_in_a_file(tmp_path):
     model = kd.gated_resnet20(
-        gate_groups=2,
-        layer_gate="binary",
-        gate_regularizers=["batch_shaping", "gate_sparsity"],
+        gates=kd.Gates(
+            layer="binary",
+            groups=2,
+            channel_regularizers=["batch_shaping", "gate_sparsity"],
+        ),
         **SMALL,
     )
     randomize(model)
@@ -302,7 +311,95 @@ def test_whole_net_in_a_file(tmp_path):
         assert unit_macs[0] == unit_macs[1]
 
 
-def test_docstrings():
-    assert "gate_groups" in kd.gated_resnet18.__doc__
-    assert "gate_groups" not in kd.resnet18.__doc__
-    assert "(224, 224, 3)" in kd.resnet18.__doc__ and kd.resnet18.__name__ == "resnet18"
+def test_every_depth_has_a_signature_and_a_docstring_of_its_own():
+    for build in (resnet, gated_resnet, lc_resnet):
+        _, *arguments = inspect.signature(build).parameters.values()
+        for depth in ARCHITECTURES:
+            name = f"{build.__name__}{depth}"
+            make = getattr(kd, name)
+            assert make.__name__ == name
+            assert list(inspect.signature(make).parameters.values()) == arguments
+            doc = inspect.getdoc(make)
+            assert f"ResNet-{depth}" in doc.splitlines()[0]
+            assert f"kd.{name}(" in doc and "depth:" not in doc
+            missing = {a.name for a in arguments if not re.search(rf"{a.name}\W", doc)}
+            assert not missing
+    assert "= Gates()," in str(inspect.signature(kd.gated_resnet18))
+    assert repr(kd.Gates(None, groups=4)) == "Gates(channel=None, groups=4)"
+
+
+def gates_of(block):
+    return [block.channel_gate, block.layer_gate]
+
+
+def test_names_stems_and_gates_that_are_not_the_default():
+    assert kd.gated_resnet20(gates=None, **SMALL).name == "gated_resnet20"
+    assert not blocks(kd.gated_resnet20(gates=None, **SMALL))[0].channel_gate
+    model = kd.resnet20(stem="imagenet", width=1 / 16, name="large")
+    assert model.name == "large"
+    assert model.input_shape[1:] == (224, 224, 3) and model.output_shape[-1] == 1000
+
+
+class TestLCNets:
+    def test_modes(self):
+        found = {}
+        for mode in ("lc", "l", "c"):
+            block = blocks(kd.lc_resnet20(mode=mode, leak=0.1, **SMALL))[0]
+            found[mode] = [
+                gate and (type(gate), gate.leak)
+                for gate in (block.layer_gate, block.channel_gate)
+            ]
+        salience = (kd.SalienceController, 0.1)
+        assert found == {
+            "lc": [salience, salience],
+            "l": [salience, None],
+            "c": [None, salience],
+        }
+
+    @pytest.mark.parametrize(("activations", "units"), [(None, 2), ("both", 4)])
+    def test_bottlenecks_are_masked_at_the_last_activation(self, activations, units):
+        model = kd.lc_resnet50(
+            gates=kd.Gates(groups=2, activations=activations),
+            input_shape=(32, 32, 3),
+            width=1 / 16,
+        )
+        assert blocks(model)[0].channel_gate.units == units
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"mode": "cl"}, "`mode` must be one of 'lc', 'l', 'c'"),
+            ({"gates": kd.Gates("salience")}, "must leave `channel` and `layer` to `m"),
+            ({"gates": kd.Gates(layer="binary")}, "must leave `channel` and `layer`"),
+        ],
+    )
+    def test_bad_arguments(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            kd.lc_resnet20(**arguments, **SMALL)
+
+
+def test_the_old_arguments_of_gates():
+    old = {
+        "channel_gate": "salience",
+        "layer_gate": "binary",
+        "gate_groups": 2,
+        "gate_regularizers": "gate_sparsity",
+        "layer_regularizers": "batch_shaping",
+        "gated_activations": "last",
+    }
+    gates = kd.Gates("salience", "binary", 2, None, *list(old.values())[3:])
+    small = {"input_shape": (32, 32, 3), "width": 1 / 16}
+    with pytest.warns(DeprecationWarning, match="version 0.3") as found:
+        model = kd.gated_resnet50(**old, **small)
+    said = [str(w.message) for w in found]
+    assert len(said) == len(old)
+    assert "`gate_groups` of `gated_resnet` is now `gates=Gates(groups=...)`" in said[2]
+    expected = kd.gated_resnet50(gates=gates, **small)
+    for ours, theirs in zip(blocks(model), blocks(expected), strict=True):
+        assert ours.gated_activations == theirs.gated_activations == "last"
+        for a, b in zip(gates_of(ours), gates_of(theirs), strict=True):
+            assert type(a) is type(b) and a.units == b.units
+            assert a.get_config()["regularizers"] == b.get_config()["regularizers"]
+    with pytest.warns(DeprecationWarning, match=r"Gates\(group_size=...\)"):
+        model = kd.lc_resnet20(gate_group_size=4, mode="c", **SMALL)
+    assert blocks(model)[0].group_size == 4

@@ -264,13 +264,15 @@ class TestNpz:
 
 class TestFiles:
     def test_keras_and_h5(self, tmp_path):
-        source = randomize(kd.gated_resnet20(gate_groups=2, **SMALL))
+        source = randomize(kd.gated_resnet20(gates=kd.Gates(groups=2), **SMALL))
         x = images(2, 8, 8, 3)
         expected = outputs(source, x)
         source.save(tmp_path / "net.keras")
         source.save_weights(tmp_path / "net.weights.h5")
         for name in ("net.keras", "net.weights.h5"):
-            model = kd.gated_resnet20(gate_groups=2, weights=tmp_path / name, **SMALL)
+            model = kd.gated_resnet20(
+                gates=kd.Gates(groups=2), weights=tmp_path / name, **SMALL
+            )
             np.testing.assert_array_equal(outputs(model, x), expected)
 
     @pytest.mark.filterwarnings("ignore:__array__ implementation")  # within `warns`

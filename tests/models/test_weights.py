@@ -39,8 +39,8 @@ class TestTrunk:
         np.testing.assert_array_equal(*kernels)
 
     def test_gates_are_copied(self):
-        source = randomize(kd.gated_resnet20(layer_gate="binary", **SMALL))
-        target = kd.gated_resnet20(layer_gate="binary", **SMALL)
+        source = randomize(kd.gated_resnet20(gates=kd.Gates(layer="binary"), **SMALL))
+        target = kd.gated_resnet20(gates=kd.Gates(layer="binary"), **SMALL)
         kd.load_trunk_weights(target, source)
         x = images(3, 8, 8, 3)
         np.testing.assert_array_equal(outputs(target, x), outputs(source, x))
@@ -48,10 +48,15 @@ class TestTrunk:
     def test_regularizers_may_differ(self):
         """A second phase of training: other penalties, the gates of the first."""
         source = randomize(
-            kd.gated_resnet20(gate_regularizers="batch_shaping", **SMALL)
+            kd.gated_resnet20(
+                gates=kd.Gates(channel_regularizers="batch_shaping"), **SMALL
+            )
         )
         target = kd.gated_resnet20(
-            gate_regularizers=[kd.GateSparsity(0.2), kd.BatchShaping()], **SMALL
+            gates=kd.Gates(
+                channel_regularizers=[kd.GateSparsity(0.2), kd.BatchShaping()]
+            ),
+            **SMALL,
         )
         for model in (target, kd.gated_resnet20(**SMALL)):
             kd.load_trunk_weights(model, source)
@@ -67,8 +72,8 @@ class TestTrunk:
         def gate(units):
             return kd.BinaryGate(units, hidden=hidden)
 
-        source = randomize(kd.gated_resnet20(channel_gate=gate, **SMALL))
-        target = kd.gated_resnet20(channel_gate=gate, gate_groups=2, **SMALL)
+        source = randomize(kd.gated_resnet20(gates=kd.Gates(gate), **SMALL))
+        target = kd.gated_resnet20(gates=kd.Gates(gate, groups=2), **SMALL)
         kd.load_trunk_weights(target, source)
         for ours, theirs in zip(gates_of(target), gates_of(source), strict=True):
             x = images(5, 2, 2, ours.reduce.kernel.shape[0])
@@ -81,7 +86,7 @@ class TestTrunk:
     def test_bottleneck_groups_stay_in_their_half(self):
         arguments = {"input_shape": (32, 32, 3), "width": 1 / 16}
         source = randomize(kd.gated_resnet50(**arguments))
-        target = kd.gated_resnet50(gate_groups=2, **arguments)
+        target = kd.gated_resnet50(gates=kd.Gates(groups=2), **arguments)
         kd.load_trunk_weights(target, source)
         ours, theirs = gates_of(target)[0], gates_of(source)[0]
         bias = to_numpy(theirs.expand.bias).reshape(2, 2, 2).mean(axis=-1).ravel()
@@ -100,8 +105,8 @@ class TestTrunk:
             np.testing.assert_array_equal(a, b)
 
     def test_finer_gates_cannot_be_made(self):
-        source = kd.gated_resnet20(gate_groups=2, **SMALL)
-        target = kd.gated_resnet20(gate_groups=4, **SMALL)
+        source = kd.gated_resnet20(gates=kd.Gates(groups=2), **SMALL)
+        target = kd.gated_resnet20(gates=kd.Gates(groups=4), **SMALL)
         message = (
             "gate of 'stage1_block1' does not fit: 4 units wanted, .* Received: 2 units"
         )

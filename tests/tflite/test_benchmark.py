@@ -66,7 +66,9 @@ def test_forced_rates_beside_the_plain_net(tmp_path):
         *("--image_size=16", "--quantization=dynamic"),
     )
     plain, wide_open, shut = found["rows"]
-    profile = kd.count_macs(kd.gated_resnet20(input_shape=(16, 16, 3), gate_groups=1))
+    profile = kd.count_macs(
+        kd.gated_resnet20(input_shape=(16, 16, 3), gates=kd.Gates(groups=1))
+    )
     assert abs(plain["executed_macs"] - profile.total) <= 500
     assert wide_open["executed_macs"] - plain["executed_macs"] == pytest.approx(
         profile.controllers, abs=1000

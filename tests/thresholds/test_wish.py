@@ -70,7 +70,7 @@ class TestChoose:
 
     def test_latency(self):
         table = random_table(0)
-        found = Wish(2, latency=2.0, path_ms=[1.0, 2.0, 3.0]).choose(table)
+        found = Wish(2, ms=2.0, path_ms=[1.0, 2.0, 3.0]).choose(table)
         assert found.ms <= 2.0
 
     def test_exit_shares(self):
@@ -126,7 +126,7 @@ class TestPromised:
         ({"exit_shares": "half"}, "`exit_shares` must be 2 shares"),
         ({"macs": "1M"}, "`macs` must be a number above 0. Received: macs='1M'"),
         ({"macs": -1.0}, "`macs` must be a number above 0"),
-        ({"latency": "8", "path_ms": [1, 2, 3]}, "`latency` must be a number above 0"),
+        ({"ms": "8", "path_ms": [1, 2, 3]}, "`ms` must be a number above 0"),
         ({"accuracy_drop": 1.5}, "`accuracy_drop` must be a number from -1 to 1"),
         ({"accuracy_drop": -1.5}, "`accuracy_drop` must be a number from -1 to 1"),
         ({"accuracy_drop": np.nan}, "`accuracy_drop` must be a number from -1 to 1"),
@@ -149,9 +149,9 @@ class TestPromised:
             {"agreement": 1.0, "confidence": 0.9},
             "`agreement` must be above 0 and below 1",
         ),
-        ({"latency": 3.0}, "`path_ms` must be 3 measured times, one per exit"),
+        ({"ms": 3.0}, "`path_ms` must be 3 measured times, one per exit"),
         ({"macs": 3.0, "path_ms": [1.0, 2.0]}, "`path_ms` must be 3 measured"),
-        ({"latency": 3.0, "path_ms": [1.0, 0.0, 2.0]}, "`path_ms` must be 3 measured"),
+        ({"ms": 3.0, "path_ms": [1.0, 0.0, 2.0]}, "`path_ms` must be 3 measured"),
     ],
 )
 def test_refused(wishes, message):

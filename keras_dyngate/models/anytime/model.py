@@ -70,6 +70,15 @@ class AnytimeModel(keras.Model):
         subnetworks: K.
         taxonomy: A `HierarchicalTaxonomy`, or None.
         coarse_heads: How many of the first heads answer its coarse labels.
+
+    Example:
+        ```python
+        model = kd.sliced_resnet(blocks=1, width=16, subnetworks=2)
+        x = np.zeros((1, 32, 32, 3))
+        for k, logits in model.anytime(x):  # each step computes its own slice only
+            print(k, logits.shape)
+        small = model.subnetwork(1)  # a net of its own, which shares the weights
+        ```
     """
 
     def __init__(self, name: str | None = None, **config: Any) -> None:

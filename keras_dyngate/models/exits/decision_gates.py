@@ -94,6 +94,21 @@ def add_decision_gates(
         ValueError: If the model cannot carry exits, or cannot be cut after a layer (the
             message names the nearest cut points), if a head or a first net does not put
             out the model's classes, if no place for an exit pays, or for a bad argument.
+
+    Example:
+        ```python
+        net = keras.Sequential(
+            [
+                keras.Input((16, 16, 3)),
+                keras.layers.Conv2D(8, 3, 2, activation="relu", name="early"),
+                keras.layers.Conv2D(16, 3, 2, activation="relu", name="late"),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(4),
+            ]
+        )
+        model = kd.add_decision_gates(net, after=["early"], head="separable", combine=True)
+        print(kd.count_macs(model).per_exit)
+        ```
     """
     if isinstance(model, EarlyExitModel):
         raise ValueError(

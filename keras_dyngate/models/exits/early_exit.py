@@ -73,6 +73,24 @@ class EarlyExitModel(TaughtExits, CalibratedExits):
             `mixing[k, j]` times the raw scores of exit j, whose softmax is that mean.
             The unit matrix at first: each answers alone. A diagonal one is temperature
             scaling (Guo et al., ICML 2017). Saved with the model.
+
+    Example:
+        ```python
+        net = keras.Sequential(
+            [
+                keras.Input((16, 16, 3)),
+                keras.layers.Conv2D(8, 3, 2, activation="relu", name="early"),
+                keras.layers.Conv2D(16, 3, 2, activation="relu", name="late"),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(4),
+            ]
+        )
+        x = np.random.default_rng(0).uniform(0, 255, (8, 16, 16, 3))
+        model = kd.add_decision_gates(net, after=["early"])  # an `EarlyExitModel`
+        model.fit_gates(x, np.arange(8) % 4)
+        print(model.calibrate(x, np.arange(8) % 4, accuracy_drop=0.0))
+        found = model.predict(x, verbose=0)  # logits, label, score, exit (from 0), macs
+        ```
     """
 
     def __init__(

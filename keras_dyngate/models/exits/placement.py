@@ -64,6 +64,22 @@ class Placement:
             exits behind them save little, and a first net before them may do better
             (design of this library).
         seconds: That it took.
+
+    Example:
+        ```python
+        net = keras.Sequential(
+            [
+                keras.Input((16, 16, 3)),
+                keras.layers.Conv2D(8, 3, 2, activation="relu", name="early"),
+                keras.layers.Conv2D(16, 3, 2, activation="relu", name="late"),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(4),
+            ]
+        )
+        x = np.random.default_rng(0).uniform(0, 255, (64, 16, 16, 3)).astype("float32")
+        placement = kd.place_exits(net, x, np.arange(64) % 4, exits=1, head="linear")
+        model = kd.add_decision_gates(net, placement.exits)
+        ```
     """
 
     exits: tuple[CutPoint, ...]
@@ -144,6 +160,22 @@ def place_exits(
     Raises:
         ValueError: If the model has no place for an exit; for labels that are no classes
             of the net, pictures of another shape, or a bad argument.
+
+    Example:
+        ```python
+        net = keras.Sequential(
+            [
+                keras.Input((16, 16, 3)),
+                keras.layers.Conv2D(8, 3, 2, activation="relu", name="early"),
+                keras.layers.Conv2D(16, 3, 2, activation="relu", name="late"),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(4),
+            ]
+        )
+        x = np.random.default_rng(0).uniform(0, 255, (64, 16, 16, 3)).astype("float32")
+        placement = kd.place_exits(net, x, np.arange(64) % 4, exits=1, head="linear")
+        model = kd.add_decision_gates(net, placement.exits)
+        ```
     """
     start = time.perf_counter()
     check_trunk(model)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dyngate._deprecation import renamed
 from keras_dyngate.models.exits import fitting as exit_fitting
 from keras_dyngate.models.exits.prediction import DynamicPrediction
 from keras_dyngate.thresholds.mixing import fit_mixing
@@ -28,6 +29,7 @@ class CalibratedExits(DynamicPrediction):
         """
         return exit_fitting.exit_scores(self, x, y, batch_size).table(self)
 
+    @renamed(latency="ms")
     def calibrate(
         self,
         x: Any,
@@ -37,14 +39,14 @@ class CalibratedExits(DynamicPrediction):
         accuracy_drop: float | None = None,
         agreement: float | None = None,
         exit_shares: Sequence[float] | None = None,
-        latency: float | None = None,
+        ms: float | None = None,
         path_ms: Sequence[float] | None = None,
         confidence: float | None = None,
         batch_size: int | None = None,
     ) -> ExitOutcome:
         """Choose and set the thresholds, on data that is not the test set.
 
-        Give one of `macs`, `accuracy_drop`, `agreement`, `exit_shares` and `latency`.
+        Give one of `macs`, `accuracy_drop`, `agreement`, `exit_shares` and `ms`.
 
         Args:
             x: Images, an array or a dataset of batches; weights that it may have do not
@@ -60,9 +62,9 @@ class CalibratedExits(DynamicPrediction):
             agreement: Share of samples, 0 to 1, whose answer is to be the head's; needs
                 no labels, else as `accuracy_drop`.
             exit_shares: Share of samples to leave at each gate.
-            latency: Highest mean time, ms; thresholds of the best accuracy.
+            ms: Highest mean time of a sample; thresholds of the best accuracy.
             path_ms: Measured time of a sample that leaves at each exit, the head last;
-                needed with `latency`. `ExportReport.exit_ms` has them for a file.
+                needed with `ms`. `ExportReport.exit_ms` has them for a file.
             confidence: Of a promise: with at least this probability, above 0 and at most
                 0.999, the thresholds keep to `accuracy_drop` or `agreement` on fresh
                 data. They are tested on four fifths of the data, which takes 287 samples
@@ -83,7 +85,7 @@ class CalibratedExits(DynamicPrediction):
             accuracy_drop=accuracy_drop,
             agreement=agreement,
             exit_shares=exit_shares,
-            latency=latency,
+            ms=ms,
             path_ms=path_ms,
             confidence=confidence,
         )

@@ -81,6 +81,13 @@ def add_channel_gates(
     Raises:
         ValueError: For a model without a graph or without a chain, `where` that names
             nothing, or groups that do not divide the channels: the place is named.
+
+    Example:
+        ```python
+        net = keras.applications.MobileNet((32, 32, 3), 0.25, weights=None)
+        gated = kd.add_channel_gates(net, where=0.1, groups=4)  # chains of 10 % of the MACs
+        print(kd.count_macs(gated).gateable)
+        ```
     """
     scene = scene_of(model)
     boolean("pairs", pairs)
@@ -199,6 +206,15 @@ def add_layer_gates(
     References:
         Xia, Yin, Dai, Jha: Fully dynamic inference with deep neural networks, IEEE TETC
         2022, arXiv 2007.15151; Veit, Belongie, ECCV 2018, arXiv 1711.11503.
+
+    Example:
+        ```python
+        image = x = keras.Input((8, 8, 4))
+        for _ in range(2):
+            x = x + keras.layers.Conv2D(4, 3, padding="same", activation="relu")(x)
+        gated = kd.add_layer_gates(keras.Model(image, x))
+        print(kd.decide(gated, np.ones((1, 8, 8, 4))))
+        ```
     """
     scene = scene_of(model)
     gates = Gates(None, gate, layer_regularizers=regularizers)

@@ -30,6 +30,13 @@ class GateablePlace:
             it puts out.
         share: Of the net's MACs, 0 to 1.
         reason: Why it cannot be gated; None: it can.
+
+    Example:
+        ```python
+        net = keras.applications.MobileNet((32, 32, 3), 0.25, weights=None)
+        place, *_ = kd.gateable(net)
+        print(place.kind, place.name, place.channels, place.share)
+        ```
     """
 
     kind: str
@@ -258,6 +265,13 @@ def gateable(model: keras.Model) -> list[GateablePlace]:
 
     Raises:
         ValueError: For a model without a graph, or an unknown image size.
+
+    Example:
+        ```python
+        net = keras.applications.MobileNet((32, 32, 3), 0.25, weights=None)
+        for place in kd.gateable(net):
+            print(place)
+        ```
     """
     scene = scene_of(model)
     total = scene.total

@@ -649,7 +649,7 @@ class TestSignatures:
         ],
     )
     def test_unknown_arguments(self, name, argument):
-        message = rf"^{name}\(\) got unexpected arguments: \['{argument}'\]"
+        message = rf"^{name}\(\) got an unexpected keyword argument '{argument}'"
         with pytest.raises(TypeError, match=message):
             getattr(kd, name)(**{argument: 2})
 

@@ -33,7 +33,7 @@ def test_each_is_its_exit_alone():
     x = np.random.default_rng(0).normal(size=(4, 12, 12, 3)).astype("float32")
     said, spent = model(x), 0
     for number, gate in enumerate(model.gates, 1):
-        static = kd.cut_at_exit(model, number)
+        static = kd.cut_at_exit(model, exit=number - 1)
         found = to_numpy(static(x))
         scores = to_numpy(said[gate.name])
         if number == 1:  # its body ends in a softmax
@@ -49,8 +49,15 @@ def test_each_is_its_exit_alone():
         assert mine <= {id(w) for w in model.weights}
 
 
-@pytest.mark.parametrize("number", [0, 3, True])
+@pytest.mark.parametrize("number", [-1, 2, True, None])
 def test_refused(number):
     model = kd.add_decision_gates(net(), ["a", "b"])
-    with pytest.raises(ValueError, match="`number` must be"):
-        kd.cut_at_exit(model, number)
+    with pytest.raises(ValueError, match="`exit` must be from 0 to 1. Received: exit"):
+        kd.cut_at_exit(model, exit=number)
+
+
+def test_the_old_number_counts_from_1():
+    model = kd.add_decision_gates(net(), ["a", "b"])
+    with pytest.warns(DeprecationWarning, match="is now `exit=`, from 0"):
+        old = kd.cut_at_exit(model, 2)
+    assert old.name == kd.cut_at_exit(model, exit=1).name

@@ -205,7 +205,7 @@ class TestWhere:
 
     def test_blocks_count_with_their_controllers(self):
         model = kd.gated_resnet20(
-            layer_gate="binary", width=0.25, input_shape=(8, 8, 3)
+            gates=kd.Gates(layer="binary"), width=0.25, input_shape=(8, 8, 3)
         )
         blocks = [f"stage{s}_block{b}" for s in (1, 2, 3) for b in (1, 2, 3)]
         points = kd.cut_points(model)

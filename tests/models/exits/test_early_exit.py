@@ -75,7 +75,7 @@ def trunk(kind):
     arguments = {"width": 0.25, "input_shape": (16, 16, 3), "classes": CLASSES}
     if kind == "lc":
         return kd.lc_resnet20(**arguments)
-    return kd.gated_resnet20(layer_gate="binary", **arguments)
+    return kd.gated_resnet20(gates=kd.Gates(layer="binary"), **arguments)
 
 
 def exits_on(kind="plain", seed=1, **arguments):
@@ -810,7 +810,7 @@ class TestCalibrate:
 
     def test_latency(self, tabled):
         path_ms = [1.0, 3.0, 4.0]
-        found = tabled.model.calibrate(tabled.x, tabled.y, latency=2.5, path_ms=path_ms)
+        found = tabled.model.calibrate(tabled.x, tabled.y, ms=2.5, path_ms=path_ms)
         assert (
             found.ms == pytest.approx(np.dot(found.shares, path_ms)) and found.ms <= 2.5
         )
@@ -843,15 +843,15 @@ class TestCalibrate:
                 {"macs": 500},
                 r"`macs` cannot be kept to on this data. Received: macs=500; ",
             ),
-            ({"latency": 3.0}, "`path_ms` must be 3 measured times, one per exit"),
-            ({"latency": 3.0, "path_ms": [1.0, 2.0]}, "`path_ms` must be 3 measured"),
+            ({"ms": 3.0}, "`path_ms` must be 3 measured times, one per exit"),
+            ({"ms": 3.0, "path_ms": [1.0, 2.0]}, "`path_ms` must be 3 measured"),
             (
-                {"latency": 3.0, "path_ms": [1.0, 0.0, 2.0]},
+                {"ms": 3.0, "path_ms": [1.0, 0.0, 2.0]},
                 "`path_ms` must be 3 measur",
             ),
             (
-                {"latency": 0.5, "path_ms": [1.0, 2.0, 3.0]},
-                "`latency` cannot be kept .*the closest found: exits 100.0% / 0.0%",
+                {"ms": 0.5, "path_ms": [1.0, 2.0, 3.0]},
+                "`ms` cannot be kept .*the closest found: exits 100.0% / 0.0%",
             ),
         ],
     )
