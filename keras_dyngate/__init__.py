@@ -56,6 +56,7 @@ _MODULES = {
         "GatedBasicBlock",
         "GatedBottleneckBlock",
         "GatedChain",
+        "GatedInvertedResidual",
         "GatedResidual",
         "GatedSequence",
         "NestedConv2D",
