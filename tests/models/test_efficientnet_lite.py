@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_dyngate as kd
+from keras_dyngate.models import efficientnet_lite
 from tests import reference
 from tests.stubs import images, outputs
 
@@ -110,11 +111,9 @@ class TestNpz:
             np.testing.assert_allclose(
                 outputs(gated, x), expected, rtol=1e-4, atol=1e-4
             )
-        with kd.force_open_rate(gated, 0.0):
-            assert (abs(outputs(gated, x) - expected) > 1e-2).any()
-        decisions = kd.decide(gated, x)
-        keys = [key.partition("/")[2] for key in decisions]
-        assert keys.count("channel") == 15 and keys.count("layer") == 9
+        held = [x for x in gated.layers if isinstance(x, kd.GatedInvertedResidual)]
+        assert [x.channel_gate.units for x in held] == [2] * 15
+        assert sum(x.layer_gate is not None for x in held) == 9
 
     def test_other_classes(self, npz, lite0):
         with pytest.warns(
@@ -149,45 +148,47 @@ def test_lite0_is_counted_by_hand():
     assert trained == 4_652_008
 
 
-@pytest.mark.parametrize(
-    ("size", "blocks", "widths"),
-    [
-        (1, [1, 3, 3, 4, 4, 5, 1], [16, 24, 40, 80, 112, 192, 320]),
-        (2, [1, 3, 3, 4, 4, 5, 1], [16, 24, 48, 88, 120, 208, 352]),
-        (3, [1, 3, 3, 5, 5, 6, 1], [24, 32, 48, 96, 136, 232, 384]),
-        (4, [1, 4, 4, 6, 6, 8, 1], [24, 32, 56, 112, 160, 272, 448]),
-    ],
-)
-def test_larger_sizes(size, blocks, widths):
-    side, rate = {1: (240, 0.2), 2: (260, 0.3), 3: (280, 0.3), 4: (300, 0.3)}[size]
-    make = getattr(kd, f"gated_efficientnet_lite{size}")
-    model = make(gates=None)
-    assert model.input_shape == (None, side, side, 3)
-    assert model.output_shape == (None, 1000)
-    assert model.get_layer("dropout").rate == rate
-    assert model.get_layer("stem_conv").filters == 32
-    assert model.get_layer("head_conv").filters == 1280
-    assert model.get_layer("stage1_block1_project_conv").filters == widths[0]
-    held = [x for x in model.layers if isinstance(x, kd.GatedInvertedResidual)]
-    assert [block.name for block in held] == [
-        f"stage{stage}_block{index}"
-        for stage, count in list(enumerate(blocks, 1))[1:]
-        for index in range(1, count + 1)
-    ]
-    found = [block.filters for block in held if block.name.endswith("block1")]
-    assert found == widths[1:]
+SIZES = {  # blocks and channels per stage, side of the images, dropout
+    0: ([1, 2, 2, 3, 3, 4, 1], [16, 24, 40, 80, 112, 192, 320], 224, 0.2),
+    1: ([1, 3, 3, 4, 4, 5, 1], [16, 24, 40, 80, 112, 192, 320], 240, 0.2),
+    2: ([1, 3, 3, 4, 4, 5, 1], [16, 24, 48, 88, 120, 208, 352], 260, 0.3),
+    3: ([1, 3, 3, 5, 5, 6, 1], [24, 32, 48, 96, 136, 232, 384], 280, 0.3),
+    4: ([1, 4, 4, 6, 6, 8, 1], [24, 32, 56, 112, 160, 272, 448], 300, 0.3),
+}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "shape"),
-    [
-        ({"include_top": False}, (None, 2, 2, 1280)),
-        ({"include_top": False, "pooling": "avg"}, (None, 1280)),
-        ({"include_top": False, "input_shape": (None, 40, 1)}, (None, None, 2, 1280)),
-    ],
-)
-def test_heads(arguments, shape):
-    assert kd.efficientnet_lite0(**{**SMALL, **arguments}).output_shape == shape
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["", "gated_"])
+def test_sizes(monkeypatch, kind, size):
+    asked = {}
+
+    def build(stem, stages, head, **arguments):
+        asked.update(arguments, stages=stages, ends=(stem, head))
+
+    monkeypatch.setattr(efficientnet_lite, "build_inverted_residuals", build)
+    make = getattr(kd, f"{kind}efficientnet_lite{size}")
+    make(classes=3, pooling="max", input_shape=(8, 8, 3), include_top=False)
+    blocks, widths, side, rate = SIZES[size]
+    assert [stage.blocks for stage in asked["stages"]] == blocks
+    assert [stage.filters for stage in asked["stages"]] == widths
+    assert asked["ends"] == (32, 1280)
+    assert (asked["side"], asked["dropout_rate"]) == (side, rate)
+    assert asked["name"] == f"{kind}efficientnet_lite{size}"
+    assert asked["gates"] == (kd.Gates() if kind else None)
+    assert (asked["classes"], asked["pooling"]) == (3, "max")
+    assert asked["input_shape"] == (8, 8, 3) and asked["include_top"] is False
+    make(weights="net.npz", classifier_activation=None, include_preprocessing=False)
+    assert asked["weights"] == "net.npz" and asked["include_preprocessing"] is False
+    assert asked["classifier_activation"] is None
+
+
+def test_a_larger_one():
+    model = kd.efficientnet_lite2(classes=3)
+    assert model.input_shape == (None, 260, 260, 3)
+    assert model.output_shape == (None, 3)
+    assert (
+        len([x for x in model.layers if isinstance(x, kd.GatedInvertedResidual)]) == 20
+    )
 
 
 def test_signatures():
@@ -201,7 +202,5 @@ def test_signatures():
         kd.gated_efficientnet_lite0(gates="binary")
     with pytest.raises(ValueError, match="`dropout_rate` must be .*dropout_rate=-1"):
         kd.efficientnet_lite0(dropout_rate=-1, **SMALL)
-    with pytest.raises(ValueError, match="a .keras, .weights.h5 or .npz file"):
-        kd.efficientnet_lite0(weights="net.h5", **SMALL)
     with pytest.raises(ValueError, match="`groups` must divide the 144 chan.*'stage2_"):
         kd.gated_efficientnet_lite0(gates=kd.Gates(groups=32), **SMALL)
