@@ -66,6 +66,9 @@ from keras_dyngate.layers.gated_bottleneck_block import (
     GatedBottleneckBlock as GatedBottleneckBlock,
 )
 from keras_dyngate.layers.gated_chain import GatedChain as GatedChain
+from keras_dyngate.layers.gated_inverted_residual import (
+    GatedInvertedResidual as GatedInvertedResidual,
+)
 from keras_dyngate.layers.gated_residual import GatedResidual as GatedResidual
 from keras_dyngate.layers.gated_sequence import GatedSequence as GatedSequence
 from keras_dyngate.layers.nested_conv2d import NestedConv2D as NestedConv2D
@@ -92,6 +95,18 @@ from keras_dyngate.models.auxiliary_head import add_auxiliary_head as add_auxili
 from keras_dyngate.models.densenet import densenet121 as densenet121
 from keras_dyngate.models.densenet import densenet169 as densenet169
 from keras_dyngate.models.densenet import densenet201 as densenet201
+from keras_dyngate.models.efficientnet_lite import (
+    efficientnet_lite0 as efficientnet_lite0,
+    efficientnet_lite1 as efficientnet_lite1,
+    efficientnet_lite2 as efficientnet_lite2,
+    efficientnet_lite3 as efficientnet_lite3,
+    efficientnet_lite4 as efficientnet_lite4,
+    gated_efficientnet_lite0 as gated_efficientnet_lite0,
+    gated_efficientnet_lite1 as gated_efficientnet_lite1,
+    gated_efficientnet_lite2 as gated_efficientnet_lite2,
+    gated_efficientnet_lite3 as gated_efficientnet_lite3,
+    gated_efficientnet_lite4 as gated_efficientnet_lite4,
+)
 from keras_dyngate.models.exits.cut_at_exit import cut_at_exit as cut_at_exit
 from keras_dyngate.models.exits.cut_points import CutPoint as CutPoint
 from keras_dyngate.models.exits.cut_points import cut_points as cut_points
@@ -108,6 +123,8 @@ from keras_dyngate.models.gating.gate_model import (
 from keras_dyngate.models.gating.gate_model import add_layer_gates as add_layer_gates
 from keras_dyngate.models.gating.places import GateablePlace as GateablePlace
 from keras_dyngate.models.gating.places import gateable as gateable
+from keras_dyngate.models.mobilenet import gated_mobilenet_v2 as gated_mobilenet_v2
+from keras_dyngate.models.mobilenet import mobilenet_v2 as mobilenet_v2
 from keras_dyngate.models.pspnet import gated_pspnet50 as gated_pspnet50
 from keras_dyngate.models.pspnet import gated_pspnet101 as gated_pspnet101
 from keras_dyngate.models.pspnet import pspnet50 as pspnet50

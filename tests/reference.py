@@ -1,4 +1,4 @@
-"""Residual nets once more, in NumPy and float64, from PyTorch's names and layouts."""
+"""Nets once more, in NumPy and float64, from PyTorch's names and layouts."""
 
 import numpy as np
 from scipy.stats import beta
@@ -25,9 +25,9 @@ def relu(x):
     return np.maximum(x, 0.0)
 
 
-def batch_norm(x, weights, name):
+def batch_norm(x, weights, name, epsilon=1e-5):
     w = {k: weights[f"{name}.{k}"] for k in ("weight", "bias", "running_mean")}
-    scale = w["weight"] / np.sqrt(weights[f"{name}.running_var"] + 1e-5)
+    scale = w["weight"] / np.sqrt(weights[f"{name}.running_var"] + epsilon)
     return (x - w["running_mean"]) * scale + w["bias"]
 
 
@@ -94,6 +94,74 @@ def resnet(image, weights, blocks, mean, std):
             x = block(x, weights, f"layer{stage}.{index}", stride)
     x = x.mean(axis=(1, 2))
     return x @ weights["fc.weight"].T + weights["fc.bias"]
+
+
+def densenet(image, weights, blocks, mean, std):
+    """Logits of torchvision's net by its names, `blocks` layers per dense block."""
+
+    def activated_conv(x, norm, conv_name):
+        return conv(relu(batch_norm(x, weights, norm)), weights[f"{conv_name}.weight"])
+
+    x = (np.asarray(image, "float64") / 255.0 - mean) / std
+    x = conv(x, weights["features.conv0.weight"], 2)
+    x = max_pool(relu(batch_norm(x, weights, "features.norm0")))
+    for number, layers in enumerate(blocks, 1):
+        for index in range(1, layers + 1):
+            name = f"features.denseblock{number}.denselayer{index}"
+            y = activated_conv(x, f"{name}.norm1", f"{name}.conv1")
+            y = activated_conv(y, f"{name}.norm2", f"{name}.conv2")
+            x = np.concatenate([x, y], axis=-1)
+        if number < len(blocks):
+            name = f"features.transition{number}"
+            x = activated_conv(x, f"{name}.norm", f"{name}.conv")
+            n, height, width, channels = x.shape
+            x = x[:, : height // 2 * 2, : width // 2 * 2]
+            x = x.reshape(n, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+    x = relu(batch_norm(x, weights, "features.norm5")).mean(axis=(1, 2))
+    return x @ weights["classifier.weight"].T + weights["classifier.bias"]
+
+
+def conv_same(x, kernel, stride=1):
+    """Convolution by an OIHW kernel, or a depthwise one, with TensorFlow's zeros."""
+    size, rows, columns = kernel.shape[-1], *(-(-n // stride) for n in x.shape[1:3])
+    missing = [
+        max(0, (new - 1) * stride + size - old)
+        for new, old in zip((rows, columns), x.shape[1:3], strict=True)
+    ]
+    around = [(n // 2, n - n // 2) for n in missing]
+    x = np.pad(np.asarray(x, "float64"), [(0, 0), *around, (0, 0)])
+    total = 0.0
+    for i in range(size):
+        for j in range(size):
+            part = x[:, i::stride, j::stride][:, :rows, :columns]
+            if kernel.shape[1] == 1:
+                total = total + part * kernel[:, 0, i, j]
+            else:
+                total = total + part @ kernel[:, :, i, j].T
+    return total
+
+
+def efficientnet_lite(image, weights, strides):
+    """Logits of the PyTorch package's net by its names, `strides` of its blocks."""
+
+    def step(x, conv_name, norm, stride=1):
+        y = conv_same(x, weights[f"{conv_name}.weight"], stride)
+        return batch_norm(y, weights, norm, 1e-3)
+
+    def relu6(x):
+        return np.clip(x, 0.0, 6.0)
+
+    x = (np.asarray(image, "float64") - 127.0) / 128.0
+    x = relu6(step(x, "_conv_stem", "_bn0", 2))
+    for index, stride in enumerate(strides):
+        name, y = f"_blocks.{index}", x
+        if f"{name}._expand_conv.weight" in weights:
+            y = relu6(step(y, f"{name}._expand_conv", f"{name}._bn0"))
+        y = relu6(step(y, f"{name}._depthwise_conv", f"{name}._bn1", stride))
+        y = step(y, f"{name}._project_conv", f"{name}._bn2")
+        x = x + y if x.shape == y.shape else y
+    x = relu6(step(x, "_conv_head", "_bn1")).mean(axis=(1, 2))
+    return x @ weights["_fc.weight"].T + weights["_fc.bias"]
 
 
 def batch_shaping(logits, a=0.6, b=0.4):

@@ -288,6 +288,7 @@ def test_mypy_knows_every_name_and_what_builders_take(tmp_path):
 def test_public_classes_can_be_saved():
     bases = (keras.Layer, kd.GateRegularizer, kd.LinearSchedule)
     abstract = (kd.Controller, kd.DynamicLayer, kd.GateRegularizer, kd.GatedChain)
+    abstract += (kd.Distillation,)  # wraps the net that is saved
     classes = [
         found
         for found in (getattr(kd, name) for name in kd.__all__)

@@ -10,6 +10,7 @@ from keras_dyngate.layers.gated_basic_block import GatedBasicBlock
 from keras_dyngate.layers.gated_block import GatedBlock
 from keras_dyngate.layers.gated_bottleneck_block import GatedBottleneckBlock
 from keras_dyngate.layers.gated_chain import GatedChain
+from keras_dyngate.layers.gated_inverted_residual import GatedInvertedResidual
 from keras_dyngate.layers.gated_residual import GatedResidual
 from keras_dyngate.layers.gated_sequence import GatedSequence
 from keras_dyngate.layers.nested_conv2d import NestedConv2D
@@ -31,6 +32,7 @@ __all__ = [
     "GatedBlock",
     "GatedBottleneckBlock",
     "GatedChain",
+    "GatedInvertedResidual",
     "GatedResidual",
     "GatedSequence",
     "NestedConv2D",

@@ -22,18 +22,20 @@ def conv_bn(
     momentum: float,
     dtype: Any = None,
     dilation_rate: int = 1,
+    padding: str | None = None,
 ) -> tuple[keras.layers.Conv2D, keras.layers.BatchNormalization]:
     """A convolution without bias, padded alike on all sides, and its BN.
 
     The padding is `dilation_rate * (kernel_size // 2)`, so that the map keeps its size
-    at stride 1; it is explicit where Keras's "same" would put it on one side only.
+    at stride 1; it is explicit where Keras's "same" would put it on one side only,
+    unless that `padding` is asked for.
     """
     conv = keras.layers.Conv2D(
         filters,
         kernel_size,
         strides=strides,
         dilation_rate=dilation_rate,
-        padding="same" if strides == 1 else "valid",
+        padding=padding or ("same" if strides == 1 else "valid"),
         use_bias=False,
         data_format="channels_last",
         kernel_initializer=keras.initializers.VarianceScaling(

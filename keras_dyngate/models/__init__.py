@@ -1,4 +1,4 @@
-"""Residual, dense, segmentation and anytime nets, and early exits on classifiers."""
+"""Residual, dense, mobile, segmentation and anytime nets; early exits on classifiers."""
 
 from keras_dyngate._public import offered
 

@@ -73,13 +73,6 @@ def build_densenet(
     The stem has `2 * growth` channels; a transition keeps `reduction` of them.
     """
     shape, classes = check_arguments(stem, input_shape, pooling, classes)
-    if weights is not None and not os.fspath(weights).endswith(
-        (".keras", ".weights.h5")
-    ):
-        raise ValueError(
-            "`weights` must be None or the path of a .keras or .weights.h5 file. "
-            f"Received: weights={weights!r}"
-        )
     image = x = keras.Input(shape, name="image")
     if include_preprocessing:
         x = normalize(x, mean, std)
@@ -122,7 +115,8 @@ def densenet(
         stem: "imagenet" (default): 7x7 convolution of stride 2 and 3x3 max pooling; or
             "cifar": one 3x3 convolution, no pooling.
         include_top: Whether to end in average pooling and a dense layer.
-        weights: None (random), or a path: `.keras` or `.weights.h5`.
+        weights: None (random), or a path: `.keras`, `.weights.h5`, or an `.npz` with
+            the names and layouts of torchvision.
         input_shape: (height, width, channels); default (224, 224, 3), or (32, 32, 3)
             with the stem "cifar".
         pooling: Without the top: None, "avg" or "max".

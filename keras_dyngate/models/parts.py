@@ -26,8 +26,23 @@ def check_arguments(
     Raises:
         ValueError: For a bad argument, or if Keras is set to channels first.
     """
-    channels_last(None)
     side, default_classes = STEMS[one_of("stem", stem, tuple(STEMS))]
+    classes = default_classes if classes is None else classes
+    return check_sizes(side, input_shape, pooling, classes)
+
+
+def check_sizes(
+    side: int,
+    input_shape: Sequence[int | None] | None,
+    pooling: str | None,
+    classes: int,
+) -> tuple[tuple[int | None, ...], int]:
+    """The shape of the images, RGB of `side` if not given, and the number of classes.
+
+    Raises:
+        ValueError: For a bad argument, or if Keras is set to channels first.
+    """
+    channels_last(None)
     if pooling not in (None, "avg", "max"):
         raise ValueError(
             f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}"
@@ -39,9 +54,7 @@ def check_arguments(
             "`input_shape` must be (height, width, channels) with known channels. "
             f"Received: input_shape={input_shape!r}"
         )
-    return shape, positive_int(
-        "classes", default_classes if classes is None else classes
-    )
+    return shape, positive_int("classes", classes)
 
 
 def normalization(mean: Sequence[float], std: Sequence[float]) -> keras.Layer:
@@ -75,13 +88,20 @@ def apply_stem(x: Any, filters: int, stem: str) -> Any:
 
 
 def apply_head(
-    x: Any, include_top: bool, pooling: str | None, classes: int, activation: Any
+    x: Any,
+    include_top: bool,
+    pooling: str | None,
+    classes: int,
+    activation: Any,
+    dropout_rate: float = 0.0,
 ) -> Any:
     """Average pooling and the classifier, or without the top the pooling asked for."""
     if include_top or pooling == "avg":
         x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
     elif pooling == "max":
         x = keras.layers.GlobalMaxPooling2D(name="max_pool")(x)
+    if include_top and dropout_rate:
+        x = keras.layers.Dropout(dropout_rate, name="dropout")(x)
     if include_top:
         x = keras.layers.Dense(classes, activation=activation, name="predictions")(x)
     return x

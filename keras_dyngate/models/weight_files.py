@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import re
-import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,13 @@ import numpy as np
 from keras_dyngate._backend import copy_variable
 from keras_dyngate._files import NOT_AN_NPZ
 from keras_dyngate._warn import warn
+from keras_dyngate.models.keras_files import (
+    UNLIKE,
+    load_quietly,
+    read_theirs,
+    written_by_theirs,
+)
+from keras_dyngate.models.torch_names import our_name
 from keras_dyngate.models.weights import (
     HEAD,
     check_arrays,
@@ -23,10 +28,12 @@ from keras_dyngate.models.weights import (
     without_head,
 )
 
-_UNLIKE = (ValueError, KeyError, OSError)  # what Keras raises for a file that is unlike
 
-
-def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
+def load_weights(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    theirs: Callable[[int | None], keras.Model] | None = None,
+) -> None:
     """Load a file into a model of this library's builders.
 
     If the file has no classifier, or one for other classes, that of the net stays new
@@ -34,10 +41,12 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
 
     Args:
         model: The net to fill.
-        path: `.keras` (a whole net of the same kind), `.weights.h5`, or for a ResNet
-            `.npz` with PyTorch names and layouts, which fills the trunk and leaves
-            gates alone. What stands before all of its names, as `module.` does, is
-            passed over.
+        path: `.keras` (a whole net of the same kind), `.weights.h5`, or `.npz` with
+            PyTorch names and layouts, which fills the trunk and leaves gates alone.
+            What stands before all of its names, as `module.` does, is passed over.
+        theirs: Makes the net of keras.applications with the same trunk, for so many
+            classes, or for None without a classifier. Then the path may also be a
+            `.weights.h5` or `.h5` of such a net.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -46,10 +55,11 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
             own names and shapes, and nothing is changed.
     """
     path = Path(path)
-    if not path.name.endswith((".keras", ".weights.h5", ".npz")):
+    known = [".keras", ".weights.h5", ".npz", *([] if theirs is None else [".h5"])]
+    if not path.name.endswith(tuple(known)):
         raise ValueError(
-            "`weights` must be None or the path of a .keras, .weights.h5 or .npz file. "
-            f"Received: {str(path)!r}"
+            f"`weights` must be None or the path of a {', '.join(known[:-1])} or "
+            f"{known[-1]} file. Received: {str(path)!r}"
         )
     if not path.is_file():
         raise FileNotFoundError(f"`weights` must be a file. Received: {str(path)!r}")
@@ -58,6 +68,8 @@ def load_weights(model: keras.Model, path: str | os.PathLike[str]) -> None:
     elif path.suffix == ".keras":
         source = keras.saving.load_model(path, compile=False)
         left = copy_trunk(model, source, f"The weights file {path}")
+    elif theirs is not None and written_by_theirs(path):
+        left = copy_trunk(model, read_theirs(path, theirs), f"The weights file {path}")
     else:
         left = _load_h5(model, path)
     if left:
@@ -72,25 +84,28 @@ def warn_of_new_layer(model: keras.Model, path: Path, left: str, layer: str) -> 
     )
 
 
-def _layout(array: np.ndarray) -> np.ndarray:
-    """A PyTorch array in the layout of Keras: OIHW -> HWIO, [out, in] -> [in, out]."""
-    if array.ndim == 4:
-        return array.transpose(2, 3, 1, 0)
-    return array.T
+def _axes(name: str, rank: int) -> tuple[int, ...]:
+    """Of each axis of a variable of Keras, which one it is of PyTorch's array."""
+    if rank == 4:  # OIHW -> HWIO; a depthwise kernel has its channels for O
+        return (2, 3, 0, 1) if "depthwise" in name else (2, 3, 1, 0)
+    return tuple(reversed(range(rank)))
 
 
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _layout(name: str, array: np.ndarray) -> np.ndarray:
+    """A PyTorch array in the layout of Keras."""
+    return array.transpose(_axes(name, array.ndim))
+
+
+def _torch_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """What `_layout` turns into `shape`."""
-    if len(shape) == 4:
-        height, width, channels, out = shape
-        return out, channels, height, width
-    return shape[::-1]
+    found = dict(zip(_axes(name, len(shape)), shape, strict=True))
+    return tuple(found[axis] for axis in range(len(shape)))
 
 
 def _common_prefix(names: Iterable[str], slots: dict[str, Any]) -> str:
     """What stands before every name, as `module.`, if slots are named by the rest."""
     rest, prefix = list(names), ""
-    while rest and not any(name in slots for name in rest):
+    while rest and not any(our_name(name) in slots for name in rest):
         first = {name.partition(".")[0] for name in rest}
         rest = [name.partition(".")[2] for name in rest]
         if len(first) != 1 or not all(rest):
@@ -124,9 +139,7 @@ def _load_npz(model: keras.Model, path: Path) -> str:
     """Fill the trunk, and the classifier if it fits; else say which the file has."""
     found, slots = _read_npz(path), trunk_slots(model)
     prefix = _common_prefix(found, slots)
-    theirs = {
-        re.sub(r"^linear\.", HEAD, name.removeprefix(prefix)): name for name in found
-    }
+    theirs = {our_name(name.removeprefix(prefix)): name for name in found}
     arrays = {name: found[their] for name, their in theirs.items()}
     left = _other_classifier(slots, arrays)
     if left:
@@ -139,7 +152,7 @@ def _load_npz(model: keras.Model, path: Path) -> str:
         shape=_torch_shape,
     )
     for name, variable in slots.items():
-        copy_variable(variable, _layout(arrays[name]))
+        copy_variable(variable, _layout(name, arrays[name]))
     return left
 
 
@@ -149,7 +162,7 @@ def _other_classifier(slots: dict[str, Any], arrays: dict[str, np.ndarray]) -> s
     found = [arrays[name].shape for name in head if name in arrays]
     if head and not found:
         return "no classifier"
-    wanted = [_torch_shape(tuple(slots[name].shape)) for name in head]
+    wanted = [_torch_shape(name, tuple(slots[name].shape)) for name in head]
     classes = {shape[:1] for shape in found}  # the kernel's and the bias's
     alike = [shape[1:] for shape in found] == [shape[1:] for shape in wanted]
     if not head or not alike or len(classes) > 1 or wanted[0][:1] in classes:
@@ -174,20 +187,17 @@ def _load_h5(model: keras.Model, path: Path) -> str:
 
 
 def _load_what_fits(model: keras.Model, path: Path) -> str:
-    with warnings.catch_warnings():
-        # An index of layers that are loaded already, which ends with the classifier.
-        warnings.filterwarnings("ignore", ".*nested container at '_operations_by_depth")
-        try:
-            model.load_weights(path)
-        except _UNLIKE as error:
-            if any(layer.name == "predictions" for layer in model.layers):
-                for variable in without_head(trunk_slots(model)).values():
-                    variable.assign(np.full(variable.shape, np.nan))  # till it is there
-                trunk = keras.Model(model.inputs, model.get_layer("predictions").input)
-                with contextlib.suppress(*_UNLIKE):
-                    trunk.load_weights(path)
-                    return "another classifier, or none"
-            raise ValueError(
-                f"The weights file {path} does not fit {model.name!r}: {error}"
-            ) from error
+    try:
+        load_quietly(model, path)
+    except UNLIKE as error:
+        if any(layer.name == "predictions" for layer in model.layers):
+            for variable in without_head(trunk_slots(model)).values():
+                variable.assign(np.full(variable.shape, np.nan))  # till it is there
+            trunk = keras.Model(model.inputs, model.get_layer("predictions").input)
+            with contextlib.suppress(*UNLIKE):
+                load_quietly(trunk, path)
+                return "another classifier, or none"
+        raise ValueError(
+            f"The weights file {path} does not fit {model.name!r}: {error}"
+        ) from error
     return ""

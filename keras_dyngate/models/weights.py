@@ -1,8 +1,9 @@
 """Weights from other nets, matched by name.
 
 Every trunk variable of the library's residual nets has one name, PyTorch's
-(`layer1.0.conv1.weight`), whatever the source: an `.npz`, a plain net, a gated one.
-Those of a dense net have its layers' own names.
+(`layer1.0.conv1.weight`, of mobile nets `_blocks.1._expand_conv.weight`), whatever the
+source: an `.npz`, a plain net, a gated one. Those of a dense net have its layers' own
+names.
 """
 
 import re
@@ -14,6 +15,7 @@ import numpy as np
 
 from keras_dyngate._backend import copy_variable
 from keras_dyngate._walk import dynamic_layers
+from keras_dyngate.models.mobile_names import MOBILE, mobile_layers
 
 _BN = {
     "weight": "gamma",
@@ -45,26 +47,34 @@ def trunk_slots(model: keras.Model) -> dict[str, Any]:
     """The trunk's variables by PyTorch name, in the order of the model.
 
     Raises:
-        ValueError: If the model was not made by this library's builders.
+        ValueError: If the model was not made by this library's builders, and is no
+            MobileNetV2 of keras.applications either.
     """
     names = {layer.name for layer in model.layers}
-    dense = "block1_layer1_conv1" in names
-    if not dense and not {"conv1", "bn1", "stage1_block1"} <= names:
-        raise ValueError(
-            "Expected a ResNet built by keras_dyngate, or a DenseNet. "
-            f"Received: {model.name!r} with layers {sorted(names)[:5]}..."
-        )
     slots: dict[str, Any] = {}
-    for layer in model.layers:
-        if layer.name in ("conv1", "bn1") or (dense and _DENSE.fullmatch(layer.name)):
-            slots.update(_layer_slots(layer.name, layer))
-    for block in dynamic_layers(model):
-        stage, index = block.name.removeprefix("stage").split("_block")
-        prefix = f"layer{stage}.{int(index) - 1}"
-        for layer in _layers_of(block.links()):
-            slots.update(_layer_slots(f"{prefix}.{layer.name}", layer))
-        for number, layer in enumerate(_layers_of(block.shortcut_links())):
-            slots.update(_layer_slots(f"{prefix}.downsample.{number}", layer))
+    if MOBILE & names:
+        for name, layer in mobile_layers(model):
+            slots.update(_layer_slots(name, layer))
+    elif "block1_layer1_conv1" in names:
+        for layer in model.layers:
+            if _DENSE.fullmatch(layer.name):
+                slots.update(_layer_slots(layer.name, layer))
+    elif {"conv1", "bn1", "stage1_block1"} <= names:
+        for name in ("conv1", "bn1"):
+            slots.update(_layer_slots(name, model.get_layer(name)))
+        for block in dynamic_layers(model):
+            stage, index = block.name.removeprefix("stage").split("_block")
+            prefix = f"layer{stage}.{int(index) - 1}"
+            for layer in _layers_of(block.links()):
+                slots.update(_layer_slots(f"{prefix}.{layer.name}", layer))
+            for number, layer in enumerate(_layers_of(block.shortcut_links())):
+                slots.update(_layer_slots(f"{prefix}.downsample.{number}", layer))
+    else:
+        raise ValueError(
+            "Expected a ResNet built by keras_dyngate, a DenseNet, a MobileNetV2 or an "
+            f"EfficientNet-Lite. Received: {model.name!r} with layers "
+            f"{sorted(names)[:5]}..."
+        )
     if "predictions" in names:
         slots.update(_layer_slots("fc", model.get_layer("predictions")))
     return slots
@@ -75,7 +85,7 @@ def check_arrays(
     arrays: dict[str, np.ndarray],
     of: str,
     spell: Callable[[str], str] = str,
-    shape: Callable[[tuple[int, ...]], tuple[int, ...]] = tuple,
+    shape: Callable[[str, tuple[int, ...]], tuple[int, ...]] = lambda _, own: own,
 ) -> None:
     """Raise naming the first array that does not fit, as its source spells it.
 
@@ -84,7 +94,7 @@ def check_arrays(
         arrays: By name, in the layout of their source.
         of: The source, as a sentence begins.
         spell: From a name to the source's own.
-        shape: From a variable's shape to that of its array in the source.
+        shape: From a name and its variable's shape to that of its array in the source.
     """
     if not slots.keys() & arrays.keys():
         raise ValueError(
@@ -93,7 +103,7 @@ def check_arrays(
             f"{[spell(name) for name in list(arrays)[:3]]}"
         )
     for name, variable in slots.items():
-        wanted = shape(tuple(variable.shape))
+        wanted = shape(name, tuple(variable.shape))
         received = arrays[name].shape if name in arrays else "no such array"
         if received != wanted:
             raise ValueError(
@@ -179,10 +189,9 @@ def copy_trunk(target: keras.Model, source: keras.Model, of: str) -> str:
         slots = without_head(slots)
     check_arrays(slots, arrays, of)
     pairs = [(variable, arrays[name]) for name, variable in slots.items()]
-    for block, other in zip(
-        dynamic_layers(target), dynamic_layers(source), strict=True
-    ):
-        known = {item.key: item.controller for item in other.decisions()}
+    others = {block.name: block.decisions() for block in dynamic_layers(source)}
+    for block in dynamic_layers(target):
+        known = {item.key: item.controller for item in others.get(block.name, ())}
         ours = {id(item.controller): item for item in block.decisions()}
         for item in ours.values():
             if type(item.controller) is type(known.get(item.key)):
@@ -203,7 +212,8 @@ def load_trunk_weights(target: keras.Model, source: keras.Model) -> keras.Model:
 
     Args:
         target: Net to fill, gated or plain.
-        source: Net to read, gated or plain.
+        source: Net to read, gated or plain; for a MobileNetV2 also that of
+            keras.applications.
 
     Returns:
         `target`.

@@ -122,6 +122,34 @@ def small_net():
     return randomize(keras.Model(image, keras.layers.Dense(5)(x)))
 
 
+@pytest.mark.parametrize("squeeze", [None, 3])
+def test_inverted_residuals(squeeze):
+    """Channels move, and those that never open go, in a squeeze-and-excite too."""
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3, activation="relu")(image)
+    for index, (filters, strides) in enumerate([(4, 1), (6, 2)]):
+        x = kd.GatedInvertedResidual(
+            filters,
+            12,
+            strides=strides,
+            channel_gate="binary",
+            squeeze_filters=squeeze,
+            name=f"b{index}",
+        )(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = randomize(keras.Model(image, keras.layers.Dense(5)(x)))
+    gate = model.get_layer("b1").channel_gate.expand
+    gate.bias.assign(gate.bias - 100.0 * (np.arange(12) % 3 == 0))
+    x = images(24, 8, 8, 3)
+    packed, report = kd.pack_channels(model, x, group_size=4)
+    check_packed(model, packed, report, x)
+    assert report.orders["b0/channel"] != tuple(range(12))
+    pruned, report = kd.pack_channels(model, x, group_size=4, prune=True)
+    assert report.removed["b1/channel"] >= 4
+    assert pruned.get_layer("b1").inner_filters <= 8
+    assert close(*[predict_with_decisions(m, x)[0] for m in (model, pruned)])
+
+
 def test_whole_nets_keep_their_function_and_original():
     model = small_net()
     model.compile(keras.optimizers.SGD(), "mse")

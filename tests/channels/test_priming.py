@@ -119,6 +119,28 @@ def test_priming_orders_channels_and_keeps_the_open_net(bottleneck):
         np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-9)
 
 
+def test_priming_inverted_residuals():
+    image = keras.Input((6, 6, 3))
+    options = {"channel_gate": kd.BinaryGate(4), "squeeze_filters": 2, "name": "b"}
+    x = kd.GatedInvertedResidual(3, 8, **options)(image)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = randomize(keras.Model(image, keras.layers.Dense(3, "softmax")(x)))
+    x, y = labelled()
+    with kd.force_open_rate(model, 1.0):
+        before = model.predict(x, verbose=0)
+    old = kd.channel_importance(model, x, y)["b/channel"]
+    assert (np.diff(old) > 0).any()
+    (biases,) = kd.prime_gates(model, x, y, 0.6).values()
+    with kd.force_open_rate(model, 1.0):
+        np.testing.assert_allclose(model.predict(x, verbose=0), before, rtol=1e-4)
+    new = kd.channel_importance(model, x, y)["b/channel"]
+    np.testing.assert_allclose(new, np.sort(old)[::-1], rtol=1e-3, atol=1e-9)
+    assert (np.diff(biases) <= 0).all() and biases[0] > 0 > biases[-1]
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 4])
+@pytest.mark.parametrize("target", [0.3, 0.6, 0.9])
+def test_the_biases_alone_spend_the_target(group_size, target):
 @pytest.mark.parametrize(
     "group_size, target, layer_gates",
     [(1, 0.3, False), (4, 0.9, False), (2, 0.6, True)],

@@ -32,6 +32,12 @@ BLOCKS = {
     "bottleneck": (kd.GatedBottleneckBlock, 16, {}),
     "bottleneck, strides": (kd.GatedBottleneckBlock, 16, dict(strides=2)),
     "bottleneck, last": (kd.GatedBottleneckBlock, 16, dict(gated_activations="last")),
+    "inverted": (kd.GatedInvertedResidual, 16, dict(inner_filters=32)),
+    "inverted, squeeze": (
+        kd.GatedInvertedResidual,
+        16,
+        dict(inner_filters=32, kernel_size=5, squeeze_filters=6, activation="silu"),
+    ),
 }
 GATES = {"channel": (True, False), "layer": (False, True), "both": (True, True)}
 SCORES = {"hard": kd.BinaryGate, "salience": kd.SalienceController}
@@ -160,6 +166,30 @@ def test_weights_of_shut_groups_are_not_touched(kind, gates, scores, size):
     np.testing.assert_array_equal(run(tf.constant(x))[0], expected)
     poison(block, 0, np.flatnonzero(runs[0])[:1])
     assert np.isnan(lower(block, size)[1](tf.constant(x))[0]).any()
+
+
+@pytest.mark.parametrize("squeeze", [None, 6])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_shut_groups_of_an_inverted_residual_are_not_touched(strides, squeeze):
+    gate = kd.BinaryGate(4)
+    block = kd.GatedInvertedResidual(
+        16, 32, 3, strides, channel_gate=gate, squeeze_filters=squeeze, name="block"
+    )
+    image = keras.Input(SHAPE)
+    model = randomize(keras.Model(image, block(image)))
+    x = images(1)
+    gate.forced = np.array([0, 1, 0, 1])
+    expected = np.asarray(model(x))
+    close(lower(block, 8)[1](tf.constant(x))[0], expected)
+    shut = np.flatnonzero(np.repeat(1 - gate.forced, 8))
+    for weight, axis in block.channel_weights()["channel"]:
+        if squeeze and "squeeze" in weight.path:
+            continue  # it runs once, for all
+        value = np.moveaxis(keras.ops.convert_to_numpy(weight).copy(), axis, 0)
+        value[shut] = np.nan
+        weight.assign(np.moveaxis(value, 0, axis))
+    assert np.isnan(model(x)).any(), "Keras masks: NaN * 0"
+    close(lower(block, 8)[1](tf.constant(x))[0], expected)
 
 
 @pytest.mark.parametrize("scores", SCORES)

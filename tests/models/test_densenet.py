@@ -1,4 +1,5 @@
 import inspect
+import re
 
 import keras
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 import keras_dyngate as kd
 from keras_dyngate.models.densenet import build_densenet
+from tests import reference
 from tests.stubs import images, outputs, randomize
 
 pytestmark = [
@@ -20,6 +22,45 @@ def tiny(blocks=(2, 1), growth=4, **arguments):
     return build_densenet(
         blocks, growth, **{"stem": "cifar", "input_shape": (8, 8, 3), **arguments}
     )
+
+
+def torchvision_arrays(blocks, growth, classes, seed=0):
+    """A random net as torchvision names it, built by hand."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+
+    def conv(name, *shape):
+        scale = (2.0 / np.prod(shape[1:])) ** 0.5
+        arrays[f"features.{name}.weight"] = rng.normal(0, scale, shape)
+
+    def norm(name, channels):
+        for part, low, high in (
+            ("weight", 0.5, 1.5),
+            ("bias", -0.3, 0.3),
+            ("running_mean", -0.3, 0.3),
+            ("running_var", 0.5, 1.5),
+        ):
+            arrays[f"features.{name}.{part}"] = rng.uniform(low, high, channels)
+
+    channels = 2 * growth
+    conv("conv0", channels, 3, 7, 7)
+    norm("norm0", channels)
+    for number, layers in enumerate(blocks, 1):
+        for index in range(1, layers + 1):
+            name = f"denseblock{number}.denselayer{index}"
+            norm(f"{name}.norm1", channels)
+            conv(f"{name}.conv1", 4 * growth, channels, 1, 1)
+            norm(f"{name}.norm2", 4 * growth)
+            conv(f"{name}.conv2", growth, 4 * growth, 3, 3)
+            channels += growth
+        if number < len(blocks):
+            norm(f"transition{number}.norm", channels)
+            conv(f"transition{number}.conv", channels // 2, channels, 1, 1)
+            channels //= 2
+    norm("norm5", channels)
+    arrays["classifier.weight"] = rng.normal(0, 0.5, (classes, channels))
+    arrays["classifier.bias"] = rng.normal(0, 0.5, classes)
+    return {name: value.astype("float32") for name, value in arrays.items()}
 
 
 def macs_to(model, *names):
@@ -187,6 +228,32 @@ class TestWeights:
             ):
                 np.testing.assert_array_equal(ours, theirs)
 
+    @pytest.mark.parametrize("old", [False, True])
+    def test_npz_of_torchvision(self, tmp_path, old):
+        """`old`: as its files spell the layers, "norm.1" for "norm1"."""
+        arrays = torchvision_arrays((2, 1), growth=4, classes=5)
+        options = {"stem": "imagenet", "input_shape": (38, 44, 3), "classes": 5}
+        named = arrays
+        if old:
+            pattern = r"(denselayer\d+\.(?:norm|conv))(\d)"
+            named = {re.sub(pattern, r"\1.\2", n): v for n, v in arrays.items()}
+        np.savez(tmp_path / "net.npz", **named)
+        model = tiny(
+            weights=tmp_path / "net.npz", classifier_activation=None, **options
+        )
+        x = images(2, 38, 44, 3)
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        expected = reference.densenet(x, arrays, (2, 1), mean, std)
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(
+            outputs(model, x) / scale, expected / scale, rtol=0, atol=2e-5
+        )
+        name = f"features.denseblock1.denselayer2.conv{'.' if old else ''}1.weight"
+        message = rf"'{name}' must have shape \(16, 12, 1, 1\). Received: \(2, 3\)"
+        np.savez(tmp_path / "net.npz", **{**named, name: np.zeros((2, 3), "float32")})
+        with pytest.raises(ValueError, match=message):
+            tiny(weights=tmp_path / "net.npz", **options)
+
     def test_from_a_net_with_an_exit(self):
         model = randomize(tiny())
         x = model.get_layer("block1_out").output
@@ -236,8 +303,7 @@ class TestWeights:
         ({"classes": 0}, "`classes` must be a positive integer. Received: classes=0"),
         ({"input_shape": (8, 8)}, r"`input_shape` must be .*Received: .*\(8, 8\)"),
         ({"input_shape": (8, 8, None)}, "`input_shape` must be .*known channels"),
-        ({"weights": "imagenet"}, "a .keras or .weights.h5 file. .*'imagenet'"),
-        ({"weights": "net.npz"}, "a .keras or .weights.h5 file. .*'net.npz'"),
+        ({"weights": "imagenet"}, "a .keras, .weights.h5 or .npz file. .*'imagenet'"),
     ],
 )
 def test_bad_arguments(arguments, message):

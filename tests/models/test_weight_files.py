@@ -113,6 +113,23 @@ class TestNpz:
         found = outputs(model, x)
         np.testing.assert_allclose(found / scale, expected / scale, rtol=0, atol=2e-5)
 
+    def test_shortcuts_as_cifar_nets_name_them(self, npz):
+        """`shortcut.0` and `.1` for a projection, `linear` for the classifier."""
+        arrays = torch_arrays((2, 2, 2, 2), (4, 8, 16, 32), 10, True, head="linear")
+        arrays["conv1.weight"] = arrays["conv1.weight"][:, :, 2:5, 2:5]  # one 3x3
+        options = {"stem": "cifar", "input_shape": (16, 16, 3), "width": 1 / 16}
+        usual = kd.resnet18(weights=npz(arrays), **options).get_weights()
+        named = {n.replace("downsample", "shortcut"): v for n, v in arrays.items()}
+        assert sum("shortcut" in name for name in named) == 3 * 6
+        path = npz({f"module.{name}": value for name, value in named.items()})
+        found = kd.resnet18(weights=path, **options).get_weights()
+        for a, b in zip(found, usual, strict=True):
+            np.testing.assert_array_equal(a, b)
+        named["layer2.0.shortcut.0.weight"] = np.zeros((8, 4, 3, 3), "float32")
+        message = r"'layer2.0.shortcut.0.weight' must have shape \(8, 4, 1, 1\)"
+        with pytest.raises(ValueError, match=message):
+            kd.resnet18(weights=npz(named), **options)
+
     def test_without_the_top_the_classifier_is_left_out(self, npz):
         path = npz(torch_arrays(**CIFAR))
         model = kd.resnet20(weights=path, include_top=False, **SMALL)

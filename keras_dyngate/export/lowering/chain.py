@@ -206,8 +206,9 @@ class _Chain:
         if scale is not None:
             scale = tf.reshape(scale, [1] * len(end.masked))
         # A score that the last mask's factors take in needs no product of its own.
+        # A squeeze-and-excite between the two would see it in its means.
         taken = bool(self.masks) and max(self.masks) == len(self.parts) - 2
-        taken = taken and not end.rest
+        taken = taken and not end.rest and self.parts[-2].weigh is None
         flags, factors = self.asked(scale if taken else None, tools)
         # In float the sum starts from the shortcut. In int8 it has a scale of its own,
         # finer than the shortcut's, and the two are added once, at the end.
