@@ -15,7 +15,6 @@ from keras_dyngate.export.preparing import prepared_anytime
 from keras_dyngate.export.witness import Witness, witness_of
 from keras_dyngate.models.anytime.model import AnytimeModel
 from keras_dyngate.runtime import LiteRTModel
-from keras_dyngate.runtime.anytime_runner import ALONE, STEP, in_order
 
 AT_LEAST = 0.98  # of labels, and of exits, or `warn_of` speaks
 # What a net is hardly surer of counts as equal for `warn_of`: that part of the spread
@@ -151,8 +150,8 @@ def _anytime_parity(
     network = prepared_anytime(model).network
     named = {
         name: k
-        for prefix in (STEP, ALONE)
-        for k, name in in_order(litert.signatures, prefix).items()
+        for kind in ("step", "subnetwork")
+        for k, name in litert.table.numbered(kind).items()
     }
     theirs: dict[str, list[np.ndarray]] = {name: [] for name in named}
     ours: dict[str, list[np.ndarray]] = {name: [] for name in named}
