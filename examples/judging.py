@@ -48,13 +48,15 @@ def export_files(
     files: dict[str, Any] = {}
     if not exports():
         return files
+    size = FLAGS.export_group_size
+    options = None if size is None else kd.GateOptions(group_size=size)
     for quantization in (None, "dynamic"):
         name = quantization or "float32"
         report = kd.export_tflite(
             model,
             folder / f"{name}.tflite",
             quantization=quantization,
-            group_size=FLAGS.export_group_size,
+            options=options,
             labels=data.classes,
             parity_data=data.test.arrays(samples)[0],
         )

@@ -45,7 +45,14 @@ _MODULES = {
     ),
     "cost": ("MacProfile", "MacRow", "count_macs", "summary"),
     "decisions": ("decide",),
-    "export": ("ExitsResult", "ExportReport", "add_exits", "export_tflite"),
+    "export": (
+        "AnytimeOptions",
+        "ExitsResult",
+        "ExportReport",
+        "GateOptions",
+        "add_exits",
+        "export_tflite",
+    ),
     "layers": (
         "BatchNormalization",
         "ChannelPadding",

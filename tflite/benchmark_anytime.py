@@ -98,8 +98,7 @@ def main(argv: list[str]) -> None:
         report = kd.export_tflite(
             model,
             Path(folder) / "net.tflite",
-            subnetworks=alone,
-            share_weights=shared,
+            options=kd.AnytimeOptions(subnetworks=alone, share_weights=shared),
             **options,
         )
         plain = kd.export_tflite(largest, Path(folder) / "plain.tflite", **options)

@@ -170,9 +170,9 @@ def set_thresholds(path: str | os.PathLike[str], thresholds: Sequence[float]) ->
             f"`path` must hold thresholds as constants. Received: {target} with "
             f"{replaced} of {len(views)}"
         )
-    flatbuffer.drop_unused_buffers(file)
     metadata = {**model.metadata, NAME: limits.tolist()}
     flatbuffer.set_metadata(file, METADATA_NAME, json.dumps(metadata).encode())
+    flatbuffer.drop_unused_buffers(file)
     write_whole(target, flatbuffer.write(file))
 
 

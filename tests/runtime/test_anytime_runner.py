@@ -424,8 +424,9 @@ def converted(signatures):
     """A file of TensorFlow functions, by name: the function, and what it takes."""
     tf = pytest.importorskip("tensorflow")
     from keras_dyngate.export.conversion import convert
+    from keras_dyngate.flatfile import flatbuffer
 
-    return convert(
+    file = convert(
         {
             name: tf.function(function, autograph=False).get_concrete_function(
                 **{key: tf.TensorSpec(size, name=key) for key, size in specs.items()}
@@ -434,6 +435,7 @@ def converted(signatures):
         },
         None,
     )
+    return flatbuffer.write(file)
 
 
 def answer_of(tf, scores, **kept):

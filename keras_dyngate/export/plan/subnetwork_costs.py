@@ -83,17 +83,16 @@ def _copy_ms(arrays: list[np.ndarray]) -> float:
 
 
 def subnetwork_costs(
-    litert: LiteRTModel, content: bytes, profile: MacProfile, image: np.ndarray
+    litert: LiteRTModel, file: Any, profile: MacProfile, image: np.ndarray
 ) -> tuple[SubnetworkCost, ...]:
     """Measure every step and sub-network of a file.
 
     Args:
         litert: The file.
-        content: Its bytes.
+        file: The same, read.
         profile: MACs of the model.
         image: In the dtype of the file.
     """
-    file = flatbuffer.read(content)
     constants = _constants(file)
     answers = {"logits", "label", "executed_macs"}
     kept: dict[str, np.ndarray] = {"image": image}
