@@ -127,21 +127,15 @@ class ExitsPlan(Plan[GateOptions]):
         for index, stage in enumerate(stages):
             shape = [1, *stage.part.stretch.inputs[0].shape[1:]]
             features = tf.TensorSpec(shape, tf.float32, "features")
-            spec = (
-                {"image": image}
-                if tracer.takes_image(index)
-                else {"features": features}
-            )
+            spec = {"features": features}
+            if tracer.takes_image(index):
+                spec = {"image": image}
             if index and (handed := len(tracer.handed(index - 1))):
                 shape = [1, handed, model.output_shape[-1]]
                 spec["earlier"] = tf.TensorSpec(shape, tf.float32, "earlier")
             name = _stage(index)
             functions[name] = concrete(name, stage_function(index), **spec)
         fixed = {"thresholds": model.thresholds}
-        per_exit = tracer.profile.per_exit
-        total = per_exit[-1]
-        names = [*(gate.name for gate in model.gates), HEAD]
-        places = [*model.after, None]
         return Traced(
             functions=functions,
             views=(
@@ -156,23 +150,7 @@ class ExitsPlan(Plan[GateOptions]):
             forced=forced,
             float_kernels=tracer.float_kernels,
             gate_kernels=tracer.gate_kernels(),
-            metadata={
-                "thresholds": np.nan_to_num(
-                    model.thresholds
-                ).tolist(),  # JSON: no infinity
-                "confidence": [gate.confidence for gate in model.gates],
-                "mixing": tracer.mixing.tolist(),
-                "macs_per_exit": list(per_exit),
-                "exits": [
-                    {
-                        "name": name,
-                        "after": after,
-                        "macs": macs,
-                        "macs_share": macs / total,
-                    }
-                    for name, after, macs in zip(names, places, per_exit, strict=True)
-                ],
-            },
+            metadata=_noted(model, tracer),
         )
 
     def witness(self) -> Ask:
@@ -212,6 +190,28 @@ def _table(stages: int) -> SignatureTable:
         follows = _stage(index - 1) if index else None
         table[_stage(index)] = Role("stage", index + 1, follows)
     return table
+
+
+def _noted(model: EarlyExitModel, tracer: ExitTracer) -> dict[str, Any]:
+    """What the file's metadata tell of the exits."""
+    per_exit = tracer.profile.per_exit
+    names = [*(gate.name for gate in model.gates), HEAD]
+    rows = zip(names, [*model.after, None], per_exit, strict=True)
+    return {
+        "thresholds": np.nan_to_num(model.thresholds).tolist(),  # JSON: no infinity
+        "confidence": [gate.confidence for gate in model.gates],
+        "mixing": tracer.mixing.tolist(),
+        "macs_per_exit": list(per_exit),
+        "exits": [
+            {
+                "name": name,
+                "after": after,
+                "macs": macs,
+                "macs_share": macs / per_exit[-1],
+            }
+            for name, after, macs in rows
+        ],
+    }
 
 
 def _feed(
