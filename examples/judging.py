@@ -62,9 +62,8 @@ def export_files(
         )
         print(report)
         kept = {} if data.ignore_class is None else {"ignore_class": data.ignore_class}
-        signature = "segment" if "segment" in report.signatures else "classify"
         found = kd.LiteRTModel(report.path).evaluate(
-            data.test.batches(16).as_numpy_iterator(), signature, **kept
+            data.test.batches(16).as_numpy_iterator(), **kept
         )
         files[name] = {
             "bytes": report.bytes,
