@@ -95,7 +95,7 @@ def main(argv: list[str]) -> None:
     report = kd.export_tflite(
         model,
         out / "model.tflite",
-        subnetworks=range(1, FLAGS.subnetworks + 1),
+        options=kd.AnytimeOptions(subnetworks=range(1, FLAGS.subnetworks + 1)),
         parity_data=test.x[:100],
     )
     print(report)

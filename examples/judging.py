@@ -48,21 +48,22 @@ def export_files(
     files: dict[str, Any] = {}
     if not exports():
         return files
+    size = FLAGS.export_group_size
+    options = None if size is None else kd.GateOptions(group_size=size)
     for quantization in (None, "dynamic"):
         name = quantization or "float32"
         report = kd.export_tflite(
             model,
             folder / f"{name}.tflite",
             quantization=quantization,
-            group_size=FLAGS.export_group_size,
+            options=options,
             labels=data.classes,
             parity_data=data.test.arrays(samples)[0],
         )
         print(report)
         kept = {} if data.ignore_class is None else {"ignore_class": data.ignore_class}
-        signature = "segment" if "segment" in report.signatures else "classify"
         found = kd.LiteRTModel(report.path).evaluate(
-            data.test.batches(16).as_numpy_iterator(), signature, **kept
+            data.test.batches(16).as_numpy_iterator(), **kept
         )
         files[name] = {
             "bytes": report.bytes,

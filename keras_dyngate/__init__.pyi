@@ -52,6 +52,8 @@ from keras_dyngate.decisions import decide as decide
 from keras_dyngate.export.add_exits import add_exits as add_exits
 from keras_dyngate.export.exits_result import ExitsResult as ExitsResult
 from keras_dyngate.export.exporter import export_tflite as export_tflite
+from keras_dyngate.export.options import AnytimeOptions as AnytimeOptions
+from keras_dyngate.export.options import GateOptions as GateOptions
 from keras_dyngate.export.report import ExportReport as ExportReport
 from keras_dyngate.layers.batch_normalization import (
     BatchNormalization as BatchNormalization,

@@ -30,7 +30,6 @@ import keras_dyngate as kd
 from keras_dyngate._files import write_whole
 from keras_dyngate.export import quiet
 from keras_dyngate.runtime import compare_latency, describe_machine
-from keras_dyngate.runtime.anytime_runner import ALONE, STEP, in_order
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "sliced_resnext", "Constructor of the net.")
@@ -72,7 +71,7 @@ def step_inputs(model: kd.LiteRTModel, images: np.ndarray) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for image in images:
         kept = {"image": image}
-        for name in in_order(model.signatures, STEP).values():
+        for name in model.table.numbered("step").values():
             inputs = {key: kept[key] for key in model.signatures[name].inputs}
             found.setdefault(name, []).append(inputs)
             kept |= model.run(name, **inputs)
@@ -99,8 +98,7 @@ def main(argv: list[str]) -> None:
         report = kd.export_tflite(
             model,
             Path(folder) / "net.tflite",
-            subnetworks=alone,
-            share_weights=shared,
+            options=kd.AnytimeOptions(subnetworks=alone, share_weights=shared),
             **options,
         )
         plain = kd.export_tflite(largest, Path(folder) / "plain.tflite", **options)
@@ -110,7 +108,7 @@ def main(argv: list[str]) -> None:
         steps = step_inputs(file, images)
         candidates: dict[str, Any] = {"reference": (plain_file, "classify", pictures)}
         candidates |= {name: (file, name, given) for name, given in steps.items()}
-        for name in in_order(file.signatures, ALONE).values():
+        for name in file.table.numbered("subnetwork").values():
             candidates[name] = (file, name, pictures)
         times = compare_latency(candidates, rounds=FLAGS.rounds)
 
@@ -148,10 +146,11 @@ def main(argv: list[str]) -> None:
     if steps:
         total = sum(times[name] for name in steps)
         result["sum_over_reference"] = float(np.median(total / times["reference"]))
-        share = rows["start"]["macs_share"]
-        result["start_over_share"] = rows["start"]["time_ratio"] / share
+        first = next(iter(steps))
+        share = rows[first]["macs_share"]
+        result["start_over_share"] = rows[first]["time_ratio"] / share
         result["start_of_the_sum_over_share"] = float(
-            np.median(times["start"] / total) / share
+            np.median(times[first] / total) / share
         )
         print(
             f"sum of the steps: {result['sum_over_reference']:.3f} of the reference; "

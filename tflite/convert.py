@@ -97,6 +97,18 @@ def numbers(flag: str) -> list[float]:
         raise ValueError(f"--{flag} must be numbers. Received: {given}") from error
 
 
+def options_of(group_size: int | None) -> kd.GateOptions | kd.AnytimeOptions | None:
+    """What the flags say of one kind of net, as `export_tflite` takes it."""
+    if FLAGS.subnetworks and group_size:
+        raise ValueError(
+            "--subnetworks is for anytime nets, --group_size and --pack are for gated "
+            "ones. Received: both"
+        )
+    if FLAGS.subnetworks:
+        return kd.AnytimeOptions(subnetworks=[int(k) for k in FLAGS.subnetworks])
+    return kd.GateOptions(group_size=group_size) if group_size else None
+
+
 def convert(source: str, target: str) -> kd.ExportReport:
     """Load, pack if asked to, export, write golden cases if asked to."""
     if FLAGS.golden:
@@ -131,9 +143,8 @@ def convert(source: str, target: str) -> kd.ExportReport:
         representative_data=images,
         calibration_samples=FLAGS.samples,
         input_type=FLAGS.input_type,
-        group_size=group_size,
+        options=options_of(group_size),
         signatures=FLAGS.signatures,
-        subnetworks=[int(k) for k in FLAGS.subnetworks] if FLAGS.subnetworks else None,
         labels=labels,
         parity_data=verify,
     )

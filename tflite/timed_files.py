@@ -20,7 +20,6 @@ from keras_dyngate.runtime.chain import image_input
 from keras_dyngate.runtime.latency import ImageGroup
 
 FLAGS = flags.FLAGS
-ENTRIES = ("classify", "segment")  # what is timed if no signature is named
 
 
 def thresholds() -> dict[str, Any]:
@@ -39,8 +38,9 @@ def signature_of(model: LiteRTModel) -> str:
     """The signature to time: the one that was named, or the file's usual one."""
     if FLAGS.signature:
         return FLAGS.signature
-    usual = ("classify_at", *ENTRIES) if FLAGS.thresholds else ENTRIES
-    names = [*(name for name in usual if name in model.signatures), *model.signatures]
+    kinds = ("answer_at", "answer") if FLAGS.thresholds else ("answer",)
+    usual = [name for kind in kinds if (name := model.table.first(kind))]
+    names = [*usual, *model.signatures]
     if not names:
         raise ValueError(f"{model.path} must have a signature. Received: none")
     if names[0] not in usual and len(names) > 1:

@@ -2,7 +2,7 @@
 
     packed, report = kd.pack_channels(model, images, group_size=16)
     print(report)
-    kd.export_tflite(packed, "net.tflite", group_size=16)
+    kd.export_tflite(packed, "net.tflite", options=kd.GateOptions(group_size=16))
 
 A file runs channels in groups; see `group_channels` for how they are chosen.
 """

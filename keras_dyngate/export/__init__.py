@@ -5,13 +5,16 @@ from keras_dyngate.export.conversion import quiet
 from keras_dyngate.export.exits_result import ExitsResult
 from keras_dyngate.export.exporter import export_tflite
 from keras_dyngate.export.lowering import Branch
+from keras_dyngate.export.options import AnytimeOptions, GateOptions
 from keras_dyngate.export.parity import Parity, check_parity
 from keras_dyngate.export.report import ExportReport
 
 __all__ = [
+    "AnytimeOptions",
     "Branch",
     "ExitsResult",
     "ExportReport",
+    "GateOptions",
     "Parity",
     "add_exits",
     "check_parity",

@@ -8,28 +8,40 @@ import numpy as np
 
 from keras_dyngate._graph import FlatGraph, flat_graph
 from keras_dyngate._images import finite_images, take_images
-from keras_dyngate.models.anytime.model import AnytimeModel
-from keras_dyngate.models.exits.early_exit import EarlyExitModel
+from keras_dyngate.runtime.signature_table import SignatureTable
 
 MAX_CLASSES = 256  # of a pixel
 PARITY_SAMPLES = 16  # where nobody says which
 Shape = tuple[int, ...]
 
 
-def check_model(model: Any) -> FlatGraph:
-    """The calls of an exportable model, or a clear error."""
+def check_backend() -> None:
+    """Refuse other backends than TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
             "Exporting needs Keras on TensorFlow: save the model to a .keras file and "
             "export it in a process with KERAS_BACKEND=tensorflow. "
             f"Received: the {keras.backend.backend()} backend"
         )
+
+
+def check_model(
+    model: Any, *, exported: keras.Model | None = None, scores: bool = True
+) -> FlatGraph:
+    """The calls of an exportable model, or a clear error.
+
+    Args:
+        model: What was given.
+        exported: The net in it that is exported, whose output counts; None: itself.
+        scores: Whether that must be raw scores of an image, or of its pixels.
+    """
+    check_backend()
     if not isinstance(model, keras.Model):
         raise ValueError(
             f"`model` must be a built keras.Model. Received: {type(model).__name__}"
         )
     received = f"Received: model={model.name!r}, a {type(model).__name__}"
-    graph = flat_graph(model.trunk if isinstance(model, EarlyExitModel) else model)
+    graph = flat_graph(model if exported is None else exported)
     if graph is None and isinstance(model, keras.Sequential):
         raise ValueError(
             f"`model` must be built: begin it with a keras.Input. {received}"
@@ -46,30 +58,30 @@ def check_model(model: Any) -> FlatGraph:
                 f"`model` must have one {kind}: export a keras.Model of the one that is "
                 f"meant. {received} with {len(tensors)} {kind}s"
             )
-    listed = isinstance(model, (EarlyExitModel, keras.Sequential))
+    listed = exported is not None or isinstance(model, keras.Sequential)
     if not listed and isinstance(model.output, dict):
         raise ValueError(
             "`model` must have one output, a tensor: export a keras.Model of the one "
             f"that is meant. {received} with the outputs {sorted(model.output)} by name"
         )
-    found, scores = tuple(graph.inputs[0].shape), tuple(graph.outputs[0].shape)
+    found, made = tuple(graph.inputs[0].shape), tuple(graph.outputs[0].shape)
     if len(found) < 2 or None in found[1:]:
         raise ValueError(
             "A file has static shapes: build the model for a known image size, "
             "`input_shape=(height, width, 3)`, or a known length. "
             f"Received: input_shape={found}"
         )
-    if isinstance(model, AnytimeModel):
+    if not scores:
         return graph
-    if len(scores) not in (2, 4) or None in scores[1:]:
+    if len(made) not in (2, 4) or None in made[1:]:
         raise ValueError(
             "`model` must have one output, scores [batch, classes] or [batch, height, "
-            f"width, classes]. Received: output_shape={scores!r}"
+            f"width, classes]. Received: output_shape={made!r}"
         )
-    if len(scores) == 4 and scores[-1] > MAX_CLASSES:
+    if len(made) == 4 and made[-1] > MAX_CLASSES:
         raise ValueError(
             f"`model` must tell {MAX_CLASSES} classes or fewer apart: the labels of "
-            f"pixels are uint8. Received: output_shape={scores!r}"
+            f"pixels are uint8. Received: output_shape={made!r}"
         )
     return graph
 
@@ -102,15 +114,6 @@ def check_labels(labels: Any, classes: int) -> list[str] | None:
             f"Received: {len(names)} names, the first {names[:3]!r}"
         )
     return [str(name) for name in names]
-
-
-def check_kinds(anytime: bool, **given: Any) -> None:
-    """Refuse what is for gated nets, or for anytime nets, only."""
-    for name, value in given.items():
-        for_gated = name == "group_size"
-        if value is not None and for_gated == anytime:
-            kind = "gated nets" if for_gated else "anytime nets"
-            raise ValueError(f"`{name}` is for {kind} only. Received: {name}={value!r}")
 
 
 def calibration_images(data: Any, shape: Shape, limit: int) -> np.ndarray:
@@ -179,15 +182,14 @@ def parity_images(
     return rng.normal(size=size).astype("float32"), "random inputs"
 
 
-def check_signatures(
-    known: set[str], steps: Sequence[str], wanted: Sequence[str]
-) -> None:
+def check_signatures(table: SignatureTable, wanted: Sequence[str]) -> None:
     """Those that are kept must be there, and steps not lack one before them."""
-    if isinstance(wanted, str) or not wanted or set(wanted) - known:
+    if isinstance(wanted, str) or not wanted or set(wanted) - set(table):
         raise ValueError(
-            f"`signatures` must be a list of one or more of {sorted(known)}. "
+            f"`signatures` must be a list of one or more of {sorted(table)}. "
             f"Received: signatures={wanted!r}"
         )
+    steps = list(table.numbered("step").values())
     kept = [name for name in steps if name in wanted]
     missing = set(steps[: len(kept)]) - set(kept)
     if missing:

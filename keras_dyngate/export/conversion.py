@@ -3,7 +3,6 @@
 import logging
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_dyngate.export.int8_borders import int8_borders
 from keras_dyngate.flatfile import flatbuffer
 
 QUANTIZATIONS = (None, "float16", "dynamic", "int8")
@@ -34,22 +32,17 @@ def convert(
     functions: dict[str, Any],
     quantization: str | None,
     feed: Feed | None = None,
-    in_float: int = 0,
-) -> bytes:
-    """Convert functions to one file with a signature each.
+) -> schema.ModelT:
+    """Convert functions to one file with a signature each, to be gone over by passes.
 
     Args:
         functions: Concrete functions by signature name.
         quantization: None, "float16", "dynamic" (int8 weights) or "int8" (all).
         feed: For "int8": yields (signature, inputs) for calibration; must reach every
             branch of every signature.
-        in_float: Kernels that are kept from it, to stay float in an int8 file.
 
     Returns:
-        The file's bytes. Weights used by several signatures are stored once.
-
-    Raises:
-        RuntimeError: If an int8 file still holds a convolution that is not int8.
+        The file, read. Weights used by several signatures are stored once.
     """
     module = tf.Module()
     with tempfile.TemporaryDirectory() as folder:
@@ -65,29 +58,7 @@ def convert(
             converter.representative_dataset = feed
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
-            content = bytes(converter.convert())
-    if quantization == "int8":
-        content, _, _ = int8_borders(content)
-        left = float_kernels(content)
-        if sum(left.values()) > in_float:
-            raise RuntimeError(
-                f"int8 conversion left {sum(left.values())} kernels in float: "
-                f"{dict(left)}. Calibration did not reach them."
-            )
-    return content
-
-
-def float_kernels(content: bytes) -> Counter[str]:
-    """Convolution and dense kernels of a file whose input is not int8, by op name."""
-    model = flatbuffer.read(content)
-    data = {name: 0 for name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")}
-    data["TRANSPOSE_CONV"] = 2  # the shape of the output comes first
-    return Counter(
-        name
-        for _, subgraph, operator in flatbuffer.walk(model)
-        if (name := flatbuffer.op_name(model, operator)) in data
-        and subgraph.tensors[operator.inputs[data[name]]].type != schema.TensorType.INT8
-    )
+            return flatbuffer.read(bytes(converter.convert()))
 
 
 def quiet() -> None:

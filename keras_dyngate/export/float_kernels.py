@@ -12,6 +12,7 @@ AVX-512, one thread); they are 5 % of its weights.
 The converter quantizes every kernel of 1,024 numbers or more; here these are put back.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -97,7 +98,7 @@ def _depthwise(model: schema.ModelT) -> Iterator[tuple[Any, schema.TensorT]]:
             yield operator, graph.tensors[operator.inputs[1]]
 
 
-def float_depthwise(model: schema.ModelT, exact: Callable[[], bytes]) -> None:
+def float_depthwise(model: schema.ModelT, exact: Callable[[], schema.ModelT]) -> None:
     """Put the kernels of depthwise convolutions back.
 
     Args:
@@ -107,7 +108,7 @@ def float_depthwise(model: schema.ModelT, exact: Callable[[], bytes]) -> None:
     mine = list(_depthwise(model))
     if all(tensor.type != schema.TensorType.INT8 for _, tensor in mine):
         return
-    other = flatbuffer.read(exact())
+    other = exact()
     for (operator, tensor), (_, theirs) in zip(mine, _depthwise(other), strict=True):
         values = flatbuffer.constant(other, theirs, np.float32)
         if values is None:
@@ -116,3 +117,33 @@ def float_depthwise(model: schema.ModelT, exact: Callable[[], bytes]) -> None:
         if _is_rounded(model, tensor, kernel):
             _put_back(model, operator, tensor, kernel)
     flatbuffer.drop_unused_buffers(model)
+
+
+def float_kernels(model: schema.ModelT) -> Counter[str]:
+    """Convolution and dense kernels of a file whose input is not int8, by op name."""
+    data = {name: 0 for name in ("CONV_2D", _DEPTHWISE, "FULLY_CONNECTED")}
+    data["TRANSPOSE_CONV"] = 2  # the shape of the output comes first
+    return Counter(
+        name
+        for _, subgraph, operator in flatbuffer.walk(model)
+        if (name := flatbuffer.op_name(model, operator)) in data
+        and subgraph.tensors[operator.inputs[data[name]]].type != schema.TensorType.INT8
+    )
+
+
+def check_int8(model: schema.ModelT, in_float: int = 0) -> None:
+    """Refuse an int8 file with kernels in float.
+
+    Args:
+        model: The file.
+        in_float: How many kernels are kept so.
+
+    Raises:
+        RuntimeError: If more are.
+    """
+    left = float_kernels(model)
+    if sum(left.values()) > in_float:
+        raise RuntimeError(
+            f"int8 conversion left {sum(left.values())} kernels in float: "
+            f"{dict(left)}. Calibration did not reach them."
+        )

@@ -43,27 +43,22 @@ _FROM_FLOAT, _FROM_INT8 = 1, 2  # versions of QUANTIZE and DEQUANTIZE
 Key = tuple[int, int]  # (subgraph, tensor), indices in the file
 
 
-def int8_borders(content: bytes) -> tuple[bytes, int, int]:
+def int8_borders(model: schema.ModelT) -> tuple[int, int]:
     """Rewrite a full-integer file so that IF operands and results are int8.
 
     Args:
-        content: Bytes of a .tflite file, quantized to int8 with float32 (or integer)
+        model: The file, changed in place; quantized to int8 with float32 (or integer)
             inputs and outputs. A float file has nothing to convert and keeps its
             operators.
 
     Returns:
-        The bytes of the new file; how many classes of joined float tensors were
-        converted; how many there were.
-
-    Raises:
-        ValueError: `content` is no .tflite file.
+        How many classes of joined float tensors were converted, and how many there were.
     """
-    model = flatbuffer.read(content)
     rewriter = _Rewriter(model)
     classes = rewriter.float_classes()
     converted = sum(rewriter.convert(members) for members in classes)
     flatbuffer.drop_unused_buffers(model)
-    return flatbuffer.write(model), converted, len(classes)
+    return converted, len(classes)
 
 
 @dataclasses.dataclass

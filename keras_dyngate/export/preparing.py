@@ -18,7 +18,6 @@ from keras_dyngate._graph import Call, FlatGraph, Stretch, run_calls
 from keras_dyngate._logits import squashing_call, without_activation
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.controllers.controller import Controller
-from keras_dyngate.models.anytime.model import AnytimeModel
 
 _FLOAT32 = "float32"
 
@@ -60,7 +59,8 @@ def _config_in_float32(config: Any) -> Any:
     return config
 
 
-def _copy_state(twin: keras.Layer, layer: keras.Layer) -> None:
+def copy_state(twin: keras.Layer, layer: keras.Layer) -> None:
+    """Give a twin of a layer its weights, and what its controllers are held at."""
     for ours, theirs in zip(twin.weights, layer.weights, strict=True):
         ours.assign(np.asarray(theirs.numpy()).astype(ours.dtype))
     pairs = zip(twin._flatten_layers(), layer._flatten_layers(), strict=True)
@@ -81,7 +81,7 @@ def float32_twin(layer: keras.Layer) -> keras.Layer:
             return twin
         if not twin.built:
             twin.build_from_config(layer.get_build_config() or {})
-        _copy_state(twin, layer)
+        copy_state(twin, layer)
     except Exception as error:
         raise ValueError(
             "A layer that does not compute in float32 must be one that `get_config` and "
@@ -176,13 +176,3 @@ class Prepared:
     def dynamic_layers(self, calls: Iterable[Call]) -> list[Any]:
         """The layers among some calls that decide, in the order of execution."""
         return [b for layer in self.layers_of(calls) for b in dynamic_layers(layer)]
-
-
-def prepared_anytime(model: AnytimeModel) -> AnytimeModel:
-    """An anytime net in float32: the net itself, or a twin."""
-    if all(is_float32(layer) for layer in model.layers):
-        return model
-    config = {**model.get_config(), "policy": _FLOAT32}
-    twin = type(model).from_config(config)
-    _copy_state(twin, model)
-    return twin

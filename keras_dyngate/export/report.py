@@ -3,9 +3,9 @@
 import dataclasses
 
 from keras_dyngate.cost import MacProfile
+from keras_dyngate.export.agreement import Parity
 from keras_dyngate.export.lowering import Branch
-from keras_dyngate.export.parity import Parity
-from keras_dyngate.export.subnetwork_costs import SubnetworkCost
+from keras_dyngate.export.plan.subnetwork_costs import SubnetworkCost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,8 @@ class ExportReport:
 
     def _agreement(self, parity: Parity) -> str:
         """The line about parity: of what there is to compare."""
-        labels = "labels of pixels" if "segment" in self.signatures else "labels"
+        pixels = any("labels" in outputs for outputs in self.signatures.values())
+        labels = "labels of pixels" if pixels else "labels"
         text = (
             f"against Keras on {parity.samples} images: logits within "
             f"{parity.max_difference:.1e} of the largest, {labels} equal "

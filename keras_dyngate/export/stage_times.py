@@ -25,7 +25,8 @@ from keras_dyngate.export.arguments import (
 )
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert, traced
 from keras_dyngate.export.exact_norms import exact_norms
-from keras_dyngate.export.float_kernels import float_depthwise
+from keras_dyngate.export.float_kernels import check_int8, float_depthwise
+from keras_dyngate.export.int8_borders import int8_borders
 from keras_dyngate.export.lowering import Lowering, weights_as_constants
 from keras_dyngate.export.preparing import Prepared
 from keras_dyngate.flatfile import flatbuffer
@@ -92,14 +93,15 @@ def stage_times(
         forced = _forced(prepared, part, int8)
         inputs[name] = [{"features": row[None], **forced} for row in x.numpy()]
         x = prepared.run(part.stretch, x)
-    content = convert(functions, quantization, _feed(inputs))
+    file = convert(functions, quantization, _feed(inputs))
     if quantization == "dynamic":
-        file = flatbuffer.read(content)
         float_depthwise(file, lambda: convert(functions, None))
-        content = flatbuffer.write(file)
+    elif quantization == "int8":
+        int8_borders(file)
+        check_int8(file)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "stages.tflite"
-        path.write_bytes(content)
+        path.write_bytes(flatbuffer.write(file))
         litert = LiteRTModel(path)
     return _fastest({name: (litert, name, inputs[name]) for name in functions})
 
@@ -123,13 +125,14 @@ def exit_times(
     """
     litert = LiteRTModel(path)
     exits = litert.metadata.get("exits")
-    if not exits or "classify_at" not in litert.signatures:
+    at = litert.table.first("answer_at")
+    if not exits or at is None:
         raise ValueError(
             "`measure` must be a file of a net with early exits that tells their places "
             "and has the signature 'classify_at'. "
             f"Received: measure={os.fspath(path)!r} with {sorted(litert.signatures)}"
         )
-    spec = litert.signatures["classify_at"].inputs["image"]
+    spec = litert.signatures[at].inputs["image"]
     images = np.zeros(spec.shape, spec.dtype)
     if representative_data is not None:
         images = calibration_images(representative_data, spec.shape[1:], IMAGES)
@@ -138,7 +141,7 @@ def exit_times(
     for index, place in enumerate(exits):
         limits = limits_to(index, len(exits) - 1)
         feeds = [{"image": row, "thresholds": limits} for row in rows]
-        candidates[place["after"]] = (litert, "classify_at", feeds)
+        candidates[place["after"]] = (litert, at, feeds)
     return dict(zip(candidates, _fastest(candidates), strict=True))
 
 
@@ -150,7 +153,7 @@ def _fastest(candidates: Mapping[Any, tuple[LiteRTModel, str, Any]]) -> list[flo
 
 
 def _forced(prepared: Prepared, part: Part, int8: bool) -> dict[str, np.ndarray]:
-    """What opens the blocks of a stage in calibration, at 0; see `plan_classifier`."""
+    """What opens the blocks of a stage in calibration, at 0; see `Plan.trace`."""
     blocks = len(prepared.dynamic_layers(part.stretch.calls)) if int8 else 0
     return {"force": np.zeros(blocks, np.int32)} if blocks else {}
 

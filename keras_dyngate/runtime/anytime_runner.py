@@ -13,7 +13,7 @@ import dataclasses
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,17 +23,7 @@ from keras_dyngate.runtime.litert_model import LiteRTModel
 
 HISTORY = 32  # calls of a signature that its expected time is taken from
 QUANTILE = 0.9
-STEP, ALONE = "step_", "classify_k"  # signatures of steps, and of sub-networks alone
 PATIENCE = 8  # steps left out, after which the longest of its times is forgotten
-
-
-def in_order(names: Iterable[str], prefix: str) -> dict[int, str]:
-    """Signatures of steps ("step_", with "start") or of sub-networks, by k, ascending."""
-    numbers = ((name.removeprefix(prefix), name) for name in names)
-    found = {int(k): name for k, name in numbers if k != name and k.isdigit()}
-    if prefix == STEP and "start" in names:
-        found[1] = "start"
-    return dict(sorted(found.items()))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,7 +69,7 @@ class AnytimeRunner:
         model: The `LiteRTModel`.
         subnetworks: K.
         incremental: Whether an answer continues from the one before (a file with
-            `start`); otherwise each sub-network of the file starts anew.
+            steps); otherwise each sub-network of the file starts anew.
 
     Raises:
         ValueError: If the file is not of an anytime net, or for a bad argument.
@@ -104,8 +94,10 @@ class AnytimeRunner:
     ) -> None:
         self.model = LiteRTModel(path, num_threads)
         names = self.model.signatures
-        self.incremental = "start" in names
-        self._names = in_order(names, STEP if self.incremental else ALONE)
+        steps = self.model.table.numbered("step")
+        self.incremental = 1 in steps
+        alone = self.model.table.numbered("subnetwork")
+        self._names = steps if self.incremental else alone
         if not self._names:
             raise ValueError(
                 "`path` must be a file of an anytime net, with signatures `start` or "

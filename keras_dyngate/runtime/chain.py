@@ -9,7 +9,6 @@ that is handed from call to call, so threads may share a model.
     *_, (_, inputs, outputs) = chain(model, {"image": image}, "step_3")     # up to one
 """
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -127,28 +126,18 @@ def feeds(
     return found
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Orders step_2 before step_10."""
-    return [
-        (int(part), "") if part.isdigit() else (-1, part)
-        for part in re.split(r"(\d+)", name)
-    ]
-
-
 def _names(model: LiteRTModel, known: set[str], last: str | None) -> list[str]:
     """Signatures in the order that they can be called in: all, or those to `last`."""
-    names = sorted(
-        model.signatures,
-        key=lambda name: (name not in ("start", "stage_1"), _natural(name)),
-    )
     if last is None:
-        return names
-    one_of("signature", last, tuple(names))
+        return list(model.table)
+    one_of("signature", last, tuple(sorted(model.signatures)))
     needed, missing = [last], set(model.signatures[last].inputs) - known
-    for name in reversed(names[: names.index(last)]):
+    name = model.table[last].follows
+    while name is not None:
         entry = model.signatures[name]
         if missing & set(entry.outputs):
             needed.append(name)
             missing -= set(entry.outputs)
             missing |= set(entry.inputs) - known
+        name = model.table[name].follows
     return needed[::-1]

@@ -29,18 +29,23 @@ from keras_dyngate.runtime.samples import labelled_samples
 from keras_dyngate.thresholds.table import ExitOutcome, ExitTable
 from keras_dyngate.thresholds.wish import Wish
 
-AT = "classify_at"  # the signature that takes thresholds
 NAME = "thresholds"
 
 
-def _gates(model: LiteRTModel) -> int:
-    """How many gates a file has, or a `ValueError`."""
-    if AT not in model.signatures or NAME not in model.signatures[AT].inputs:
+def adjustable(model: LiteRTModel) -> tuple[str, int]:
+    """The signature that answers by given thresholds, and how many it takes.
+
+    Raises:
+        ValueError: If a file has none.
+    """
+    at = model.table.first("answer_at")
+    if at is None or NAME not in model.signatures[at].inputs:
         raise ValueError(
-            f"`path` must be a file with early exits and the signature {AT!r}, which "
-            f"takes thresholds. Received: {model.path} with {sorted(model.signatures)}"
+            "`path` must be a file with early exits and the signature 'classify_at', "
+            f"which takes thresholds. Received: {model.path} with "
+            f"{sorted(model.signatures)}"
         )
-    return int(model.signatures[AT].inputs[NAME].shape[0])
+    return at, int(model.signatures[at].inputs[NAME].shape[0])
 
 
 def _alone(model: LiteRTModel) -> np.ndarray | None:
@@ -49,7 +54,7 @@ def _alone(model: LiteRTModel) -> np.ndarray | None:
     row = np.array(mixing[-1], "float32") if mixing else np.zeros(1, "float32")
     if not row[:-1].any():
         return None
-    if f"stage_{len(row)}" not in model.signatures:
+    if len(row) not in model.table.numbered("stage"):
         raise ValueError(
             "`path` must have its stages as signatures, which tell what the head alone "
             f"answers. Received: {model.path} with {sorted(model.signatures)}"
@@ -59,7 +64,8 @@ def _alone(model: LiteRTModel) -> np.ndarray | None:
 
 def _plain_label(model: LiteRTModel, inputs: Any, row: np.ndarray) -> int:
     """What the head answers before others are added: they are taken off again."""
-    *_, (_, given, outputs) = chain(model, inputs, f"stage_{len(row)}")
+    last = model.table.numbered("stage")[len(row)]
+    *_, (_, given, outputs) = chain(model, inputs, last)
     others = row[:-1][row[:-1] != 0]  # those that the last stage is given
     raw = outputs["logits"][0] - others @ given["earlier"][0]
     return int(label_of(raw / row[-1]))
@@ -84,14 +90,14 @@ def file_exit_table(
     Warns:
         UserWarning: All images are from 0 to 1 where the file takes 0 to 255.
     """
-    gates, alone = _gates(model), _alone(model)
-    spec = {k: v for k, v in model.signatures[AT].inputs.items() if k != NAME}
+    (at, gates), alone = adjustable(model), _alone(model)
+    spec = {k: v for k, v in model.signatures[at].inputs.items() if k != NAME}
     labelled = y is not None or not hasattr(x, "shape")
     truth = y if labelled else np.zeros(len(x), int)
     limits = [limits_to(index, gates) for index in range(gates + 1)]
     found: dict[str, list[Any]] = {k: [] for k in ("score", "label", "macs", "ms")}
     truths, plain, watch = [], [], RangeWatch()
-    classes = model._classes(AT)
+    classes = model._classes(at)
     samples = labelled_samples(
         x, truth, None, specs=spec, labels=LabelSpec((), classes), watch=watch
     )
@@ -101,7 +107,7 @@ def file_exit_table(
         rows: dict[str, list[Any]] = {name: [] for name in found}
         for limit in limits:
             start = time.perf_counter()
-            outputs = model.run(AT, **sample.inputs, thresholds=limit)
+            outputs = model.run(at, **sample.inputs, thresholds=limit)
             rows["ms"].append(1e3 * (time.perf_counter() - start))
             rows["score"].append(float(outputs["score"].ravel()[0]))
             rows["label"].append(int(outputs["label"].ravel()[0]))
@@ -159,15 +165,15 @@ def set_thresholds(path: str | os.PathLike[str], thresholds: Sequence[float]) ->
             if values is not None and values.shape == limits.shape:
                 tensor.buffer = flatbuffer.intern_buffer(file, limits.tobytes())
                 replaced += 1
-    views = [name for name in ("classify", "explain") if name in model.signatures]
+    views = [k for k in ("answer", "witness") if model.table.first(k) is not None]
     if replaced < len(views):
         raise ValueError(
             f"`path` must hold thresholds as constants. Received: {target} with "
             f"{replaced} of {len(views)}"
         )
-    flatbuffer.drop_unused_buffers(file)
     metadata = {**model.metadata, NAME: limits.tolist()}
     flatbuffer.set_metadata(file, METADATA_NAME, json.dumps(metadata).encode())
+    flatbuffer.drop_unused_buffers(file)
     write_whole(target, flatbuffer.write(file))
 
 
@@ -229,7 +235,7 @@ def calibrate_tflite(
         ```
     """
     model = LiteRTModel(path, num_threads=num_threads)
-    gates = _gates(model)
+    _, gates = adjustable(model)
     wish: dict[str, Any] = {
         "macs": macs,
         "accuracy_drop": accuracy_drop,

@@ -20,14 +20,7 @@ from keras_dyngate.runtime.chain import chain, feeds
 from keras_dyngate.runtime.comparison import compare_latency
 from keras_dyngate.runtime.litert_model import LiteRTModel, macs_of
 
-# What explains the answer of a signature; its other outputs are decisions.
-EXPLAINED_BY = {
-    "classify": "explain",
-    "segment": "explain",
-    "explain": "explain",
-    "classify_at": "explain_at",
-    "explain_at": "explain_at",
-}
+# Outputs of what explains an answer that are no decisions.
 ANSWERS = {"label", "labels", "logits", "score", "exit", "executed_macs"}
 
 
@@ -217,7 +210,7 @@ def _look(
             macs.append(executed)
         if "exit" in outputs:
             exits.append(int(np.ravel(outputs["exit"])[0]))
-        if (explain := EXPLAINED_BY.get(signature, "")) in model.signatures:
+        if (explain := model.table[signature].explained_by) is not None:
             decisions = model.run(explain, **fed)
             found = [np.ravel(v) > 0 for k, v in decisions.items() if k not in ANSWERS]
             if found:

@@ -30,6 +30,7 @@ from keras_dyngate._image_range import RangeWatch
 from keras_dyngate.runtime.labels import LabelSpec, class_count
 from keras_dyngate.runtime.samples import labelled_samples
 from keras_dyngate.runtime.scores import ImageScores, PixelScores
+from keras_dyngate.runtime.signature_table import SignatureTable
 from keras_dyngate.runtime.tensors import Signature, TensorSpec, fit
 
 __all__ = ["BenchmarkResult", "LiteRTModel", "Signature", "TensorSpec", "macs_of"]
@@ -69,6 +70,7 @@ class LiteRTModel:
     Attributes:
         signatures: Mapping from signature name to its `inputs` and `outputs`, which
             map names to `TensorSpec(shape, dtype)`.
+        table: What each signature is for, a `SignatureTable`.
         metadata: What the exporter wrote into the file (labels, units, ...); empty
             for a file from elsewhere.
         lock: Held during each call. `with model.lock:` keeps several calls together.
@@ -123,6 +125,7 @@ class LiteRTModel:
             for name, runner in self._runners.items()
         }
         self.metadata = _metadata(self.path, content)
+        self.table = SignatureTable.read(self.metadata, self.signatures)
 
     @property
     def labels(self) -> Any:
@@ -182,7 +185,7 @@ class LiteRTModel:
                 width]`, with or without a last axis of 1. In place of `y`, the name of
                 a signature is taken for `signature`.
             signature: Name of a signature with an output `label`, `labels` or `logits`.
-                None: "segment" if the file has it, else "classify".
+                None: the file's answer, "classify" or "segment".
             sample_weight: How much each sample (or pixel) counts, `[N]` or as the maps;
                 None: all the same.
             ignore_class: For a segmentation net: the label of pixels that do not count.
@@ -208,8 +211,9 @@ class LiteRTModel:
         if isinstance(y, str) and signature is None:
             y, signature = None, y
         if signature is None:
-            signature = "segment" if "segment" in self.signatures else "classify"
-        spec = self.signatures[self._known(signature)]
+            signature = self.table.first("answer")
+        signature = self._known(signature)
+        spec = self.signatures[signature]
         varying = {k: v for k, v in spec.inputs.items() if k not in inputs}
         if not varying or not set(inputs) <= set(spec.inputs):
             raise ValueError(
@@ -338,8 +342,8 @@ class LiteRTModel:
             times_ms=times,
         )
 
-    def _known(self, signature: str) -> str:
-        if signature not in self.signatures:
+    def _known(self, signature: str | None) -> str:
+        if signature is None or signature not in self.signatures:
             raise ValueError(
                 f"`signature` must be one of {sorted(self.signatures)}. "
                 f"Received: signature={signature!r}"

@@ -62,7 +62,7 @@ def files():
         "start": traced(start, image=3),
         "step_2": traced(step_2, wide=8, odd=6),
     }
-    content = convert(functions, "int8", feed)
+    content = flatbuffer.write(convert(functions, "int8", feed))
     model = flatbuffer.read(content)
     carry_bytes(model, STEPS)
     return content, flatbuffer.write(model)
@@ -127,7 +127,7 @@ def test_float_files_stay_as_they_are():
         "start": tf.function(floats).get_concrete_function(image=image),
         "step_2": then.get_concrete_function(x=x),
     }
-    content = convert(functions, None)
+    content = flatbuffer.write(convert(functions, None))
     model = flatbuffer.read(content)
     carry_bytes(model, STEPS)
     assert flatbuffer.op_counts(flatbuffer.write(model)) == flatbuffer.op_counts(

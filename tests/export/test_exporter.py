@@ -10,7 +10,7 @@ tf = pytest.importorskip("tensorflow")
 
 import keras_dyngate as kd  # noqa: E402
 from keras_dyngate._walk import dynamic_layers  # noqa: E402
-from keras_dyngate.export.conversion import float_kernels  # noqa: E402
+from keras_dyngate.export.float_kernels import float_kernels  # noqa: E402
 from keras_dyngate.flatfile import flatbuffer  # noqa: E402
 from tests.export.nets import (  # noqa: E402
     SHAPE,
@@ -121,7 +121,8 @@ def test_skipped_branches_are_not_executed(tmp_path, kind, key):
     model = small_net(**KINDS[kind])
     x = images(2)
     # The default size would join units; Keras masks, and its NaN are not the file's.
-    options = dict(group_size=4 if kind == "groups of 4" else None, parity_data=False)
+    size = kd.GateOptions(group_size=4 if kind == "groups of 4" else None)
+    options = dict(options=size, parity_data=False)
     with kd.force_open_rate(model, 0.5):
         kd.export_tflite(model, tmp_path / "clean.tflite", **options)
         _poison(model, key, 0.5)
@@ -154,7 +155,10 @@ def test_group_size_merges_units_and_counts_what_runs(tmp_path):
     decisions = kd.decide(model, x)
     for size in (4, 32):
         report = kd.export_tflite(
-            model, tmp_path / "a.tflite", group_size=size, parity_data=x
+            model,
+            tmp_path / "a.tflite",
+            options=kd.GateOptions(group_size=size),
+            parity_data=x,
         )
         assert report.parity.max_difference < 1e-5
         litert = kd.LiteRTModel(tmp_path / "a.tflite")
@@ -162,7 +166,8 @@ def test_group_size_merges_units_and_counts_what_runs(tmp_path):
         expected = kd.count_macs(model).of(decisions, size) / 1000
         np.testing.assert_allclose(macs, expected, atol=1)
     with pytest.raises(ValueError, match="`group_size` must divide.*group_size=12"):
-        kd.export_tflite(model, tmp_path / "b.tflite", group_size=12)
+        options = kd.GateOptions(group_size=12)
+        kd.export_tflite(model, tmp_path / "b.tflite", options=options)
     assert not (tmp_path / "b.tflite").exists()
 
 
@@ -220,7 +225,7 @@ def test_quantized_files_stay_close(tmp_path, quantization):
     content = (tmp_path / "a.tflite").read_bytes()
     assert only_builtins(content)
     if quantization == "int8":
-        assert not float_kernels(content)
+        assert not float_kernels(flatbuffer.read(content))
         file = flatbuffer.read(content)
         called = {
             index

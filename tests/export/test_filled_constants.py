@@ -37,7 +37,7 @@ def net(x):
 def content():
     spec = tf.TensorSpec([1], tf.float32)
     function = tf.function(net, autograph=False).get_concrete_function(x=spec)
-    return convert({"net": function}, None)
+    return flatbuffer.write(convert({"net": function}, None))
 
 
 def filled(content):

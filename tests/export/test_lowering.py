@@ -7,10 +7,10 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 import keras_dyngate as kd  # noqa: E402
-from keras_dyngate.export.graph import KILO, executed_counts  # noqa: E402
 from keras_dyngate.export.lowering import Branch, Lowering, as_constants  # noqa: E402
 from keras_dyngate.export.lowering.chain import default_group_size  # noqa: E402
 from keras_dyngate.export.lowering.steps import compiled  # noqa: E402
+from keras_dyngate.export.plan.answers import KILO, executed_counts  # noqa: E402
 from keras_dyngate.layers.links import run as run_links  # noqa: E402
 from tests.export.nets import spread_gates  # noqa: E402
 from tests.stubs import randomize  # noqa: E402

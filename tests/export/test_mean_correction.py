@@ -9,7 +9,7 @@ if keras.backend.backend() != "tensorflow":
 
 import keras_dyngate as kd
 from keras_dyngate._graph import Stretch, flat_graph
-from keras_dyngate.export.graph import weights_as_constants
+from keras_dyngate.export.lowering import weights_as_constants
 from keras_dyngate.export.mean_correction import keep_means, rounded
 from keras_dyngate.export.preparing import Prepared
 from tests.export.nets import tinted

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter  # noqa: E402
 import keras_dyngate as kd  # noqa: E402
 from keras_dyngate._walk import dynamic_layers  # noqa: E402
 from keras_dyngate.export import filled_constants  # noqa: E402
-from keras_dyngate.export.conversion import float_kernels  # noqa: E402
+from keras_dyngate.export.float_kernels import float_kernels  # noqa: E402
 from keras_dyngate.flatfile import flatbuffer  # noqa: E402
 from keras_dyngate.models.pspnet import (  # noqa: E402
     apply_classifier,
@@ -187,7 +187,7 @@ def test_quantized_files_stay_close(tmp_path, quantization):
     litert = kd.LiteRTModel(path)
     image = litert.signatures["segment"].inputs["image"]
     if quantization == "int8":
-        assert image.dtype == np.uint8 and not float_kernels(content)
+        assert image.dtype == np.uint8 and not float_kernels(flatbuffer.read(content))
         file = flatbuffer.read(content)
         names = ("RESIZE_BILINEAR", "AVERAGE_POOL_2D", "ARG_MAX")
         assert input_types(file, *names) == {(name, "INT8") for name in names}

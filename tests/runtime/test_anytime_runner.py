@@ -13,6 +13,7 @@ import pytest
 
 from keras_dyngate.runtime import AnytimeAnswer, AnytimeRunner, LiteRTModel
 from keras_dyngate.runtime.litert_model import Signature, TensorSpec
+from keras_dyngate.runtime.signature_table import SignatureTable
 from tests.backend_utils import BACKEND
 
 IMAGE = TensorSpec((1, 2, 2, 1), np.dtype("float32"))
@@ -37,6 +38,7 @@ class File:
             if incremental:
                 inputs |= {f"x_{j}": FEATURE for j in range(1, k)}
             self.signatures[self.name(k)] = Signature(inputs, {})
+        self.table = SignatureTable.read({}, self.signatures)
 
     def name(self, k):
         if not self.incremental:
@@ -422,8 +424,9 @@ def converted(signatures):
     """A file of TensorFlow functions, by name: the function, and what it takes."""
     tf = pytest.importorskip("tensorflow")
     from keras_dyngate.export.conversion import convert
+    from keras_dyngate.flatfile import flatbuffer
 
-    return convert(
+    file = convert(
         {
             name: tf.function(function, autograph=False).get_concrete_function(
                 **{key: tf.TensorSpec(size, name=key) for key, size in specs.items()}
@@ -432,6 +435,7 @@ def converted(signatures):
         },
         None,
     )
+    return flatbuffer.write(file)
 
 
 def answer_of(tf, scores, **kept):

@@ -72,7 +72,7 @@ class TestOneInput:
     def test_stages_are_fed_by_those_before(self, one):
         model = LiteRTModel(one)
         calls = list(chain(model, {"signal": SIGNALS[0]}))
-        assert [name for name, *_ in calls] == ["stage_1", "classify", "stage_2"]
+        assert [name for name, *_ in calls] == ["classify", "stage_1", "stage_2"]
         np.testing.assert_allclose(
             calls[2][2]["logits"][0], 2 * SIGNALS[0].max(0), rtol=1e-6
         )

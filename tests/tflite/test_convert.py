@@ -180,7 +180,8 @@ def test_packing(folder):
     assert "decisions equal 100.00%" in stdout
     model = keras.saving.load_model(folder / "channels.keras", compile=False)
     x = np.load(folder / "x.npz")["images"].astype("float32")
-    report = kd.export_tflite(model, folder / "unpacked.tflite", group_size=8)
+    options = kd.GateOptions(group_size=8)
+    report = kd.export_tflite(model, folder / "unpacked.tflite", options=options)
     assert set(report.group_sizes.values()) == {8}
     packed, before = kd.LiteRTModel(target), kd.LiteRTModel(report.path)
 

@@ -23,13 +23,13 @@ def exits_of(file: LiteRTModel) -> int:
     Raises:
         ValueError: It has no early exits whose thresholds can be given.
     """
-    entry = file.signatures.get("classify_at")
-    if entry is None:
+    at = file.table.first("answer_at")
+    if at is None:
         raise ValueError(
             "A file must have early exits, that is a signature classify_at. Received: "
             f"{file.path} with {sorted(file.signatures)}"
         )
-    return entry.inputs["thresholds"].shape[0] + 1
+    return file.signatures[at].inputs["thresholds"].shape[0] + 1
 
 
 def shares_as_said(texts: Sequence[str], exits: int) -> np.ndarray:

@@ -4,6 +4,8 @@
 // followed here is Model.metadata -> (name, buffer) and Model.buffers -> data. Every offset
 // is checked against the length of the file, so that no file can do worse than be refused.
 
+import {isTable} from './signatures.mjs';
+
 const IDENTIFIER = 'TFL3';
 const MODEL = {buffers: 4, metadata: 6}; // numbers of fields in LiteRT's schema
 const ENTRY = {name: 0, buffer: 1};
@@ -21,6 +23,7 @@ const FIELDS = { // of the report; the others are only handed on
     fits: (value) => Array.isArray(value) && value.every((item) => isPlace(item ?? {})),
     what: 'a list of name, after, macs and macs_share',
   },
+  signatures: {fits: isTable, what: 'roles by name: kind, order, follows, explained_by'},
   macs: {fits: (value) => value > 0 && typeof value === 'number', what: 'above 0'},
 };
 

@@ -10,15 +10,9 @@ import {largestWithin, refineUntil, StepTimes} from './deadline.mjs';
 import {prepareImage} from './image.mjs';
 import {checkIdentifier, readReport} from './metadata.mjs';
 import {Runner} from './runtime.mjs';
+import {SignatureTable} from './signatures.mjs';
 
 const WARMUP = 3; // timed runs through an anytime net's steps before its first use
-
-/** Signatures `prefix` + number, in the order of their numbers. */
-function numbered(signatures, prefix) {
-  return Object.keys(signatures)
-    .filter((name) => name.startsWith(prefix) && /^\d+$/.test(name.slice(prefix.length)))
-    .sort((a, b) => a.slice(prefix.length) - b.slice(prefix.length));
-}
 
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
@@ -46,15 +40,17 @@ export class DynamicModel {
   constructor(runner, metadata, now) {
     const signatures = runner.signatures;
     Object.assign(this, {runner, metadata, now, signatures});
-    const incremental = Object.hasOwn(signatures, 'start');
-    this.steps = incremental
-      ? ['start', ...numbered(signatures, 'step_')] : numbered(signatures, 'classify_k');
-    this.incremental = incremental;
-    const [first] = this.steps.length ? this.steps : ['classify'];
-    const {image, ...others} = signatures[first]?.inputs ?? {};
+    const table = new SignatureTable(metadata.signatures, Object.keys(signatures));
+    this.incremental = table.begins('step');
+    this.steps = table.of(this.incremental ? 'step' : 'subnetwork');
+    const [answer] = table.of('answer');
+    const [answerAt] = table.of('answer_at');
+    const [first] = this.steps.length ? this.steps : [answer];
+    const {inputs, outputs} = signatures[first] ?? {inputs: {}, outputs: {}};
+    const {image, ...others} = inputs;
     const shape = image?.shape;
     if (shape?.length !== 4 || shape[0] !== 1 || shape[3] !== 3 || Math.min(...shape) < 1 ||
-        Object.keys(others).length) {
+        Object.keys(others).length || !(outputs.label || outputs.logits)) {
       throw new Error(
         'The file must classify pictures: a signature `classify`, `start` or ' +
           '`classify_k1` with the only input `image` of [1, height, width, 3]. Received: ' +
@@ -62,10 +58,12 @@ export class DynamicModel {
     }
     this.input = {height: shape[1], width: shape[2], dtype: image.dtype};
     this.times = new StepTimes(this.steps.length);
-    const gates = signatures.classify_at?.inputs.thresholds?.shape[0] ?? 0;
+    const gates = signatures[answerAt]?.inputs.thresholds?.shape[0] ?? 0;
     this.adjustable = gates > 0 && metadata.thresholds?.length === gates;
     this.exits = metadata.thresholds ? metadata.thresholds.length + 1 : 0;
-    this.gated = decisionNames(signatures.explain?.outputs ?? {}).length > 0;
+    this.answer = this.adjustable ? answerAt : answer; // what `classify` runs
+    this.witness = table.explains(this.answer);
+    this.gated = decisionNames(signatures[this.witness]?.outputs ?? {}).length > 0;
   }
 
   get kind() {
@@ -99,23 +97,22 @@ export class DynamicModel {
    */
   async classify(image, {position = 0.5, deadline = Infinity, repeats = 1} = {}) {
     if (this.steps.length) return this.withinDeadline(image, deadline);
-    const at = this.adjustable ? '_at' : '';
     const inputs = {image};
-    if (at) inputs.thresholds = thresholdsAt(this.metadata.thresholds, position);
+    if (this.adjustable) inputs.thresholds = thresholdsAt(this.metadata.thresholds, position);
     const times = [];
     let outputs;
     for (let turn = 0; turn < repeats; turn++) {
       const begin = this.now();
-      outputs = await this.run(`classify${at}`, inputs);
+      outputs = await this.run(this.answer, inputs);
       times.push(this.now() - begin);
     }
     const answer = {
       ...readAnswer(outputs, this.metadata, this.exits),
       ms: median(times),
-      thresholds: at ? [...inputs.thresholds] : this.metadata.thresholds ?? null,
+      thresholds: this.adjustable ? [...inputs.thresholds] : this.metadata.thresholds ?? null,
     };
     if (!this.gated) return answer;
-    return {...answer, ...openRates(await this.run(`explain${at}`, inputs))};
+    return {...answer, ...openRates(await this.run(this.witness, inputs))};
   }
 
   async withinDeadline(image, deadline) {

@@ -136,7 +136,7 @@ def test_its_file_says_the_same_and_skips(tmp_path, net, way, quantization):
         quantization=quantization,
         representative_data=x,
         parity_data=x,
-        group_size=1,  # those of the gates, however small
+        options=kd.GateOptions(group_size=1),  # of the gates, however small
     )
     outputs, decisions = predict_with_decisions(model, x)
     macs = kd.count_macs(model).of(decisions, report.group_sizes)
@@ -169,7 +169,8 @@ def test_weights_of_what_is_shut_are_not_touched(tmp_path):
             weight.assign(value)
     assert np.isnan(model.predict(x, verbose=0)).any(), "Keras masks: NaN * 0"
     path = tmp_path / "net.tflite"
-    kd.export_tflite(model, path, group_size=1, parity_data=False)
+    options = kd.GateOptions(group_size=1)
+    kd.export_tflite(model, path, options=options, parity_data=False)
     file = kd.LiteRTModel(path)
     for row, picture in enumerate(x):
         logits = file.run("classify", image=picture)["logits"]
@@ -187,7 +188,8 @@ def test_with_exits_too(tmp_path):
     exits = kd.add_decision_gates(model, ["gated_sum"])
     exits.fit_gates(x, np.arange(8) % 5)
     exits.thresholds = [0.3]
-    kd.export_tflite(exits, tmp_path / "net.tflite", group_size=1, parity_data=x)
+    options = kd.GateOptions(group_size=1)
+    kd.export_tflite(exits, tmp_path / "net.tflite", options=options, parity_data=x)
     file = kd.LiteRTModel(tmp_path / "net.tflite")
     expected = exits.predict(x, verbose=0)
     for row, picture in enumerate(x):

@@ -38,6 +38,7 @@ final class ModelCheck {
     public static void main(String[] arguments) throws Exception {
         System.load(arguments[0]);
         JsonCheck.run();
+        TableCheck.run();
         int folders = 0;
         try (DirectoryStream<Path> parent = Files.newDirectoryStream(Paths.get(arguments[2]))) {
             for (Path folder : parent) {
@@ -185,7 +186,7 @@ final class ModelCheck {
         check(first.step < last.step && first.late && !last.late, name + "first and last step");
         check(first.executedMacs < last.executedMacs, name + "MACs of the first step");
         check(Double.isNaN(first.openRate) && first.exit == -1, name + "steps have no exits");
-        if (raw.signatures().contains("start")) {
+        if (AnytimeSteps.continues(new SignatureTable(null, raw.signatures()))) {
             steps(name, model, clock, image, first.executedMacs);
         } else { // a sub-network takes 5 ms, whichever
             check(model.steps(image, 5).step == last.step, name + "the largest that fits");

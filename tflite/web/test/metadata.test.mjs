@@ -75,6 +75,10 @@ test('refuses reports of another form', () => {
   for (const text of ['', '{', '[]', 'null', '"x"', '{"labels": "cat"}', '{"macs": -1}',
     '{"thresholds": [1, "2"]}', '{"labels": [1]}', '{"exits": {}}', '{"exits": [null]}',
     '{"exits": [{"name": "head", "macs": 1, "macs_share": 1}]}',
+    '{"signatures": []}', '{"signatures": {"a": null}}', '{"signatures": {"a": {"order": 1}}}',
+    '{"signatures": {"a": {"kind": "step", "order": 0}}}',
+    '{"signatures": {"a": {"kind": "step", "order": "1"}}}',
+    '{"signatures": {"a": {"kind": "answer", "explained_by": 1}}}',
     '{"exits": [{"name": "head", "after": null, "macs": "1", "macs_share": 1}]}']) {
     assert.throws(() => readReport(smallFile(text)), /must be .*Received: /, text);
   }

@@ -6,15 +6,14 @@ import java.util.Arrays;
 import java.util.Collections;
 import java.util.Deque;
 import java.util.HashMap;
-import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
 
 /**
  * The best answer of an anytime net within a deadline.
  *
- * A file with "start" and "step_k" goes on from step to step: the next one starts only if its
- * expected time fits. One with "classify_k1", ... alone runs the largest sub-network that fits.
+ * A file with steps goes on from step to step: the next one starts only if its expected time
+ * fits. One with sub-networks alone runs the largest of them that fits.
  * A step is expected to take what nine of ten of its last calls kept; one that is left out again
  * and again forgets its longest times, one by one. Threads wait for each other, a run for a whole
  * run.
@@ -49,11 +48,11 @@ final class AnytimeSteps {
     private final Map<Integer, Integer> leftOut = new HashMap<>();
 
     /** Runs all steps on `image` to know their times; the first, cold round does not count. */
-    AnytimeSteps(SignatureModel model, Clock clock, ByteBuffer image) {
+    AnytimeSteps(SignatureModel model, SignatureTable table, Clock clock, ByteBuffer image) {
         this.model = model;
         this.clock = clock;
-        names = namesIn(model.signatures());
-        continuing = model.signatures().contains("start");
+        names = namesIn(table);
+        continuing = continues(table);
         for (int round = 0; round <= WARMUP; round++) {
             if (round <= 1) {
                 for (int step : names.keySet()) times.put(step, new ArrayDeque<Double>());
@@ -65,15 +64,13 @@ final class AnytimeSteps {
     }
 
     /** Signatures of the steps, or else of sub-networks, by number; empty if it is no such net. */
-    static TreeMap<Integer, String> namesIn(List<String> signatures) {
-        boolean continuing = signatures.contains("start");
-        String prefix = continuing ? "step_" : "classify_k";
-        TreeMap<Integer, String> found = new TreeMap<>();
-        if (continuing) found.put(1, "start");
-        for (String name : signatures)
-            if (name.matches(prefix + "[0-9]{1,4}"))
-                found.put(Integer.valueOf(name.substring(prefix.length())), name);
-        return found;
+    static TreeMap<Integer, String> namesIn(SignatureTable table) {
+        return table.numbered(continues(table) ? "step" : "subnetwork");
+    }
+
+    /** Whether a file has steps, from the first one on. */
+    static boolean continues(SignatureTable table) {
+        return table.numbered("step").containsKey(1);
     }
 
     /** Expected time of the last answer. */

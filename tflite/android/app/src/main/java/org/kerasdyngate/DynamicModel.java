@@ -9,6 +9,7 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
+import java.util.TreeMap;
 
 /**
  * An image classifier that keras_dyngate exported, in the terms of an app.
@@ -43,6 +44,8 @@ public final class DynamicModel implements AutoCloseable {
     private final SignatureModel.Tensor image;
     private final float[] thresholds;
     private final List<ExitPlace> places;
+    private final String answer, answerAt, witness; // signatures, or null
+    private final TreeMap<Integer, String> stages;
     private final Set<Mode> modes = EnumSet.of(Mode.CLASSIFY);
 
     /** Opens a file; the arguments are those of SignatureModel. */
@@ -65,39 +68,46 @@ public final class DynamicModel implements AutoCloseable {
     DynamicModel(SignatureModel model, AnytimeSteps.Clock clock) {
         this.model = model;
         this.clock = clock;
-        image = imageOf(model);
+        Metadata metadata = new Metadata(model.metadata("keras_dyngate"));
+        SignatureTable table = new SignatureTable(metadata.signatures, model.signatures());
+        answer = table.first("answer");
+        answerAt = table.first("answer_at");
+        witness = table.explains(answer);
+        stages = table.numbered("stage");
+        image = imageOf(model, answer);
         height = image.shape()[1];
         width = image.shape()[2];
-        Metadata metadata = new Metadata(model.metadata("keras_dyngate"));
         labels = metadata.labels;
         wholeMacs = metadata.macs;
         places = metadata.exits;
 
-        List<String> signatures = model.signatures();
-        boolean anytime = !AnytimeSteps.namesIn(signatures).isEmpty();
-        steps = anytime ? new AnytimeSteps(model, clock, SignatureModel.buffer(image.bytes)) : null;
-        boolean at = signatures.contains("classify_at");
-        thresholds = new float[at ? model.inputs("classify_at").get("thresholds").bytes / 4 : 0];
+        boolean anytime = !AnytimeSteps.namesIn(table).isEmpty();
+        ByteBuffer blank = SignatureModel.buffer(image.bytes);
+        steps = anytime ? new AnytimeSteps(model, table, clock, blank) : null;
+        boolean at = answerAt != null;
+        thresholds = new float[at ? model.inputs(answerAt).get("thresholds").bytes / 4 : 0];
         exits = at ? thresholds.length + 1 : 0;
         for (int i = 0; i < Math.min(thresholds.length, metadata.thresholds.size()); i++)
             thresholds[i] = metadata.thresholds.get(i).floatValue();
-        boolean gates = signatures.contains("explain")
-                && !ANSWER.containsAll(model.outputs("explain").keySet());
+        boolean gates = witness != null && !ANSWER.containsAll(model.outputs(witness).keySet());
         if (gates) modes.add(Mode.EXPLAIN);
         if (at) modes.add(Mode.CLASSIFY_AT);
-        if (at && signatures.contains("stage_1")) modes.add(Mode.STAGES);
+        if (at && stages.size() == exits) modes.add(Mode.STAGES);
         if (anytime) modes.add(Mode.STEPS);
         kind = anytime ? Kind.ANYTIME : at ? Kind.EXITS : gates ? Kind.GATED : Kind.PLAIN;
     }
 
-    private static SignatureModel.Tensor imageOf(SignatureModel model) {
-        SignatureModel.Tensor image = model.inputs("classify").get("image");
-        SignatureModel.Tensor label = model.outputs("classify").get("label");
+    private static SignatureModel.Tensor imageOf(SignatureModel model, String answer) {
+        if (answer == null)
+            throw new IllegalArgumentException("The file must have a signature that labels an image."
+                    + " Received: signatures " + model.signatures());
+        SignatureModel.Tensor image = model.inputs(answer).get("image");
+        SignatureModel.Tensor label = model.outputs(answer).get("label");
         int[] shape = image == null ? new int[0] : image.shape();
         if (shape.length != 4 || shape[0] != 1 || shape[3] != 3 || label == null || label.bytes != 4
-                || image.type == SignatureModel.INT32 || model.inputs("classify").size() != 1)
+                || image.type == SignatureModel.INT32 || model.inputs(answer).size() != 1)
             throw new IllegalArgumentException("The file must label one image [1, height, width, 3]"
-                    + " at a time. Received: inputs " + model.inputs("classify").keySet()
+                    + " at a time. Received: inputs " + model.inputs(answer).keySet()
                     + ", an image of " + Arrays.toString(shape));
         return image;
     }
@@ -160,7 +170,7 @@ public final class DynamicModel implements AutoCloseable {
         if (mode == Mode.STEPS) return steps(image, deadlineAt(position));
         if (mode == Mode.STAGES) return stages(image, thresholdsAt(position));
         if (mode == Mode.CLASSIFY_AT) return classify(image, thresholdsAt(position));
-        return call(mode.toString(), Collections.singletonMap("image", image));
+        return call(mode == Mode.EXPLAIN ? witness : answer, Collections.singletonMap("image", image));
     }
 
     /** With thresholds for the exits, as many as the file has gates. */
@@ -171,7 +181,7 @@ public final class DynamicModel implements AutoCloseable {
         Map<String, ByteBuffer> inputs = new HashMap<>();
         inputs.put("image", image);
         inputs.put("thresholds", limits);
-        return call("classify_at", inputs);
+        return call(answerAt, inputs);
     }
 
     private void requireThresholds(float[] found) {
@@ -205,7 +215,7 @@ public final class DynamicModel implements AutoCloseable {
         Map<String, ByteBuffer> known = new HashMap<>();
         known.put("image", image); // which a stage behind a first net takes too
         for (int exit = 0; ; exit++) {
-            String stage = "stage_" + (exit + 1);
+            String stage = stages.get(exit + 1);
             Map<String, ByteBuffer> inputs = new HashMap<>(known);
             inputs.keySet().retainAll(model.inputs(stage).keySet());
             Map<String, ByteBuffer> found = model.run(stage, inputs);
@@ -223,7 +233,7 @@ public final class DynamicModel implements AutoCloseable {
         ByteBuffer exit = found.get("exit");
         long thousands = found.get("executed_macs").getInt(0);
         int taken = exit == null ? -1 : exit.getInt(0);
-        double rate = signature.equals("explain") ? openRate(found) : Double.NaN;
+        double rate = signature.equals(witness) ? openRate(found) : Double.NaN;
         return result(found, ms, taken, 0, false, rate, thousands);
     }
 
@@ -240,7 +250,7 @@ public final class DynamicModel implements AutoCloseable {
     /** Share of the decisions that are above 0: bytes, or weights in float32. */
     private double openRate(Map<String, ByteBuffer> outputs) {
         int open = 0, all = 0;
-        for (SignatureModel.Tensor tensor : model.outputs("explain").values()) {
+        for (SignatureModel.Tensor tensor : model.outputs(witness).values()) {
             if (ANSWER.contains(tensor.name)) continue;
             ByteBuffer decisions = outputs.get(tensor.name);
             boolean bytes = tensor.type == SignatureModel.UINT8;

@@ -12,6 +12,8 @@ final class Metadata {
     final List<Double> thresholds;
     final List<ExitPlace> exits;
     final long macs;
+    /** The table of the signatures; null in files that have none. */
+    final Map<?, ?> signatures;
 
     /** @param json UTF-8, or null. */
     Metadata(byte[] json) {
@@ -27,6 +29,11 @@ final class Metadata {
         for (Map<?, ?> noted : listOf(Map.class, entries.get("exits")))
             places.add(new ExitPlace(noted));
         exits = Collections.unmodifiableList(places);
+        Object table = entries.get("signatures");
+        if (table != null && !(table instanceof Map))
+            throw new IllegalArgumentException(
+                    "Signatures in the file's metadata must be by name. Received: " + table);
+        signatures = (Map<?, ?>) table;
         Object whole = entries.get("macs");
         macs = whole instanceof Double ? ((Double) whole).longValue() : 0;
     }

@@ -14,9 +14,12 @@ tf = pytest.importorskip("tensorflow")
 
 import keras_dyngate as kd  # noqa: E402
 from keras_dyngate import _hooks  # noqa: E402
-from keras_dyngate.export.conversion import convert, float_kernels  # noqa: E402
-from keras_dyngate.export.parity import _anytime_parity, check_parity  # noqa: E402
-from keras_dyngate.export.subnetwork_costs import subnetwork_costs  # noqa: E402
+from keras_dyngate.export.conversion import convert  # noqa: E402
+from keras_dyngate.export.float_kernels import float_kernels  # noqa: E402
+from keras_dyngate.export.parity import check_parity  # noqa: E402
+from keras_dyngate.export.plan import plan  # noqa: E402
+from keras_dyngate.export.plan.anytime_parity import network_parity  # noqa: E402
+from keras_dyngate.export.plan.subnetwork_costs import subnetwork_costs  # noqa: E402
 from keras_dyngate.flatfile import flatbuffer  # noqa: E402
 from tests.export.nets import only_builtins  # noqa: E402
 from tests.stubs import images, outputs, randomize  # noqa: E402
@@ -155,7 +158,7 @@ def exported(tmp_path_factory, net):
             representative_data=X if quantization == "int8" else None,
             input_type="uint8" if camera else "float32",
             parity_data=X[:4] if camera else None,
-            **KINDS[kind].options,
+            options=kd.AnytimeOptions(**KINDS[kind].options),
         )
         return Exported(net(kind), report, kd.LiteRTModel(path))
 
@@ -449,7 +452,7 @@ def test_only_builtins(exported, kind, quantization):
     content = exported(kind, quantization).content
     assert only_builtins(content)
     if quantization == "int8":
-        assert not float_kernels(content)
+        assert not float_kernels(flatbuffer.read(content))
 
 
 class TestWeights:
@@ -537,7 +540,9 @@ class TestWeights:
             part = value.shape[-1] // 3
             value[..., part : 2 * part] = np.nan
             variable.assign(value)
-        kd.export_tflite(model, tmp_path / "nan.tflite", subnetworks=[1])
+        kd.export_tflite(
+            model, tmp_path / "nan.tflite", options=kd.AnytimeOptions(subnetworks=[1])
+        )
         litert, clean = (
             kd.LiteRTModel(tmp_path / "nan.tflite"),
             exported("resnet").litert,
@@ -738,15 +743,10 @@ class TestShareWeights:
     )
     def test_what_is_smaller(self, net, subnetworks, shared):
         """Sub-networks between 1 and the largest would copy weights."""
-        from keras_dyngate.export.anytime import plan_anytime
-
-        plan = plan_anytime(
-            net("shared"),
-            subnetworks=subnetworks,
-            input_type="float32",
-        )
-        assert plan.metadata["shared_weights"] is shared
-        assert list(plan.functions) == [f"classify_k{k}" for k in subnetworks]
+        found = plan(net("shared"), kd.AnytimeOptions(subnetworks=subnetworks))
+        traced = found.trace(input_type="float32", int8=False)
+        assert traced.metadata["shared_weights"] is shared
+        assert list(traced.functions) == [f"classify_k{k}" for k in subnetworks]
 
     def test_pieces_have_their_normalization_apart(self, exported):
         """A folded sub-network is as many convolutions as Keras has, and few others."""
@@ -840,7 +840,11 @@ class TestReport:
 )
 def test_bad_subnetworks(net, tmp_path, wanted, message):
     with pytest.raises(ValueError, match=message):
-        kd.export_tflite(net("resnet"), tmp_path / "a.tflite", subnetworks=wanted)
+        kd.export_tflite(
+            net("resnet"),
+            tmp_path / "a.tflite",
+            options=kd.AnytimeOptions(subnetworks=wanted),
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -848,13 +852,17 @@ def test_arguments_of_other_nets(net, tmp_path):
     plain = keras.Sequential(
         [keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(2)]
     )
-    for model, name, value in (
-        (net("resnet"), "group_size", 4),
-        (plain, "subnetworks", [1]),
-        (plain, "share_weights", False),
+    for model, wanted, options in (
+        (net("resnet"), "Anytime", kd.GateOptions(group_size=4)),
+        (plain, "Gate", kd.AnytimeOptions(subnetworks=[1])),
+        (plain, "Gate", 4),
     ):
-        with pytest.raises(ValueError, match=f"`{name}` is for .*nets only. Received"):
-            kd.export_tflite(model, tmp_path / "a.tflite", **{name: value})
+        message = rf"`options` must be `kd.{wanted}Options\(...\)`.*Received: options="
+        with pytest.raises(ValueError, match=message):
+            kd.export_tflite(model, tmp_path / "a.tflite", options=options)
+    with pytest.raises(ValueError, match="`share_weights` is for an I-ResNeXt only"):
+        options = kd.AnytimeOptions(share_weights=True)
+        kd.export_tflite(net("resnet"), tmp_path / "a.tflite", options=options)
     assert not list(tmp_path.iterdir())
 
 
@@ -929,19 +937,18 @@ def test_ten_steps(tmp_path):
             image=image, **spec
         )
 
-    content = convert({step_name(k): step(k) for k in range(1, 11)}, None)
-    (tmp_path / "a.tflite").write_bytes(content)
+    file = convert({step_name(k): step(k) for k in range(1, 11)}, None)
+    (tmp_path / "a.tflite").write_bytes(flatbuffer.write(file))
     litert = kd.LiteRTModel(tmp_path / "a.tflite")
     x = np.ones((2, 2, 2, 1), "float32")
     answers = {k: np.full((2, 1), 4.0 + k * (k + 1) / 2 + k - 1) for k in range(1, 11)}
     profile = kd.MacProfile((), per_subnetwork=(0,) * 10, per_step=tuple(range(1, 11)))
-    rows = subnetwork_costs(litert, content, profile, x[0])
+    rows = subnetwork_costs(litert, file, profile, x[0])
     assert {row.signature: (row.k, row.macs) for row in rows} == {
         step_name(k): (k, k) for k in range(1, 11)
     }
     network = types.SimpleNamespace(at=lambda k, images: answers[k])
-    model = types.SimpleNamespace(layers=[], network=network)
-    assert _anytime_parity(model, litert, x).max_difference < 1e-6
+    assert network_parity(network, litert, x).max_difference < 1e-6
 
 
 def test_some_steps_of_all(tmp_path):

@@ -8,8 +8,9 @@ tf = pytest.importorskip("tensorflow")
 
 import keras_dyngate as kd  # noqa: E402
 from keras_dyngate._graph import flat_graph  # noqa: E402
-from keras_dyngate.export.conversion import float_kernels  # noqa: E402
-from keras_dyngate.export.exit_parts import ExitParts, Head  # noqa: E402
+from keras_dyngate.export.float_kernels import float_kernels  # noqa: E402
+from keras_dyngate.export.plan.exit_parts import ExitParts, Head  # noqa: E402
+from keras_dyngate.flatfile import flatbuffer  # noqa: E402
 from tests.export.nets import (  # noqa: E402
     assert_answers,
     column,
@@ -150,7 +151,7 @@ def test_files_answer_as_keras(tmp_path, make, quantization):
     content = litert.path.read_bytes()
     assert only_builtins(content)
     if quantization == "int8":
-        assert float_kernels(content) == in_float
+        assert float_kernels(flatbuffer.read(content)) == in_float
     found = [litert.run("classify", image=image) for image in x]
     if quantization is None:
         for index, answer in enumerate(found):

@@ -13,7 +13,7 @@ tf = pytest.importorskip("tensorflow")
 from ai_edge_litert.interpreter import Interpreter  # noqa: E402
 
 import keras_dyngate as kd  # noqa: E402
-from keras_dyngate.export.conversion import float_kernels  # noqa: E402
+from keras_dyngate.export.float_kernels import float_kernels  # noqa: E402
 from keras_dyngate.flatfile import flatbuffer  # noqa: E402
 from tests.export.nets import (  # noqa: E402
     assert_answers,
@@ -271,7 +271,7 @@ def _assert_close(found, exits, score):
 @pytest.mark.parametrize("kind", KINDS)
 def test_gates_of_int8_files_are_float32(exported, kind):
     model, _, _, litert = found = exported(kind, "int8")
-    assert float_kernels(found.content) == {"FULLY_CONNECTED": 4}
+    assert float_kernels(flatbuffer.read(found.content)) == {"FULLY_CONNECTED": 4}
     file, kernels = flatbuffer.read(found.content), []
     for _, graph, operator in flatbuffer.walk(file):
         if flatbuffer.op_name(file, operator) == "FULLY_CONNECTED":

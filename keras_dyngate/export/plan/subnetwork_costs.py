@@ -10,7 +10,6 @@ from keras_dyngate.cost import MacProfile
 from keras_dyngate.export.views import signature
 from keras_dyngate.flatfile import flatbuffer
 from keras_dyngate.runtime import LiteRTModel
-from keras_dyngate.runtime.anytime_runner import ALONE, STEP, in_order
 
 REPEATS = 5
 
@@ -84,25 +83,28 @@ def _copy_ms(arrays: list[np.ndarray]) -> float:
 
 
 def subnetwork_costs(
-    litert: LiteRTModel, content: bytes, profile: MacProfile, image: np.ndarray
+    litert: LiteRTModel, file: Any, profile: MacProfile, image: np.ndarray
 ) -> tuple[SubnetworkCost, ...]:
     """Measure every step and sub-network of a file.
 
     Args:
         litert: The file.
-        content: Its bytes.
+        file: The same, read.
         profile: MACs of the model.
         image: In the dtype of the file.
     """
-    file = flatbuffer.read(content)
     constants = _constants(file)
     answers = {"logits", "label", "executed_macs"}
     kept: dict[str, np.ndarray] = {"image": image}
     rows = []
-    steps = in_order(litert.signatures, STEP)
-    alone = in_order(litert.signatures, ALONE)
-    named = [(k, name, profile.per_step) for k, name in steps.items()]
-    named += [(k, name, profile.per_subnetwork) for k, name in alone.items()]
+    named = [
+        (k, name, macs)
+        for kind, macs in (
+            ("step", profile.per_step),
+            ("subnetwork", profile.per_subnetwork),
+        )
+        for k, name in litert.table.numbered(kind).items()
+    ]
     for k, name, macs in named:
         spec = litert.signatures[name]
         inputs = {key: kept[key] for key in spec.inputs}

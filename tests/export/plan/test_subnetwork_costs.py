@@ -9,7 +9,8 @@ tf = pytest.importorskip("tensorflow")
 
 from keras_dyngate import LiteRTModel, MacProfile  # noqa: E402
 from keras_dyngate.export.conversion import convert  # noqa: E402
-from keras_dyngate.export.subnetwork_costs import subnetwork_costs  # noqa: E402
+from keras_dyngate.export.plan.subnetwork_costs import subnetwork_costs  # noqa: E402
+from keras_dyngate.flatfile import flatbuffer  # noqa: E402
 
 RNG = np.random.default_rng(0)
 SIDE = 6
@@ -61,12 +62,12 @@ def rows(tmp_path_factory):
         )
         for function in (step_3, classify_k1, step_2, start)
     }
-    content = convert(functions, None)
+    file = convert(functions, None)
     path = tmp_path_factory.mktemp("costs") / "net.tflite"
-    path.write_bytes(content)
+    path.write_bytes(flatbuffer.write(file))
     profile = MacProfile((), per_subnetwork=(11, 22, 33), per_step=(1, 2, 3))
     image = np.ones((SIDE, SIDE, 3), "float32")
-    found = subnetwork_costs(LiteRTModel(path), content, profile, image)
+    found = subnetwork_costs(LiteRTModel(path), file, profile, image)
     return {row.signature: row for row in found}
 
 

@@ -10,14 +10,14 @@ from keras_dyngate import _hooks
 from keras_dyngate._graph import Stretch
 from keras_dyngate.cost import count_macs
 from keras_dyngate.export.exact_norms import exact_norms
-from keras_dyngate.export.exit_parts import ExitParts
-from keras_dyngate.export.graph import executed_counts, label_of
 from keras_dyngate.export.lowering import (
     Branch,
     Lowering,
     stored_parameters,
     weights_as_constants,
 )
+from keras_dyngate.export.plan.answers import executed_counts, label_of
+from keras_dyngate.export.plan.exit_parts import ExitParts
 from keras_dyngate.models.exits.early_exit import EarlyExitModel
 
 INFINITY = 0x7F800000  # its bits as a float32; a NaN's are above

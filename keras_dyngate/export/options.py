@@ -1,0 +1,88 @@
+"""What `export_tflite` takes for one kind of net only.
+
+kd.export_tflite(gated, "net.tflite", options=kd.GateOptions(group_size=8))
+kd.export_tflite(sliced, "net.tflite", options=kd.AnytimeOptions(subnetworks=[1, 4]))
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from keras_dyngate._warn import warn
+
+
+@dataclasses.dataclass(frozen=True)
+class GateOptions:
+    """For classifiers and segmentation nets, gated or not, with exits or without.
+
+    Attributes:
+        group_size: Channels that run together. None (default): the gates' own groups, or
+            as many of them as make 16 channels. Per-channel scores still multiply inside.
+
+    Example:
+        ```python
+        block = kd.GatedBasicBlock(4, channel_gate="binary")
+        model = keras.Sequential([keras.Input((8, 8, 4)), block, keras.layers.Flatten()])
+        options = kd.GateOptions(group_size=2)
+        print(kd.export_tflite(model, "net.tflite", options=options))
+        ```
+    """
+
+    group_size: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class AnytimeOptions:
+    """For anytime nets.
+
+    Attributes:
+        subnetworks: Those that get a signature `classify_k<k>`. None (default): the
+            largest of a sliced net, all of an I-ResNeXt.
+        share_weights: Of an I-ResNeXt with several `subnetworks`: True stores the
+            convolutions once; False a folded copy for each, which is faster. None
+            (default): what is smaller. The report says what each costs.
+
+    Example:
+        ```python
+        model = kd.sliced_resnet(
+            blocks=1, width=16, subnetworks=2, input_shape=(8, 8, 3), classes=2
+        )
+        options = kd.AnytimeOptions(subnetworks=[1, 2])
+        print(kd.export_tflite(model, "net.tflite", options=options))
+        ```
+    """
+
+    subnetworks: Sequence[int] | None = None
+    share_weights: bool | None = None
+
+
+def from_keywords(options: Any, **given: Any) -> Any:
+    """Options from the arguments that `export_tflite` of version 0.1.0 took instead.
+
+    Args:
+        options: The new form, or None.
+        **given: The old one; None where nothing was given.
+
+    Raises:
+        ValueError: If both forms are given, or arguments of several kinds of nets.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    if not given:
+        return options
+    kinds = [
+        kind
+        for kind in (GateOptions, AnytimeOptions)
+        if set(given) <= {field.name for field in dataclasses.fields(kind)}
+    ]
+    words = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    if options is not None or not kinds:
+        raise ValueError(
+            "`options` must be given alone: the arguments that it replaces are for one "
+            f"kind of net each. Received: {words}, options={options!r}"
+        )
+    warn(
+        f"`export_tflite` now takes `options=kd.{kinds[0].__name__}({words})`; the "
+        "arguments themselves will go in version 0.3",
+        DeprecationWarning,
+    )
+    return kinds[0](**given)
