@@ -99,14 +99,32 @@ from keras_dyngate.models.densenet import densenet169 as densenet169
 from keras_dyngate.models.densenet import densenet201 as densenet201
 from keras_dyngate.models.efficientnet_lite import (
     efficientnet_lite0 as efficientnet_lite0,
+)
+from keras_dyngate.models.efficientnet_lite import (
     efficientnet_lite1 as efficientnet_lite1,
+)
+from keras_dyngate.models.efficientnet_lite import (
     efficientnet_lite2 as efficientnet_lite2,
+)
+from keras_dyngate.models.efficientnet_lite import (
     efficientnet_lite3 as efficientnet_lite3,
+)
+from keras_dyngate.models.efficientnet_lite import (
     efficientnet_lite4 as efficientnet_lite4,
+)
+from keras_dyngate.models.efficientnet_lite import (
     gated_efficientnet_lite0 as gated_efficientnet_lite0,
+)
+from keras_dyngate.models.efficientnet_lite import (
     gated_efficientnet_lite1 as gated_efficientnet_lite1,
+)
+from keras_dyngate.models.efficientnet_lite import (
     gated_efficientnet_lite2 as gated_efficientnet_lite2,
+)
+from keras_dyngate.models.efficientnet_lite import (
     gated_efficientnet_lite3 as gated_efficientnet_lite3,
+)
+from keras_dyngate.models.efficientnet_lite import (
     gated_efficientnet_lite4 as gated_efficientnet_lite4,
 )
 from keras_dyngate.models.exits.cut_at_exit import cut_at_exit as cut_at_exit

@@ -138,9 +138,6 @@ def test_priming_inverted_residuals():
     assert (np.diff(biases) <= 0).all() and biases[0] > 0 > biases[-1]
 
 
-@pytest.mark.parametrize("group_size", [1, 2, 4])
-@pytest.mark.parametrize("target", [0.3, 0.6, 0.9])
-def test_the_biases_alone_spend_the_target(group_size, target):
 @pytest.mark.parametrize(
     "group_size, target, layer_gates",
     [(1, 0.3, False), (4, 0.9, False), (2, 0.6, True)],
