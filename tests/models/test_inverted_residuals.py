@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import keras_dyngate as kd
+from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.models.inverted_residuals import (
     Stage,
     build_inverted_residuals,
@@ -63,7 +64,12 @@ def test_names_and_places_of_gates():
         "head_bn",
         "predictions",
     ]
-    assert list(kd.decide(model, images(2, 24, 24, 3))) == [
+    decisions = [
+        f"{layer.name}/{item.key}"
+        for layer in dynamic_layers(model)
+        for item in layer.decisions()
+    ]
+    assert decisions == [
         "stage2_block1/channel",
         "stage2_block2/channel",
         "stage2_block2/layer",
@@ -123,6 +129,7 @@ def test_gates_travel_and_plain_nets_take_the_trunk():
     np.testing.assert_allclose(outputs(plain, x), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
 )

@@ -6,6 +6,7 @@ import pytest
 
 import keras_dyngate as kd
 from keras_dyngate.models.weight_files import load_weights
+from keras_dyngate.models.weights import trunk_slots
 from tests.stubs import images, outputs, randomize
 
 pytestmark = [
@@ -61,13 +62,16 @@ def assert_same(model, theirs):
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # within `warns`
 class TestAsInKeras:
-    def test_from_a_net(self):
+    def test_wider(self):
         """So wide that the last convolution is wider too."""
         arguments = {"alpha": 1.3, "input_shape": (32, 32, 3), "classes": 3}
-        theirs = of_keras(**arguments)
-        model = kd.load_trunk_weights(kd.mobilenet_v2(**arguments), theirs)
-        assert_same(model, theirs)
-        assert model.count_params() == theirs.count_params()
+        theirs = keras.applications.MobileNetV2(weights=None, **arguments)
+        ours = kd.load_trunk_weights(kd.mobilenet_v2(**arguments), theirs)
+        found, expected = trunk_slots(ours), trunk_slots(theirs)
+        assert list(found) == list(expected) and len(found) == len(theirs.weights)
+        assert found["_conv_head.weight"].shape == (1, 1, 416, 1664)
+        for name, weight in found.items():
+            np.testing.assert_array_equal(to_numpy(weight), to_numpy(expected[name]))
 
     @pytest.mark.parametrize("name", ["net.weights.h5", "net.keras", "net.h5"])
     def test_from_a_file(self, files, theirs, name):
