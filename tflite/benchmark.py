@@ -7,7 +7,10 @@ Three questions, three modes:
 
 holds a gated net (random weights) at fixed open rates and times it, interleaved, beside
 its plain twin and the plain ResNet-18. The time should follow the MACs. With
-`--model lc_resnet34 --mode l` whole layers are skipped.
+`--model lc_resnet34 --mode l` whole layers are skipped. Any plain net is gated first:
+
+    python tflite/benchmark.py --model MobileNetV2 --gate channels --rates 1,0.5
+    python tflite/benchmark.py --model net.keras --gate layers --rates 1,0.5,0
 
     python tflite/benchmark.py --keras_file trained.keras --images pictures.npz
 
@@ -44,7 +47,18 @@ from keras_dyngate._files import writable_target, write_whole
 from keras_dyngate.runtime import describe_machine
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", "gated_resnet34", "Constructor of the gated net.")
+flags.DEFINE_string(
+    "model",
+    "gated_resnet34",
+    "Constructor of the gated net; or a plain one that is gated here: a name of "
+    "keras.applications, MobileNetV2 say, or a .keras file.",
+)
+flags.DEFINE_enum(
+    "gate", "channels", ["channels", "pairs", "layers", "both"], "What is gated."
+)
+flags.DEFINE_float(
+    "where", None, "Of a plain --model, gate what has this share of the MACs, or more."
+)
 flags.DEFINE_string("mode", None, 'Of an LC-Net: "l" holds layers at the rates.')
 flags.DEFINE_integer("gate_groups", None, "Decisions per gated convolution.")
 flags.DEFINE_integer("gate_group_size", None, "Or: channels per decision.")
@@ -73,7 +87,8 @@ flags.DEFINE_string("json", None, "Where to write the figures; MACs, not thousan
 flags.DEFINE_string("keep", None, "A folder for the files that are made.")
 
 HELD_SETTINGS = (
-    "model mode gate_groups gate_group_size quantization width image_size stem "
+    "model mode gate where gate_groups gate_group_size quantization width image_size "
+    "stem "
     "rounds threads seed keras_file images"
 )
 FILE_SETTINGS = "tflite_file signature thresholds images samples rounds threads seed"

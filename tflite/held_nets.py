@@ -1,5 +1,6 @@
 """Nets at forced open rates, or trained ones: the modes of `benchmark.py` with Keras."""
 
+import dataclasses
 import os
 import tempfile
 from pathlib import Path
@@ -80,33 +81,72 @@ class Bench:
 
 def forced_rates(bench: Bench) -> list[dict[str, Any]]:
     """Random weights, fixed open rates, beside plain nets."""
-    kind, _, plain_name = FLAGS.model.rpartition("_")
-    if kind not in ("gated", "lc"):
+    plain, gated, options = anybodys() or constructed()
+    rng = np.random.default_rng(FLAGS.seed)
+    shape = (16 if FLAGS.quantization == "int8" else 2, *plain.input_shape[1:])
+    images = rng.integers(0, 256, shape).astype("float32")
+    base = f"plain {plain.name}"
+    bench.add(base, plain, images)
+    for other in FLAGS.against:
+        if options is not None and other != plain.name:
+            bench.add(f"plain {other}", getattr(kd, other)(**options), images)
+    for rate in FLAGS.rates:
+        with kd.force_open_rate(gated, float(rate)):
+            bench.add(f"{gated.name} open {float(rate):g}", gated, images)
+    return bench.measure(images[:2], base)
+
+
+def constructed() -> tuple[keras.Model, keras.Model, dict[str, Any]]:
+    """A net of this library, plain and gated, and what it was made with."""
+    kind, _, plain_name = FLAGS.model.partition("_")
+    if kind not in ("gated", "lc") or not hasattr(kd, FLAGS.model):
         raise app.UsageError(
-            "--model must name a gated constructor, gated_resnet34 or lc_resnet34 say"
+            "--model must name a gated constructor, gated_resnet34 or lc_resnet34 say, a "
+            "net of keras.applications, MobileNetV2 say, or a .keras file"
         )
-    options: dict[str, Any] = {"width": FLAGS.width}
+    options: dict[str, Any] = {}
+    if FLAGS.width != 1:
+        options["width"] = FLAGS.width
     if FLAGS.image_size:
         options["input_shape"] = (FLAGS.image_size, FLAGS.image_size, 3)
     if FLAGS.stem:
         options["stem"] = FLAGS.stem
     plain = getattr(kd, plain_name)(**options)
-    rng = np.random.default_rng(FLAGS.seed)
-    shape = (16 if FLAGS.quantization == "int8" else 2, *plain.input_shape[1:])
-    images = rng.integers(0, 256, shape).astype("float32")
-    bench.add(f"plain {plain_name}", plain, images)
-    for other in FLAGS.against:
-        if other != plain_name:
-            bench.add(f"plain {other}", getattr(kd, other)(**options), images)
-    if FLAGS.mode:
-        options["mode"] = FLAGS.mode
+    mode = {"mode": FLAGS.mode} if FLAGS.mode else {}
     gates = kd.Gates(groups=FLAGS.gate_groups, group_size=FLAGS.gate_group_size)
-    gated = getattr(kd, FLAGS.model)(gates=gates, **options)
+    if FLAGS.gate in ("layers", "both"):
+        gates = dataclasses.replace(gates, layer="binary")
+    if FLAGS.gate == "layers":
+        gates = dataclasses.replace(gates, channel=None)
+    gated = getattr(kd, FLAGS.model)(gates=gates, **mode, **options)
     kd.load_trunk_weights(gated, plain)
-    for rate in FLAGS.rates:
-        with kd.force_open_rate(gated, float(rate)):
-            bench.add(f"{FLAGS.model} open {float(rate):g}", gated, images)
-    return bench.measure(images[:2], f"plain {plain_name}")
+    return plain, gated, options
+
+
+def anybodys() -> tuple[keras.Model, keras.Model, None] | None:
+    """A net of keras.applications (random weights) or of a file, plain and gated here."""
+    if FLAGS.model.endswith(".keras"):
+        plain = keras.saving.load_model(FLAGS.model, compile=False)
+    elif FLAGS.model[:1].isupper() and hasattr(keras.applications, FLAGS.model):
+        shape = (FLAGS.image_size, FLAGS.image_size, 3) if FLAGS.image_size else None
+        plain = getattr(keras.applications, FLAGS.model)(
+            weights=None, input_shape=shape
+        )
+    else:
+        return None
+    gated, groups = plain, FLAGS.gate_groups
+    if FLAGS.gate in ("channels", "pairs", "both"):
+        gated = kd.add_channel_gates(
+            gated,
+            FLAGS.where,
+            groups=groups,
+            group_size=FLAGS.gate_group_size,
+            pairs=FLAGS.gate == "pairs",
+            name=f"{plain.name}_gated",
+        )
+    if FLAGS.gate in ("layers", "both"):
+        gated = kd.add_layer_gates(gated, FLAGS.where, name=f"{plain.name}_gated")
+    return plain, gated, None
 
 
 def real_pictures(bench: Bench) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_dyngate._backend import copy_variable
 from keras_dyngate._walk import dynamic_layers
+from keras_dyngate.models.layer_names import layer_slots
 from keras_dyngate.models.mobile_names import MOBILE, mobile_layers
 
 _BN = {
@@ -174,11 +175,8 @@ def copy_trunk(target: keras.Model, source: keras.Model, of: str) -> str:
         What `source`, named `of` in errors, has for a classifier, if `target` keeps
         its own; "" if it does not.
     """
-    slots = trunk_slots(target)
-    arrays = {
-        name: keras.ops.convert_to_numpy(value)
-        for name, value in trunk_slots(source).items()
-    }
+    slots, given = _slots_of_both(target, source)
+    arrays = {name: keras.ops.convert_to_numpy(value) for name, value in given.items()}
     head = [name for name in slots if name.startswith(HEAD)]
     left = ""
     if not all(name in arrays for name in head):
@@ -202,11 +200,32 @@ def copy_trunk(target: keras.Model, source: keras.Model, of: str) -> str:
     return left
 
 
+def _slots_of_both(
+    target: keras.Model, source: keras.Model
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The trunks' variables by names that both have: PyTorch's, or their layers' own."""
+    try:
+        return trunk_slots(target), trunk_slots(source)
+    except ValueError:
+        slots, given = layer_slots(target), layer_slots(source)
+    if slots.keys() == given.keys():
+        return slots, given
+    kinds = [
+        [(name.rpartition(".")[2], tuple(v.shape)) for name, v in found.items()]
+        for found in (slots, given)
+    ]
+    if kinds[0] == kinds[1]:  # names may differ where two layers had the same
+        return slots, dict(zip(slots, given.values(), strict=True))
+    return slots, given
+
+
 def load_trunk_weights(target: keras.Model, source: keras.Model) -> keras.Model:
     """Start a net from another of the same trunk.
 
-    Convolutions, batch normalizations and the classifier are copied by name; `target`
-    keeps its own classifier if the numbers of classes differ. Where both nets have
+    Convolutions, batch normalizations and the classifier are copied by name, of nets of
+    this library and of any functional net, gated by `add_channel_gates` or
+    `add_layer_gates` or not; `target` keeps its own classifier, the last kernel, if the
+    numbers of classes differ. Where both nets have
     controllers of one kind, these are copied too; from per-channel to per-group
     gates, a group starts with the mean logit of its channels (design of this library).
 

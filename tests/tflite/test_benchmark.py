@@ -19,6 +19,7 @@ from tests.export.nets import (  # noqa: E402
     tinted,
     with_exits,
 )
+from tests.models.gating.nets import mobile  # noqa: E402
 from tests.stubs import randomize  # noqa: E402
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tflite" / "benchmark.py"
@@ -100,6 +101,41 @@ def test_layers_at_fixed_rates(tmp_path):
     assert skipped["executed_macs"] == pytest.approx(
         profile.ungated + profile.controllers, abs=1000
     )
+
+
+@pytest.mark.parametrize("gate", ["channels", "both"])
+def test_a_net_of_anybody_s_gated_for_it(tmp_path, gate):
+    net = mobile()
+    net.save(tmp_path / "net.keras")
+    found, _ = run(
+        tmp_path, f"--model={tmp_path}/net.keras", f"--gate={gate}", "--rates=1,0"
+    )
+    plain, whole, shut = found["rows"]
+    gated = kd.add_channel_gates(net)
+    if gate == "both":
+        gated = kd.add_layer_gates(gated)
+    profile = kd.count_macs(gated)
+    assert plain["name"] == "plain mobile" and whole["name"] == "mobile_gated open 1"
+    assert abs(plain["executed_macs"] - profile.total) <= 500
+    assert whole["executed_macs"] == pytest.approx(
+        profile.total + profile.controllers, abs=500
+    )
+    assert shut["executed_macs"] < 0.5 * whole["executed_macs"]
+
+
+def test_a_net_of_keras_applications(tmp_path):
+    found, _ = run(
+        tmp_path,
+        *("--model=MobileNetV2", "--image_size=32", "--gate=layers", "--rates=1,0"),
+        "--where=0.02",
+    )
+    plain, whole, skipped = (row["executed_macs"] for row in found["rows"])
+    net = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3))
+    gated = kd.add_layer_gates(net, 0.02)
+    profile = kd.count_macs(gated)
+    assert abs(plain - profile.total) <= 500
+    assert whole - plain == pytest.approx(profile.controllers, abs=1000)
+    assert whole - skipped == pytest.approx(profile.gateable, abs=1000)
 
 
 def test_a_trained_net_on_pictures(tmp_path):
