@@ -46,14 +46,14 @@ class LabelSpec:
         ):
             per = f"map {self.shape} of class indices" if self.shape else "class index"
             raise ValueError(
-                f"`dataset` must give one {per} per image, or one-hot labels. Received: "
+                f"`x` must give one {per} per image, or one-hot labels. Received: "
                 f"labels of shape {array.shape} and dtype {array.dtype} for {count} "
                 "image(s)"
             )
         array = array.reshape(wanted)
         if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
             raise ValueError(
-                "`dataset` must give labels that are whole numbers. "
+                "`x` must give labels that are whole numbers. "
                 f"Received: {array.dtype} values from {array.min()} to {array.max()}"
             )
         self._check_range(array)
@@ -70,19 +70,19 @@ class LabelSpec:
         given = f"Received: labels from {low} to {high}"
         if self.shape:
             raise ValueError(
-                f"`dataset` must give label maps of classes from 0{limit}, or "
+                f"`x` must give label maps of classes from 0{limit}, or "
                 f"`ignore_class` for pixels without one. {given}, "
                 f"ignore_class={self.ignore_class}"
             )
         raise ValueError(
-            f"`dataset` must give class indices from 0{limit}, or one-hot labels. {given}"
+            f"`x` must give class indices from 0{limit}, or one-hot labels. {given}"
         )
 
     def _largest(self, labels: np.ndarray) -> np.ndarray:
         sums = labels.astype(np.float64).sum(axis=-1)
         if labels.min() < 0 or not np.allclose(sums, 1, atol=1e-3):
             raise ValueError(
-                f"`dataset` must give one-hot labels of {self.classes} classes that are "
+                f"`x` must give one-hot labels of {self.classes} classes that are "
                 f"0 or more and sum to 1. Received: values from {labels.min()} to "
                 f"{labels.max()}, sums from {sums.min()} to {sums.max()}"
             )

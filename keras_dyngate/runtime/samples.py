@@ -71,7 +71,7 @@ def _tuples(dataset: Any, y: Any, sample_weight: Any) -> Iterable[Any]:
         dataset = [dataset]
     if not isinstance(dataset, Iterable) or isinstance(dataset, (str, Mapping)):
         raise ValueError(
-            "`dataset` must be images with `y`, a tuple (images, labels) or an iterable "
+            "`x` must be images with `y`, a tuple (images, labels) or an iterable "
             f"of pairs (image, label). Received: {type(dataset).__name__} without `y`"
         )
     return map(_checked, dataset)
@@ -87,7 +87,7 @@ def _checked(item: Any) -> Any:
     if isinstance(item, (tuple, list)) and len(item) in (2, 3):
         return item
     raise ValueError(
-        "`dataset` must consist of pairs (image, label), or with a weight as the third. "
+        "`x` must consist of pairs (image, label), or with a weight as the third. "
         f"Received: {type(item).__name__}"
         + (f" of length {len(item)}" if hasattr(item, "__len__") else "")
     )
@@ -100,20 +100,20 @@ def _batch(
     if not isinstance(given, Mapping):
         if len(specs) != 1:
             raise ValueError(
-                f"`dataset` must give the inputs {sorted(specs)} by name, in a dict, or "
+                f"`x` must give the inputs {sorted(specs)} by name, in a dict, or "
                 "all but one of them as a keyword argument. "
                 f"Received: {type(given).__name__}"
             )
         given = dict.fromkeys(specs, given)
     if set(given) != set(specs):
         raise ValueError(
-            f"`dataset` must give the inputs {sorted(specs)}. Received: {sorted(given)}"
+            f"`x` must give the inputs {sorted(specs)}. Received: {sorted(given)}"
         )
     found = {name: _with_batch_axis(name, given[name], specs[name]) for name in specs}
     sizes = {name: (len(array), single) for name, (array, single) in found.items()}
     if len(set(sizes.values())) != 1:
         raise ValueError(
-            "`dataset` must give equally many of each input. Received: "
+            "`x` must give equally many of each input. Received: "
             f"{ {name: size for name, (size, _) in sizes.items()} }"
         )
     _, single = next(iter(found.values()))
@@ -140,7 +140,7 @@ def _with_batch_axis(
         else ""
     )
     raise ValueError(
-        f"`dataset` must give input `{name}` the shape {wanted}, one by one or in "
+        f"`x` must give input `{name}` the shape {wanted}, one by one or in "
         f"batches{hint}. Received: shape={array.shape}"
     )
 

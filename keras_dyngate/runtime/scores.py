@@ -104,7 +104,7 @@ class PixelScores:
         right, all_in = np.diag(self.confusion), self.confusion.sum()
         if not self.pixels:
             raise ValueError(
-                "`dataset` must have labelled pixels. Received: label maps of nothing "
+                "`x` must have labelled pixels. Received: label maps of nothing "
                 f"but ignore_class={self.labels.ignore_class}"
             )
         _some_weight(all_in)

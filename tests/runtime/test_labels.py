@@ -54,7 +54,7 @@ def test_maps():
     ],
 )
 def test_other_labels_are_refused(labels, message):
-    with pytest.raises(ValueError, match="`dataset` must give .*" + message):
+    with pytest.raises(ValueError, match="`x` must give .*" + message):
         LabelSpec((), 10).indices(labels, 3)
 
 

@@ -328,7 +328,7 @@ def test_images_from_0_to_1_are_noticed(path, tmp_path, images, warns):
             evaluate(images, labels)
         assert found[0].filename == __file__
         # One by one they are judged together, and a file from elsewhere takes anything.
-        with pytest.warns(UserWarning, match="`dataset` should hold .* 0 to 255"):
+        with pytest.warns(UserWarning, match="`x` should hold .* 0 to 255"):
             evaluate([(images[0], 0), (images[1], 0)])
         LiteRTModel(path).evaluate(images, labels)
     else:
@@ -414,7 +414,7 @@ def test_several_calls_may_be_kept_together(model, data):
 @pytest.mark.parametrize(
     ("dataset", "kwargs", "message"),
     [
-        ([], {}, "`dataset` must hold at least one sample"),
+        ([], {}, "`x` must hold at least one sample"),
         ([np.zeros((4, 6, 3))], {}, "pairs .* Received: ndarray of length 4"),
         ([(np.zeros((4, 6, 3)), 0, 1, 2)], {}, "Received: tuple of length 4"),
         ((np.zeros((2, 4, 6, 3)), np.zeros(3, int)), {}, r"shape \(3,\)"),
