@@ -60,7 +60,18 @@ flags.DEFINE_enum(
     "counted", "cortex-a76", list(CPUS), "Of golden and gated: CPU to count on."
 )
 flags.DEFINE_float("tolerance", 1e-5, "Of golden: largest relative difference.")
-flags.DEFINE_string("model", "gated_resnet34", "Of gated: constructor of the net.")
+flags.DEFINE_string(
+    "model",
+    "gated_resnet34",
+    "Of gated: constructor of the net; or a plain one, of keras.applications or a .keras "
+    "file, that is gated here.",
+)
+flags.DEFINE_enum(
+    "gate",
+    "channels",
+    ["channels", "pairs", "layers", "both"],
+    "Of gated: what is gated.",
+)
 flags.DEFINE_integer("gate_groups", 4, "Of gated: decisions per gated convolution.")
 flags.DEFINE_integer("image_size", 64, "Of gated: side of the image.")
 flags.DEFINE_string("stem", None, 'Of gated: "imagenet" or "cifar".')
@@ -141,7 +152,7 @@ def gated(machine: ArmMachine) -> tuple[bool, list[Any]]:
         script, figures = HERE.parent / "benchmark.py", Path(folder) / "figures.json"
         options = [
             f"--{name}={FLAGS[name].value}"
-            for name in "model gate_groups image_size stem quantization".split()
+            for name in "model gate gate_groups image_size stem quantization".split()
             if FLAGS[name].value is not None
         ]
         options += [f"--rates={','.join(FLAGS.rates)}", "--against=", "--rounds=10"]
