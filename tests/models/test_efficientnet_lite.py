@@ -196,8 +196,10 @@ def test_signatures():
     plain = inspect.signature(kd.efficientnet_lite3).parameters
     assert list(gated) == [*plain, "gates"]
     assert gated["gates"].default == kd.Gates()
-    assert plain["name"].default == "efficientnet_lite3"
-    assert plain["dropout_rate"].default == 0.3
+    model = kd.efficientnet_lite3(input_shape=(32, 32, 3), classes=3)
+    assert model.name == "efficientnet_lite3"
+    rates = [x.rate for x in model.layers if isinstance(x, keras.layers.Dropout)]
+    assert rates == [0.3]
     with pytest.raises(ValueError, match="`gates` must be .*Received: gates='binary'"):
         kd.gated_efficientnet_lite0(gates="binary")
     with pytest.raises(ValueError, match="`dropout_rate` must be .*dropout_rate=-1"):
