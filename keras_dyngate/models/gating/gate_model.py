@@ -25,6 +25,7 @@ from keras_dyngate.models.gating.places import (
     branches_of,
     chain_place,
     chains_of,
+    gateable,
     pairs_of,
     runs_of,
     scene_of,
@@ -278,8 +279,9 @@ def _chosen(
     """What `where` means."""
     if not places:
         raise ValueError(
-            f"`model` must have a {what} that can be gated (`gateable` says why not). "
+            f"`model` must have a {what} that can be gated. "
             f"Received: {model.name!r} without any"
+            f"{_reasons(model) if what == 'chain' else ''}"
         )
     share = where if isinstance(where, (int, float)) else None
     if where is None:
@@ -322,12 +324,30 @@ def _named(
     for item in places:
         if any(_is_named(path, name) for path in item[0].layers):
             return item
+    for place in gateable(model):
+        if place.reason is not None and _is_named(place.name, name):
+            raise ValueError(
+                f"`where` must name {_many(what)} that can be gated. "
+                f"Received: {name!r}, which cannot: {place.reason}"
+            )
     known = [place.name for place, _, _ in places]
     close = difflib.get_close_matches(name, known, n=3) or known[:3]
     raise ValueError(
-        f"`where` must name {what}s of {model.name!r}, such as {close} (see `gateable`). "
+        f"`where` must name {_many(what)} of {model.name!r}, such as {close} (see `gateable`). "
         f"Received: {name!r}"
     )
+
+
+def _many(what: str) -> str:
+    return "branches" if what == "branch" else f"{what}s"
+
+
+def _reasons(model: keras.Model) -> str:
+    """Why some places are none, those with most of the cost first."""
+    refused = [place for place in gateable(model) if place.reason is not None]
+    refused.sort(key=lambda place: -place.share)
+    words = dict.fromkeys(f"{place.name!r}: {place.reason}" for place in refused)
+    return "".join(f"; {reason}" for reason in list(words)[:3])
 
 
 def _is_named(path: str, wanted: str) -> bool:

@@ -285,7 +285,30 @@ def test_bad_input():
         kd.add_channel_gates(model, {"a": 1})
     with pytest.raises(ValueError, match="`model` must have a branch"):
         kd.add_layer_gates(nested())
-    with pytest.raises(ValueError, match="`where` must name branchs|branches"):
+    with pytest.raises(ValueError, match="`where` must name branches.*'sum'"):
         kd.add_layer_gates(model, "stem_")
     with pytest.raises(ValueError, match="A model needs a gate per place"):
         kd.add_channel_gates(model, gate=kd.BinaryGate(2))
+
+
+def test_why_a_place_is_none():
+    """Shared layers and channels first: the error names the place and the reason."""
+    layers = keras.layers
+    image = keras.Input((8, 8, 3))
+    twice = layers.Conv2D(8, 3, padding="same", name="twice")
+    x = layers.Conv2D(8, 1, name="first")(image)
+    x = layers.Conv2D(4, 1, name="last")(twice(twice(x)))
+    shared = keras.Model(image, x)
+    reason = "'twice': the layer is called several times"
+    for where in (None, "twice"):
+        with pytest.raises(ValueError, match=f"must have a chain.*{reason}"):
+            kd.add_channel_gates(shared, where)
+    x = layers.Conv2D(8, 1, data_format="channels_first", name="a")(image)
+    x = layers.Conv2D(8, 1, data_format="channels_first", name="b")(x)
+    with pytest.raises(ValueError, match="must have a chain.*'a': channels first"):
+        kd.add_channel_gates(keras.Model(image, x))
+    x = layers.Conv2D(8, 3, name="c")(layers.Conv2D(8, 3, name="d")(image))
+    x = layers.Softmax()(x)
+    x = layers.Conv2D(2, 1, name="e")(layers.Conv2D(4, 1, groups=2, name="grouped")(x))
+    with pytest.raises(ValueError, match="must name chains.*'grouped', which cannot"):
+        kd.add_channel_gates(keras.Model(image, x), "grouped")
