@@ -124,6 +124,10 @@ class GatedChain(DynamicLayer):
             found.append(Zone(start, mask, stop))
         return tuple(found)
 
+    def parts(self) -> list[Any]:
+        links = (*self.links(), *(self.shortcut_links() or ()), *self.after_links())
+        return [link for link in links if isinstance(link, keras.layers.Layer)]
+
     def widths(self) -> tuple[int, ...]:
         """Channels of each masked zone."""
         links, zones = self.links(), self.zones()

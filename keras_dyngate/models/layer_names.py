@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_dyngate._graph import flat_graph
-from keras_dyngate.layers import GatedChain, GatedResidual, SqueezeExcite
+from keras_dyngate.layers import DynamicLayer
 from keras_dyngate.layers.links import mixes
 
 
@@ -57,13 +57,16 @@ def _executed(model: keras.Model) -> Iterator[Any]:
 
 
 def _opened(operation: Any) -> Iterator[Any]:
-    """A layer, or those inside where a gate or a small model holds them."""
-    if isinstance(operation, GatedChain):
-        for link in (*operation.links(), *(operation.shortcut_links() or ())):
-            yield from _opened(link)
-    elif isinstance(operation, (GatedResidual, SqueezeExcite)):
-        yield from _executed(operation.body)
-    elif isinstance(operation, keras.Model):
+    """A layer, or those inside where a gate or a model holds them."""
+    if isinstance(operation, keras.Model):
         yield from _executed(operation)
+    elif isinstance(operation, DynamicLayer):
+        for part in operation.parts():
+            yield from _opened(part)
     elif isinstance(operation, keras.Layer) and operation.weights:
-        yield operation
+        held = operation._flatten_layers(include_self=False, recursive=False)
+        models = [layer for layer in held if isinstance(layer, keras.Model)]
+        if not models:
+            yield operation
+        for model in models:
+            yield from _executed(model)
