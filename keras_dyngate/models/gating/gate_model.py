@@ -333,8 +333,8 @@ def _named(
     known = [place.name for place, _, _ in places]
     close = difflib.get_close_matches(name, known, n=3) or known[:3]
     raise ValueError(
-        f"`where` must name {_many(what)} of {model.name!r}, such as {close} (see `gateable`). "
-        f"Received: {name!r}"
+        f"`where` must name {_many(what)} of {model.name!r}, such as {close} (see "
+        f"`gateable`). Received: {name!r}"
     )
 
 
