@@ -1,11 +1,12 @@
 """Argument checks whose messages name the argument, the expectation and the value."""
 
+from numbers import Integral, Real
 from typing import Any
 
 
 def positive_int(name: str, value: Any) -> int:
     """`value` as an int, or a `ValueError` naming the argument `name`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(
             f"`{name}` must be a positive integer. Received: {name}={value!r}"
         )
@@ -14,7 +15,7 @@ def positive_int(name: str, value: Any) -> int:
 
 def whole_number(name: str, value: Any) -> int:
     """`value` as an int of 0 or more, or a `ValueError` naming the argument `name`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
         raise ValueError(
             f"`{name}` must be an integer from 0. Received: {name}={value!r}"
         )
@@ -23,7 +24,7 @@ def whole_number(name: str, value: Any) -> int:
 
 def positive_number(name: str, value: Any) -> float:
     """`value` as a float above 0, or a `ValueError` naming the argument `name`."""
-    if isinstance(value, (bool, str)) or value is None or not 0.0 < float(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
         raise ValueError(
             f"`{name}` must be a number above 0. Received: {name}={value!r}"
         )
@@ -48,7 +49,11 @@ def member(name: str, value: Any, count: int) -> int:
 
 def fraction(name: str, value: Any, low: int = 0) -> float:
     """`value` as a float in [low, 1], or a `ValueError` naming the argument `name`."""
-    if isinstance(value, (bool, str)) or not low <= float(value) <= 1.0:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Real)
+        or not low <= float(value) <= 1
+    ):
         raise ValueError(
             f"`{name}` must be a number from {low} to 1. Received: {name}={value!r}"
         )

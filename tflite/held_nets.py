@@ -126,6 +126,8 @@ def constructed() -> tuple[keras.Model, keras.Model, dict[str, Any]]:
 def anybodys() -> tuple[keras.Model, keras.Model, None] | None:
     """A net of keras.applications (random weights) or of a file, plain and gated here."""
     if FLAGS.model.endswith(".keras"):
+        if FLAGS.image_size:
+            raise ValueError("--image_size is that of the net in a .keras file")
         plain = keras.saving.load_model(FLAGS.model, compile=False)
     elif FLAGS.model[:1].isupper() and hasattr(keras.applications, FLAGS.model):
         shape = (FLAGS.image_size, FLAGS.image_size, 3) if FLAGS.image_size else None

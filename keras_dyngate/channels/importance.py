@@ -17,8 +17,9 @@ import numpy as np
 from keras import ops
 
 from keras_dyngate import _hooks
+from keras_dyngate._checks import positive_int
 from keras_dyngate._deprecation import renamed
-from keras_dyngate._images import take_images
+from keras_dyngate._images import finite_images, take_images
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.controllers import force_open_rate
 
@@ -154,7 +155,8 @@ def decision_importance(
     layers: bool = True,
 ) -> dict[str, np.ndarray]:
     """As `channel_importance`, of the branches under layer gates too: `[1]` each."""
-    images = take_images("x", x, tuple(model.input_shape[1:]))
+    images = finite_images("x", take_images("x", x, tuple(model.input_shape[1:])))
+    positive_int("batch_size", batch_size)
     labels = np.asarray(y)
     if len(labels) != len(images):
         raise ValueError(

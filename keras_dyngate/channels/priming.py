@@ -8,6 +8,7 @@ that matter, and training has to repair what they broke. Primed, they are shut f
 where little depends on it, and channels of like importance share a decision.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -38,6 +39,7 @@ def prime_gates(
     spread: float = 3.0,
     loss: Any = "sparse_categorical_crossentropy",
     batch_size: int = 16,
+    group_size: int | Mapping[str, int] | None = None,
 ) -> dict[str, np.ndarray]:
     """Order a net's gated channels by importance, and bias the gates accordingly.
 
@@ -57,6 +59,7 @@ def prime_gates(
         share: Of the plain net's MACs to spend, controllers included.
         spread: How decided the gates begin: logits per standard deviation. Logits are
             cut at 4. Default 3.
+        group_size: As in `MacProfile.of`: count what runs in groups of so many channels.
 
     Returns:
         The biases, by the name of the decision: float32 `[units]`.
@@ -94,7 +97,7 @@ def prime_gates(
                 orders[item.key] = order
         if orders:
             reorder_channels(layer, layer, orders)
-    return _settled(model, gates, _logits(values, spread), x, share)
+    return _settled(model, gates, _logits(values, spread), x, share, group_size)
 
 
 def _primed(model: keras.Model) -> dict[str, Any]:
@@ -135,6 +138,7 @@ def _settled(
     logits: dict[str, np.ndarray],
     x: Any,
     share: float,
+    group_size: int | Mapping[str, int] | None,
 ) -> dict[str, np.ndarray]:
     """Shift all logits alike, so that the decisions spend the share, and set them."""
     profile, decider = count_macs(model), DecisionModel(model)
@@ -151,7 +155,7 @@ def _settled(
             values[item.units] = biases[name]
             bias.assign(values)
         found = decider.predict(shown, batch_size=32, verbose=0)["decisions"]
-        return float(profile.of(found).mean()) / profile.total
+        return float(profile.of(found, group_size).mean()) / profile.total
 
     low, high = (
         -LOGIT_BOUND - flat.max(),

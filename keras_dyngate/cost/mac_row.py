@@ -7,6 +7,19 @@ import dataclasses
 
 import numpy as np
 
+MIN_GROUP = 16  # channels; thinner convolutions waste the kernels' lanes
+
+
+def default_group_size(filters: int, units: int) -> int:
+    """Channels that a file executes together where none are asked for.
+
+    The controller's own groups if these have 16 channels or more, else the smallest
+    multiple of them that has and divides the channels (design of this library).
+    """
+    own = filters // units
+    sizes = [n for n in range(own, filters + 1, own) if filters % n == 0]
+    return next((n for n in sizes if n >= MIN_GROUP), filters)
+
 
 def executed_group_size(filters: int, units: int, group_size: int | None) -> int:
     """Channels that a file executes together.

@@ -83,7 +83,8 @@ class GatedResidual(DynamicLayer):
         with _hooks.recorded_under(ops.cast(score > 0, "float32")):
             y = self.body(x, training=bool(training))
         shape = (-1, *[1] * (len(y.shape) - 1))
-        return x + y * ops.cast(ops.reshape(score, shape), y.dtype)
+        y = y * ops.cast(ops.reshape(score, shape), y.dtype)
+        return x + ops.cast(y, x.dtype)
 
     def lower(self, x: Any, tools: Any) -> Any:
         return tools.residual(self, x)

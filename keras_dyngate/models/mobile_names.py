@@ -12,7 +12,8 @@ import keras
 
 from keras_dyngate.layers import GatedInvertedResidual
 
-MOBILE = frozenset({"stem_conv", "expanded_conv_depthwise"})  # a net of these has one
+# A net of these has all of one of them.
+MOBILE = ({"stem_conv", "head_conv", "stage2_block1"}, {"Conv1", "block_1_expand"})
 
 _ENDS = {
     ("stem_conv", "Conv1"): "_conv_stem",

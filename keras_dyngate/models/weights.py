@@ -53,7 +53,7 @@ def trunk_slots(model: keras.Model) -> dict[str, Any]:
     """
     names = {layer.name for layer in model.layers}
     slots: dict[str, Any] = {}
-    if MOBILE & names:
+    if any(some <= names for some in MOBILE):
         for name, layer in mobile_layers(model):
             slots.update(_layer_slots(name, layer))
     elif "block1_layer1_conv1" in names:

@@ -12,9 +12,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dyngate._checks import boolean, fraction, positive_int, positive_number
+from keras_dyngate._checks import (
+    boolean,
+    fraction,
+    one_of,
+    positive_int,
+    positive_number,
+    whole_number,
+)
 from keras_dyngate._graph import flat_graph
+from keras_dyngate._images import finite_images, take_images
 from keras_dyngate._logits import squashing_call
+from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.callbacks import (
     MacBudget,
     RegularizationSchedule,
@@ -23,7 +32,8 @@ from keras_dyngate.callbacks import (
 )
 from keras_dyngate.callbacks.mac_budget import prices_of
 from keras_dyngate.channels import prime_gates
-from keras_dyngate.models.exits.data import Batch
+from keras_dyngate.cost.mac_row import default_group_size
+from keras_dyngate.models.exits.data import Batch, class_indices
 from keras_dyngate.models.exits.lesson_data import Stream, resolve_augmentation
 from keras_dyngate.training.distillation import Distillation
 from keras_dyngate.training.gate_variables import without_gate_decay
@@ -65,8 +75,9 @@ def train_gates(
             (`add_channel_gates`, `add_layer_gates`) each have a
             `GateSparsity(0.0, weighting="macs")` among their regularizers.
         x: An array of images as the model takes them.
-        y: Class indices, `[N]`, or `[N, height, width]`.
-        share: Of the plain net's MACs to spend, controllers included. Default 0.6.
+        y: Class indices `[N]` or `[N, height, width]`, or one-hot `[N, classes]`.
+        share: Of the plain net's MACs to spend, controllers included, as a file
+            spends them: groups of fewer than 16 channels run together. Default 0.6.
         epochs: Default 5.
         batch_size: Default 32.
         learning_rate: Of AdamW at the start. Default 3e-4.
@@ -87,7 +98,9 @@ def train_gates(
         seed: Of the order of the images.
 
     Returns:
-        Keras' `History`; `mac_share` is what was spent at the end of each epoch.
+        Keras' `History`; `mac_share` is the share last measured before the end of each
+        epoch, `mac_price` what the budget puts on it: negative while the net is under
+        its budget, and so may the loss be.
 
     Raises:
         ValueError: For a net without such gates, or bad arguments.
@@ -111,13 +124,12 @@ def train_gates(
     few = slice(positive_int("prime_samples", prime_samples))
     positive_int("budget_samples", budget_samples)
     positive_number("learning_rate", learning_rate)
-    x, y = np.asarray(x), np.asarray(y)
-    if len(x) != len(y) or not len(x):
-        raise ValueError(
-            "`x` and `y` must be as many, one or more. "
-            f"Received: {len(x)} images, {len(y)} labels"
-        )
+    fraction("teacher_share", teacher_share)
+    one_of("verbose", verbose, ("auto", 0, 1, 2))
+    seed = whole_number("seed", seed)
+    x, y = _data(model, x, y)
     prices_of(model, None)  # refuses other gates, before anything is changed
+    sizes = _executed_together(model)
     from_logits = _ends_in_raw_scores(model)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
     fitted: Any = model
@@ -139,6 +151,8 @@ def train_gates(
         x[:budget_samples],
         total_steps=epochs * steps,
         end=PRIMED_END if prime else UNPRIMED_END,
+        every=min(5, steps),
+        group_size=sizes,
         watched=model,
     )
     kept = None
@@ -146,7 +160,7 @@ def train_gates(
         settings = {"share": share, "epochs": epochs, "batch_size": batch_size}
         kept = TrainingCheckpoint(checkpoint, steps, [budget], settings)
     if prime and not (kept and kept.path.exists()):
-        prime_gates(model, x[few], y[few], share, loss=loss)
+        prime_gates(model, x[few], y[few], share, loss=loss, group_size=sizes)
     optimizer = keras.optimizers.AdamW(
         keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps),
         weight_decay=weight_decay,
@@ -169,6 +183,44 @@ def train_gates(
     if kept is None:
         return fitted.fit(batches(0), steps_per_epoch=steps, **options)
     return kept.fit(fitted, batches, steps_per_epoch=steps, **options)
+
+
+def _data(model: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Images and class indices that a model can be taught on."""
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(
+            f"`model` must be a built keras.Model. Received: {type(model).__name__}"
+        )
+    shape = getattr(model, "output_shape", None)
+    if not isinstance(shape, tuple) or len(shape) not in (2, 4) or shape[-1] < 2:
+        raise ValueError(
+            "`model` must put out a score for each of two classes or more, "
+            f"[batch, classes], or for each pixel. Received: {model.name!r} with {shape}"
+        )
+    if not hasattr(x, "shape"):
+        raise ValueError(
+            f"`x` must be an array of images. Received: a {type(x).__name__}"
+        )
+    images = finite_images("x", take_images("x", x, tuple(model.input_shape[1:])))
+    labels = np.asarray(y)
+    if len(shape) == 2:
+        labels = class_indices(labels, shape[-1])
+    if len(images) != len(labels):
+        raise ValueError(
+            "`x` and `y` must be as many. "
+            f"Received: {len(images)} images, {len(labels)} labels"
+        )
+    return images, labels
+
+
+def _executed_together(model: keras.Model) -> dict[str, int]:
+    """Channels that an exported file runs together by default, by decision."""
+    return {
+        f"{layer.name}/{item.key}": default_group_size(item.channels, item.groups)
+        for layer in dynamic_layers(model)
+        for item in layer.decisions()
+        if not item.whole
+    }
 
 
 def _ends_in_raw_scores(model: keras.Model) -> bool:

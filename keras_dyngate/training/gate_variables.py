@@ -56,6 +56,10 @@ def without_gate_decay(optimizer: Any, model: keras.Model) -> Any:
         model.compile(kd.without_gate_decay(keras.optimizers.AdamW(1e-3), model), "mse")
         ```
     """
+    if not hasattr(optimizer, "exclude_from_weight_decay"):
+        raise ValueError(
+            f"`optimizer` must be a Keras optimizer. Received: optimizer={optimizer!r}"
+        )
     if getattr(optimizer, "built", False):
         raise ValueError(
             "`optimizer` must be a new one: which variables decay is settled when it is "

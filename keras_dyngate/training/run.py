@@ -80,7 +80,13 @@ class TrainingRun:
         checkpoint_every: int = 200,
     ) -> None:
         self.folder = Path(folder)
-        self.settings = dict(settings)
+        try:
+            self.settings = json.loads(json.dumps(dict(settings)))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"`settings` must be a dict for JSON ({error}). "
+                f"Received: settings={settings!r}"
+            ) from error
         self.title = self.folder.name if title is None else title
         self.seed = whole_number("seed", seed)
         self.checkpoint_every = positive_int("checkpoint_every", checkpoint_every)

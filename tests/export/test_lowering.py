@@ -7,8 +7,8 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 import keras_dyngate as kd  # noqa: E402
+from keras_dyngate.cost.mac_row import default_group_size  # noqa: E402
 from keras_dyngate.export.lowering import Branch, Lowering, as_constants  # noqa: E402
-from keras_dyngate.export.lowering.chain import default_group_size  # noqa: E402
 from keras_dyngate.export.lowering.steps import compiled  # noqa: E402
 from keras_dyngate.export.plan.answers import KILO, executed_counts  # noqa: E402
 from keras_dyngate.layers.links import run as run_links  # noqa: E402
@@ -276,7 +276,9 @@ def test_default_group_size(filters):
         fitting = [
             n for n in range(16, filters + 1) if filters % n == 0 and n % own == 0
         ]
-        assert default_group_size(filters, own) == min(fitting, default=filters)
+        assert default_group_size(filters, filters // own) == min(
+            fitting, default=filters
+        )
 
 
 def test_a_normalization_is_folded_into_its_kernel():

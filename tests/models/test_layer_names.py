@@ -56,3 +56,20 @@ def test_another_number_of_classes_and_another_trunk():
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), old)
     with pytest.raises(ValueError, match="another architecture"):
         kd.load_trunk_weights(segmenter(), source)
+
+
+def test_nets_whose_layers_have_names_of_ours():
+    """Of EfficientNetB0 not the stem alone; MobileNetV3 ends in an activation."""
+    options = {"weights": None, "input_shape": (32, 32, 3), "classes": 4}
+    for make in (
+        keras.applications.EfficientNetB0,
+        keras.applications.MobileNetV3Small,
+    ):
+        source, target = make(**options), make(**options)
+        for variable in source.weights:
+            variable.assign(variable + 0.25)
+        kd.load_trunk_weights(target, source)
+        for ours, theirs in zip(target.weights, source.weights, strict=True):
+            np.testing.assert_array_equal(
+                keras.ops.convert_to_numpy(ours), keras.ops.convert_to_numpy(theirs)
+            )

@@ -42,6 +42,26 @@ def test_the_share_is_kept_from_the_first_step(capsys):
     assert capsys.readouterr().out.count("min left") == 6
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
+)
+def test_a_file_spends_what_was_said_also_in_thin_groups(tmp_path):
+    layers = keras.layers
+    image = keras.Input(X.shape[1:])
+    x = layers.ReLU()(layers.Conv2D(16, 3, padding="same")(image))
+    x = layers.ReLU()(layers.Conv2D(24, 3, padding="same", name="a")(x))
+    x = layers.Conv2D(16, 3, padding="same", name="b")(x)
+    x = layers.Dense(3, "softmax")(layers.GlobalAveragePooling2D()(x))
+    keras.utils.set_random_seed(0)
+    model = kd.add_channel_gates(keras.Model(image, x), "a", regularizers=PRICE)
+    options = {"epochs": 3, "batch_size": 16, "prime_samples": 16, "verbose": 0}
+    history = kd.train_gates(model, X, Y, 0.5, budget_samples=48, **options)
+    kd.export_tflite(model, tmp_path / "net.tflite", parity_data=False)
+    found = kd.LiteRTModel(tmp_path / "net.tflite").evaluate(X, Y)
+    share = found["mean_executed_macs"] / kd.count_macs(model).total
+    assert share == pytest.approx(history.history["mac_share"][-1], abs=0.02)
+
+
 def test_an_interrupted_training_goes_on(tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -84,5 +104,19 @@ def test_bad_input():
         kd.train_gates(model, X, Y, 1.5)
     with pytest.raises(ValueError, match="`teacher` must put out"):
         kd.train_gates(model, X, Y, teacher=segmenter())
+    with pytest.raises(ValueError, match="`x` must hold finite numbers"):
+        kd.train_gates(model, np.where(X > 250, np.nan, X), Y)
+    with pytest.raises(ValueError, match="`y` must hold class indices from 0 to 2"):
+        kd.train_gates(model, X, Y + 1)
+    with pytest.raises(ValueError, match="`teacher_share`.*teacher_share=2"):
+        kd.train_gates(model, X, Y, teacher_share=2)
+    with pytest.raises(ValueError, match="`x` must be an array.*Received: a list"):
+        kd.train_gates(model, list(X), Y)
+    one = keras.Sequential([keras.Input(X.shape[1:]), keras.layers.Flatten()])
+    one.add(keras.layers.Dense(1, "sigmoid"))
+    with pytest.raises(
+        ValueError, match="`model` must put out a score for each of two"
+    ):
+        kd.train_gates(one, X, Y % 2)
     for variable, old in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(to_numpy(variable), old)

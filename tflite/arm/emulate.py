@@ -73,7 +73,9 @@ flags.DEFINE_enum(
     "Of gated: what is gated.",
 )
 flags.DEFINE_integer("gate_groups", 4, "Of gated: decisions per gated convolution.")
-flags.DEFINE_integer("image_size", 64, "Of gated: side of the image.")
+flags.DEFINE_integer(
+    "image_size", 64, "Of gated: side of the image, of a .keras file its own."
+)
 flags.DEFINE_string("stem", None, 'Of gated: "imagenet" or "cifar".')
 flags.DEFINE_enum(
     "quantization", "none", ["none", "dynamic", "int8"], "Of gated: of all files."
@@ -154,6 +156,7 @@ def gated(machine: ArmMachine) -> tuple[bool, list[Any]]:
             f"--{name}={FLAGS[name].value}"
             for name in "model gate gate_groups image_size stem quantization".split()
             if FLAGS[name].value is not None
+            and not (name == "image_size" and FLAGS.model.endswith(".keras"))
         ]
         options += [f"--rates={','.join(FLAGS.rates)}", "--against=", "--rounds=10"]
         where = [f"--keep={folder}", f"--json={figures}"]

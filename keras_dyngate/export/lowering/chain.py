@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_dyngate.cost.mac_row import executed_group_size
+from keras_dyngate.cost.mac_row import default_group_size, executed_group_size
 from keras_dyngate.export.lowering.steps import (
     Kernel,
     Step,
@@ -23,18 +23,6 @@ from keras_dyngate.export.lowering.steps import (
 )
 from keras_dyngate.layers.dynamic_layer import Decision
 from keras_dyngate.layers.links import shape_after
-
-MIN_GROUP = 16  # channels; thinner convolutions waste the kernels' lanes
-
-
-def default_group_size(width: int, own: int) -> int:
-    """Channels per branch where none are asked for.
-
-    The controller's own groups if these have 16 channels or more, else the smallest
-    multiple of them that has and divides the width (design of this library).
-    """
-    sizes = [n for n in range(own, width + 1, own) if width % n == 0]
-    return next((n for n in sizes if n >= MIN_GROUP), width)
 
 
 @dataclasses.dataclass
@@ -94,9 +82,8 @@ class _Mask:
 
 
 def _group_size(decision: Decision, wanted: int | None) -> int:
-    own = decision.channels // decision.groups
     if wanted is None:
-        return default_group_size(decision.channels, own)
+        return default_group_size(decision.channels, decision.groups)
     return executed_group_size(decision.channels, decision.groups, wanted)
 
 

@@ -67,7 +67,9 @@ def add_channel_gates(
             them), the least share of the net's MACs (0 to 1), or a function of a
             `GateablePlace`. None: all of `gateable`. Names of two chains that share a
             kernel make one of both, with two masks.
-        groups: Decisions per chain. Default 2.
+        groups: Decisions per chain. Default 2. Groups of fewer than 16 channels run
+            together in a file unless `GateOptions(group_size=)` says otherwise;
+            `train_gates` counts as the file does.
         group_size: Or: one decision per so many neighbouring channels.
         gate: "binary" (default), "salience", or a callable that makes a `Controller`
             from `units`.
@@ -145,7 +147,8 @@ def _made(
             gate = type(old.layer_gate).from_config(old.layer_gate.get_config())
             copies.note(gate, old.layer_gate)
             body = remade(old.body, inner, copies.name(old.body.name))
-            return GatedResidual(body, gate, name=copies.name(old.name))(x)
+            name = copies.name(old.name)
+            return GatedResidual(body, gate, name=name, dtype=old.dtype_policy)(x)
 
         return make
 
@@ -168,6 +171,7 @@ def _maker(chain: Chain, gates: Gates, copies: Copies) -> Callable[[Any], Any]:
             tuple(range(len(chain.widths))),
             at_rest=any(call.kwargs.get("training") is False for call in chain.calls),
             name=copies.name(f"gated_{first.path.replace('/', '_')}"),
+            dtype=first.operation.dtype_policy,
         )(x)
 
     return make
@@ -259,7 +263,8 @@ def _skipper(branch: Branch, gates: Gates, copies: Copies) -> Callable[[Any], An
             copies, branch.calls, branch.start, branch.end, f"{path}_branch"
         )
         name = copies.name(f"gated_{path}")
-        return GatedResidual(body, gates.for_layer(), name=name)(x)
+        # It computes in the precision of what it adds to, whatever Keras' policy is now.
+        return GatedResidual(body, gates.for_layer(), name=name, dtype=x.dtype)(x)
 
     return make
 
@@ -288,7 +293,7 @@ def _chosen(
         hits = list(places)
     elif callable(where):
         hits = [item for item in places if where(item[0])]
-    elif share is not None and not isinstance(where, bool):
+    elif share is not None and not isinstance(where, bool) and 0 <= share <= 1:
         hits = [item for item in places if item[0].share >= share]
     elif _are_names(where):
         names: Any = [where] if isinstance(where, str) else where

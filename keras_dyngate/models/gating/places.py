@@ -14,6 +14,7 @@ from keras_dyngate._graph import Call, FlatGraph, flat_graph
 from keras_dyngate.cost.counter import each_macs
 from keras_dyngate.layers import DynamicLayer, GatedResidual
 from keras_dyngate.layers.links import mixes, width_of
+from keras_dyngate.models.anytime.model import AnytimeModel
 from keras_dyngate.models.gating.regions import Link, Readers, between
 
 
@@ -240,6 +241,11 @@ class Scene:
 def scene_of(model: Any) -> Scene:
     """The graph of a model, and those inside of its gated branches."""
     graph = checked_graph(model)
+    if isinstance(model, AnytimeModel):
+        raise ValueError(
+            "`model` must not be an anytime net, whose sub-networks would be lost. "
+            f"Received: {model.name!r}"
+        )
     inner = {
         id(call): (call, scene_of(call.operation.body))
         for call in graph.calls
@@ -289,7 +295,7 @@ def _places(scene: Scene, total: int) -> Iterator[GateablePlace]:
         if scene.macs[id(call)] and id(call) not in taken:
             reason = why_not(call, scene.readers)
             if reason is not None:
-                width = int(call.outputs[0].shape[-1])
+                width = _width(call.operation, call.outputs[0])
                 share = scene.share([call], total)
                 layers = (call.path,)
                 yield GateablePlace("channel", call.path, layers, width, share, reason)
@@ -310,6 +316,12 @@ def branch_place(scene: Scene, branch: Branch, total: int) -> GateablePlace:
 def _paths(calls: Iterable[Call]) -> tuple[str, ...]:
     layers = (c for c in calls if isinstance(c.operation, keras.layers.Layer))
     return tuple(call.path for call in layers)
+
+
+def _width(operation: Any, output: Any) -> int:
+    """Channels that a layer puts out."""
+    known = getattr(operation, "filters", getattr(operation, "units", None))
+    return int(output.shape[-1] if known is None else known)
 
 
 def why_not(call: Call, readers: Readers) -> str | None:

@@ -312,3 +312,25 @@ def test_why_a_place_is_none():
     x = layers.Conv2D(2, 1, name="e")(layers.Conv2D(4, 1, groups=2, name="grouped")(x))
     with pytest.raises(ValueError, match="must name chains.*'grouped', which cannot"):
         kd.add_channel_gates(keras.Model(image, x), "grouped")
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float16"])
+@pytest.mark.parametrize("way", ["channels", "layers", "both", "layers first"])
+def test_the_net_keeps_its_precision(policy, way, dtype_policy):
+    """A net of one policy is gated while Keras' policy is another."""
+    dtype_policy(policy)
+    model = segmenter()
+    dtype_policy("float32")
+    gated, x = WAYS[way](model), pictures()
+    expected = to_numpy(model(x)).astype("float32")
+    with kd.force_open_rate(gated, 1.0):
+        found = to_numpy(gated(x)).astype("float32")
+    near = 0.05 * np.abs(expected).max()
+    np.testing.assert_allclose(found, expected, atol=near)
+    assert gated.output.dtype == model.output.dtype
+
+
+def test_an_anytime_net_is_refused():
+    model = kd.sliced_resnet(blocks=1, width=16, subnetworks=2)
+    with pytest.raises(ValueError, match="must not be an anytime net"):
+        kd.add_channel_gates(model)
