@@ -81,6 +81,7 @@ def prime_gates(
     if not 0.0 < spread < np.inf:
         raise ValueError(f"`spread` must be positive. Received: spread={spread!r}")
     gates = _primed(model)
+    x = take_images("x", x, tuple(model.input_shape[1:]))
     importance = decision_importance(model, x, y, loss=loss, batch_size=batch_size)
     values: dict[str, np.ndarray] = {}
     for layer in dynamic_layers(model):
@@ -142,7 +143,6 @@ def _settled(
 ) -> dict[str, np.ndarray]:
     """Shift all logits alike, so that the decisions spend the share, and set them."""
     profile, decider = count_macs(model), DecisionModel(model)
-    shown = take_images("x", x, tuple(model.input_shape[1:]))[:MOST]
     flat = np.concatenate(list(logits.values()))
     biases: dict[str, np.ndarray] = {}
 
@@ -154,7 +154,7 @@ def _settled(
             values = keras.ops.convert_to_numpy(bias).copy()
             values[item.units] = biases[name]
             bias.assign(values)
-        found = decider.predict(shown, batch_size=32, verbose=0)["decisions"]
+        found = decider.predict(x[:MOST], batch_size=32, verbose=0)["decisions"]
         return float(profile.of(found, group_size).mean()) / profile.total
 
     low, high = (

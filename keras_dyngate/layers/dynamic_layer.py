@@ -103,8 +103,7 @@ class DynamicLayer(KeepsFrozen, keras.layers.Layer):
     def parts(self) -> list[Any]:
         """The layers that it holds, its controllers apart, in the order of execution."""
         gates = {id(item.controller) for item in self.decisions()}
-        held = self._flatten_layers(include_self=False, recursive=False)
-        return [layer for layer in held if id(layer) not in gates]
+        return [layer for layer in self._parts() if id(layer) not in gates]
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         built_elsewhere = _hooks.lowered(self, x)

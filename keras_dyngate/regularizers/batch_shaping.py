@@ -40,11 +40,27 @@ def _series(a: float, b: float, tolerance: float = 1e-9) -> list[float]:
         total += terms[-1] * 0.5**n
 
 
-def _series_sum(log_x: Any, power: Any, log_terms: Any) -> Any:
-    """`x**power sum_n d_n x**n`: few operations, on all terms at once."""
-    exponents = ops.arange(log_terms.shape[0], dtype="float32") + power
-    powers = ops.exp(ops.expand_dims(log_x, -1) * exponents + log_terms)
-    return ops.sum(powers, axis=-1)
+def _from_both_ends(t: Any, a: Any, b: Any, log_beta: Any, low: Any, high: Any) -> Any:
+    """F(sigmoid(t)), from the logarithms of the series' terms at either end.
+
+    Few operations, on all terms at once; the power is in the exponents, so that an
+    infinite logit makes no NaN.
+    """
+    log_x = ops.log_sigmoid(-ops.abs(t))  # of the probability nearer to its end
+    log_rest = ops.log_sigmoid(ops.abs(t))
+
+    def from_the_end(power: Any, other: Any, log_terms: Any) -> Any:
+        exponents = ops.arange(log_terms.shape[0], dtype="float32") + power
+        powers = ops.exp(ops.expand_dims(log_x, -1) * exponents + log_terms)
+        scale = ops.exp(other * log_rest - log_beta) / power
+        return scale * ops.sum(powers, axis=-1)
+
+    return ops.where(t <= 0, from_the_end(a, b, low), 1.0 - from_the_end(b, a, high))
+
+
+def _slope(t: Any, a: Any, b: Any, log_beta: Any) -> Any:
+    """The derivative of F(sigmoid(t)) by t."""
+    return ops.exp(a * ops.log_sigmoid(t) + b * ops.log_sigmoid(-t) - log_beta)
 
 
 def beta_cdf_of_logit(a: float = 0.6, b: float = 0.4) -> Callable[[Any], Any]:
@@ -67,21 +83,11 @@ def beta_cdf_of_logit(a: float = 0.6, b: float = 0.4) -> Callable[[Any], Any]:
         np.log(_series(*shape)).astype("float32") for shape in ((a, b), (b, a))
     )
 
-    def from_the_end(log_x: Any, log_rest: Any, power: float, terms: Any) -> Any:
-        scale = (a + b - power) * log_rest - (log_beta + math.log(power))
-        terms = ops.convert_to_tensor(terms)
-        return ops.exp(scale) * _series_sum(log_x, power, terms)
-
     @ops.custom_gradient
     def cdf(t: Any) -> Any:
-        log_x = ops.log_sigmoid(-ops.abs(t))  # of the probability nearer to its end
-        log_rest = ops.log_sigmoid(ops.abs(t))
-        value = ops.where(
-            t <= 0,
-            from_the_end(log_x, log_rest, a, low),
-            1.0 - from_the_end(log_x, log_rest, b, high),
-        )
-        slope = ops.exp(a * ops.log_sigmoid(t) + b * ops.log_sigmoid(-t) - log_beta)
+        ends = (ops.convert_to_tensor(terms) for terms in (low, high))
+        value = _from_both_ends(t, a, b, log_beta, *ends)
+        slope = _slope(t, a, b, log_beta)
 
         def gradient(*args: Any, upstream: Any = None) -> Any:
             if upstream is None:  # TensorFlow and JAX pass it by position
@@ -111,23 +117,18 @@ def learned_cdf_of_logit(a: Any, b: Any) -> Callable[[Any], Any]:
     log_beta = log_gamma(a) + log_gamma(b) - log_gamma(a + b)
     n = ops.arange(TERMS - 1, dtype="float32")
 
-    def from_the_end(log_x: Any, log_rest: Any, power: Any, other: Any) -> Any:
+    def log_terms(power: Any, other: Any) -> Any:
         factors = ops.log((power + other + n) / (power + 1.0 + n))
-        terms = ops.concatenate([ops.zeros((1,)), ops.cumsum(factors)])
-        scale = other * log_rest - log_beta - ops.log(power)
-        return ops.exp(scale) * _series_sum(log_x, power, terms)
+        return ops.concatenate([ops.zeros((1,)), ops.cumsum(factors)])
+
+    low, high = log_terms(a, b), log_terms(b, a)
 
     def cdf(t: Any) -> Any:
         t = ops.clip(t, -80.0, 80.0)
         at = ops.stop_gradient(t)
-        log_x, log_rest = ops.log_sigmoid(-ops.abs(at)), ops.log_sigmoid(ops.abs(at))
-        value = ops.where(
-            at <= 0,
-            from_the_end(log_x, log_rest, a, b),
-            1.0 - from_the_end(log_x, log_rest, b, a),
-        )
-        slope = ops.exp(a * ops.log_sigmoid(at) + b * ops.log_sigmoid(-at) - log_beta)
-        return value + ops.stop_gradient(slope) * (t - at)
+        value = _from_both_ends(at, a, b, log_beta, low, high)
+        slope = ops.stop_gradient(_slope(at, a, b, log_beta))
+        return value + slope * (t - at)
 
     return cdf
 

@@ -73,9 +73,8 @@ class Distillation(keras.Model):
                 f"probabilities. Received: teacher={teacher!r}"
             )
         self.student = student
-        self._ask = (
-            ask  # a function, so that the teacher's weights are not this model's
-        )
+        # A function, so that the teacher's weights are not this model's.
+        self._ask = ask
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         return self.student(x, training=training)
@@ -88,9 +87,9 @@ class Distillation(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        if not training or not self.share:
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        if not training or not self.share:
+            return loss
         hard = loss - sum(self.losses) if self.losses else loss
         taught, said = (
             self._softened(ops.cast(answer, "float32"))
