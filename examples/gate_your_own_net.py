@@ -27,7 +27,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from absl import app, flags, logging
-from photo_folder import arrays, one_line, photo_folder
+from photo_folder import one_line, task
 
 import keras_dyngate as kd
 from keras_dyngate.export import quiet
@@ -115,25 +115,14 @@ def gate() -> None:
     keras.utils.set_random_seed(FLAGS.seed)
     out = Path(FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
-    net = (
-        None if FLAGS.net is None else keras.models.load_model(FLAGS.net, compile=False)
-    )
-    if net is None:
-        data = kd.datasets.digits(FLAGS.seed)
-    else:
-        data = photo_folder(FLAGS.photos, net.input_shape[1])
-    train, validation, test = map(arrays, (data.train, data.validation, data.test))
-    print(
-        f"{data.name}: {len(train[1])} / {len(validation[1])} / {len(test[1])} pictures"
-    )
-    if net is None:
-        kept = out / "plain.keras"
-        if kept.exists():
-            net = keras.models.load_model(kept, compile=False)
-        else:
-            net = small_net(train, len(data.classes))
-            net.save(kept)
+    kept = out / "plain.keras"
 
+    def small(train: Any, classes: int) -> keras.Model:
+        if not kept.exists():
+            small_net(train, classes).save(kept)
+        return keras.models.load_model(kept, compile=False)
+
+    net, _, train, validation, test = task(FLAGS.net, FLAGS.photos, small, FLAGS.seed)
     print(*kd.gateable(net), sep="\n")
     model = gated(net)
     kd.summary(model)

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 
 import keras_dyngate as kd
@@ -39,6 +41,43 @@ def photos(
     data = photo_folder(folder, size)
     splits = {"train": data.train, "val": data.validation, "test": data.test}
     return arrays(splits[part])
+
+
+class Task(NamedTuple):
+    """A trained net, and the pictures and labels of its three parts."""
+
+    net: keras.Model
+    classes: Any
+    train: Any
+    validation: Any
+    test: Any
+
+
+def task(
+    net: str | None,
+    folder: str | None,
+    small_net: Callable[[Any, int], keras.Model],
+    seed: int,
+) -> Task:
+    """The net and the photos asked for; without, a small net trained on digits.
+
+    Args:
+        net: A .keras file, or None.
+        folder: Of its photos; see `photo_folder`.
+        small_net: Makes a net of digits from (their arrays, the number of classes).
+        seed: Of the digits' parts.
+    """
+    model = None if net is None else keras.models.load_model(net, compile=False)
+    if model is None:
+        data = kd.datasets.digits(seed)
+    else:
+        data = photo_folder(str(folder), model.input_shape[1])
+    parts = [arrays(part) for part in (data.train, data.validation, data.test)]
+    sizes = " / ".join(str(len(labels)) for _, labels in parts)
+    print(f"{data.name}: {sizes} pictures")
+    if model is None:
+        model = small_net(parts[0], len(data.classes))
+    return Task(model, data.classes, *parts)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 from absl import app, flags, logging
-from photo_folder import arrays, one_line, photo_folder
+from photo_folder import one_line, task
 
 import keras_dyngate as kd
 from keras_dyngate.export import quiet
@@ -73,18 +73,8 @@ def speed_up() -> None:
     keras.utils.set_random_seed(FLAGS.seed)
     out = Path(FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
-    net = (
-        None if FLAGS.net is None else keras.models.load_model(FLAGS.net, compile=False)
-    )
-    if net is None:
-        data = kd.datasets.digits(FLAGS.seed)
-    else:
-        data = photo_folder(FLAGS.photos, net.input_shape[1])
-    train, validation, test = map(arrays, (data.train, data.validation, data.test))
-    if net is None:
-        net = small_net(train, len(data.classes))
-    print(
-        f"{data.name}: {len(train[1])} / {len(validation[1])} / {len(test[1])} pictures"
+    net, classes, train, validation, test = task(
+        FLAGS.net, FLAGS.photos, small_net, FLAGS.seed
     )
     result = kd.add_exits(
         net,
@@ -99,7 +89,7 @@ def speed_up() -> None:
         joint=FLAGS.joint,
         epochs=FLAGS.epochs,
         path=out / "net.tflite",
-        labels=data.classes,
+        labels=classes,
         checkpoint=out / "taught",
         seed=FLAGS.seed,
     )

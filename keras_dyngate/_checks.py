@@ -93,3 +93,14 @@ def whole_parts(name: str, value: int, divisor_name: str, divisor: int) -> int:
             f"Received: {divisor_name}={divisor} for {value} {name}"
         )
     return value // divisor
+
+
+def built_model(name: str, value: Any) -> Any:
+    """`value` if it is a Keras model that has its weights, else a `ValueError`."""
+    import keras
+
+    if not isinstance(value, keras.Model) or not value.built:
+        raise ValueError(
+            f"`{name}` must be a built keras.Model. Received: {type(value).__name__}"
+        )
+    return value

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dyngate._checks import positive_int
+from keras_dyngate._checks import built_model, positive_int
 from keras_dyngate._deprecation import renamed
 from keras_dyngate._images import take_images
 from keras_dyngate.channels.grouping import group_channels
@@ -32,10 +32,7 @@ Decisions = dict[str, np.ndarray]
 
 def _gated_blocks(model: Any, group_size: int) -> list[Any]:
     """The layers to pack, or an error if one of them cannot be."""
-    if not isinstance(model, keras.Model) or not model.built:
-        raise ValueError(
-            f"`model` must be a built keras.Model. Received: {type(model).__name__}"
-        )
+    built_model("model", model)
     masks = list(gated_masks(model))
     grouped = [layer.name for _, layer, item in masks if item.channels != item.groups]
     if grouped or not masks:

@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from keras_dyngate._checks import built_model
 from keras_dyngate._graph import Call, flat_graph
 from keras_dyngate._warn import warn
 from keras_dyngate.cost.counting import Counting, options_of
@@ -159,10 +160,7 @@ def count_macs(model: keras.Model) -> MacProfile:
         print(kd.count_macs(net).total)
         ```
     """
-    if not isinstance(model, keras.Model) or not model.built:
-        raise ValueError(
-            f"`model` must be a built keras.Model. Received: {type(model).__name__}"
-        )
+    built_model("model", model)
     profile = model_profile(model)
     if profile.unknown:
         warn(

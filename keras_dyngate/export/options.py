@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from keras_dyngate._warn import warn
+from keras_dyngate._deprecation import is_now
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +80,6 @@ def from_keywords(options: Any, **given: Any) -> Any:
             "`options` must be given alone: the arguments that it replaces are for one "
             f"kind of net each. Received: {words}, options={options!r}"
         )
-    warn(
-        f"`export_tflite` now takes `options=kd.{kinds[0].__name__}({words})`; the "
-        "arguments themselves will go in version 0.3",
-        DeprecationWarning,
-    )
+    old = " and ".join(f"`{name}`" for name in given)
+    is_now(f"{old} of `export_tflite`", f"`options=kd.{kinds[0].__name__}({words})`")
     return kinds[0](**given)

@@ -44,14 +44,20 @@ def conv_bn(
         name=name,
         dtype=dtype,
     )
-    norm = BatchNormalization(
+    return conv, bn_of(name, epsilon, momentum, dtype)
+
+
+def bn_of(
+    conv: str, epsilon: float, momentum: float, dtype: Any
+) -> keras.layers.BatchNormalization:
+    """The BN behind a convolution, named after it."""
+    return BatchNormalization(
         axis=-1,
         epsilon=epsilon,
         momentum=momentum,
-        name=name.replace("conv", "bn"),
+        name=conv.replace("conv", "bn"),
         dtype=dtype,
     )
-    return conv, norm
 
 
 class GatedBlock(GatedChain):

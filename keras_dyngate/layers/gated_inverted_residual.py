@@ -11,8 +11,7 @@ import keras
 from keras_dyngate import controllers
 from keras_dyngate._checks import channels_last, positive_int
 from keras_dyngate._registration import serializable
-from keras_dyngate.layers.batch_normalization import BatchNormalization
-from keras_dyngate.layers.gated_block import conv_bn
+from keras_dyngate.layers.gated_block import bn_of, conv_bn
 from keras_dyngate.layers.gated_chain import GatedChain, check_units
 from keras_dyngate.layers.links import Link, treats_alone
 from keras_dyngate.layers.squeeze_excite import SqueezeExcite
@@ -39,14 +38,7 @@ def depthwise_bn(
         name=name,
         dtype=dtype,
     )
-    norm = BatchNormalization(
-        axis=-1,
-        epsilon=epsilon,
-        momentum=momentum,
-        name=name.replace("conv", "bn"),
-        dtype=dtype,
-    )
-    return conv, norm
+    return conv, bn_of(name, epsilon, momentum, dtype)
 
 
 @serializable

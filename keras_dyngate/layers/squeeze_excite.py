@@ -43,8 +43,19 @@ class SqueezeExcite(keras.layers.Layer):
     def __init__(self, body: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.body = body = revived(body)
+        if not isinstance(body, keras.Model) or flat_graph(body) is None:
+            raise ValueError(
+                "`body` must be a functional or Sequential keras.Model, built. "
+                f"Received: body={body!r}"
+            )
 
     def build(self, input_shape: Any) -> None:
+        given, made = self.body.input_shape[-1], self.body.output_shape[-1]
+        if not given == made == input_shape[-1]:
+            raise ValueError(
+                "`body` must make as many numbers as there are channels, of as many. "
+                f"Received: {given} -> {made} for {input_shape[-1]} channels"
+            )
         self.built = True
 
     def scale(self, means: Any) -> Any:

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_dyngate._backend import copy_variable
+from keras_dyngate._checks import built_model
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.models.layer_names import layer_slots
 from keras_dyngate.models.mobile_names import MOBILE, mobile_layers
@@ -248,5 +249,7 @@ def load_trunk_weights(target: keras.Model, source: keras.Model) -> keras.Model:
         kd.load_trunk_weights(gated, plain)  # starts from the plain net, with new gates
         ```
     """
+    built_model("target", target)
+    built_model("source", source)
     copy_trunk(target, source, f"The net {source.name!r}")
     return target

@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_dyngate._checks import (
     boolean,
+    built_model,
     fraction,
     one_of,
     positive_int,
@@ -187,10 +188,7 @@ def train_gates(
 
 def _data(model: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     """Images and class indices that a model can be taught on."""
-    if not isinstance(model, keras.Model) or not model.built:
-        raise ValueError(
-            f"`model` must be a built keras.Model. Received: {type(model).__name__}"
-        )
+    built_model("model", model)
     shape = getattr(model, "output_shape", None)
     if not isinstance(shape, tuple) or len(shape) not in (2, 4) or shape[-1] < 2:
         raise ValueError(

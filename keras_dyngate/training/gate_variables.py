@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_dyngate._checks import built_model
 from keras_dyngate._walk import controllers
 
 
@@ -96,7 +97,7 @@ def freeze_trunk(model: keras.Model, frozen: bool = True) -> keras.Model:
         kd.freeze_trunk(model, frozen=False)
         ```
     """
-    gates = list(controllers(model))
+    gates = list(controllers(built_model("model", model)))
     if not gates:
         raise ValueError(
             "`model` must have gates for the rest to be frozen. "

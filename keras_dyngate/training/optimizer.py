@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_dyngate._checks import one_of, positive_int
+from keras_dyngate._checks import built_model, one_of, positive_int, positive_number
 from keras_dyngate.training.gate_variables import without_gate_decay
 
 SCHEDULES = ("cosine", "steps", "constant")
@@ -43,8 +43,9 @@ def sgd(
         ```
     """
     one_of("schedule", schedule, SCHEDULES)
+    built_model("model", model)
     total_steps = positive_int("total_steps", total_steps)
-    rate: Any = learning_rate
+    rate: Any = positive_number("learning_rate", learning_rate)
     if schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, total_steps)
     elif schedule == "steps":

@@ -67,3 +67,10 @@ def test_the_trunk_is_frozen_and_thaws():
     assert [v.path for v in model.trainable_variables] == everything
     with pytest.raises(ValueError, match="`model` must have gates"):
         kd.freeze_trunk(mobile())
+
+
+def test_no_model():
+    with pytest.raises(ValueError, match="`model` must be a built keras.Model. Rec"):
+        kd.freeze_trunk(None)
+    with pytest.raises(ValueError, match="`source` must be a built keras.Model. Rec"):
+        kd.load_trunk_weights(mobile(), None)

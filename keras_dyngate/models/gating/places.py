@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_dyngate._checks import built_model
 from keras_dyngate._graph import Call, FlatGraph, flat_graph
 from keras_dyngate.cost.counter import each_macs
 from keras_dyngate.layers import DynamicLayer, GatedResidual
@@ -192,10 +193,7 @@ def macs_of(graph: FlatGraph) -> dict[int, int]:
 
 def checked_graph(model: Any) -> FlatGraph:
     """The calls of a model that gates can go on, or one sentence why not."""
-    if not isinstance(model, keras.Model) or not model.built:
-        raise ValueError(
-            f"`model` must be a built keras.Model. Received: {type(model).__name__}"
-        )
+    built_model("model", model)
     graph = flat_graph(model)
     if graph is None:
         raise ValueError(
