@@ -4,7 +4,8 @@ A first net is a float branch of an int8 file, and its ordinary kernels are stor
 of a "dynamic" file are: int8 with a scale for each output channel, inputs rounded as they
 come. That is its fastest form. MobileNetV2 of width .35 at 96 / 128 pixels took, of the
 time of EfficientNet-Lite0 at 160 pixels in int8, .23 / .37 in int8, .20 / .29 in float32
-and .17 / .24 so (x86, one thread); depthwise kernels stay float as in "dynamic" files.
+and .17 / .24 so (x86, one thread). Depthwise and thin kernels stay float as in "dynamic"
+files.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from keras_dyngate.export.float_kernels import is_one_of
+from keras_dyngate.export.float_kernels import is_one_of, stays_float
 from keras_dyngate.flatfile import flatbuffer
 
 LEAST = 1024  # numbers of a kernel that the converter would round too
@@ -31,8 +32,11 @@ def eight_bit_weights(model: schema.ModelT, kept: Sequence[np.ndarray]) -> None:
         if name not in _VERSIONS:
             continue
         tensor = graph.tensors[operator.inputs[1]]
-        if tensor.type == schema.TensorType.FLOAT32 and not is_one_of(
-            model, tensor, kept
+        is_float = tensor.type == schema.TensorType.FLOAT32
+        if (
+            is_float
+            and not stays_float(name, tensor)
+            and not is_one_of(model, tensor, kept)
         ):
             _round(model, tensor)
         given = graph.tensors[operator.inputs[0]].type

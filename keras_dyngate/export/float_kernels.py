@@ -9,9 +9,15 @@ int8, but not with 8-bit weights alone. EfficientNet-Lite0 at 160 pixels took 7.
 8-bit depthwise kernels and 4.2 ms with float ones (float32 throughout: 6.7 ms; x86 with
 AVX-512, one thread); they are 5 % of its weights.
 
+Those of thin convolutions: an 8-bit kernel wants its inputs rounded pixel by pixel and
+its sums scaled back, which costs as the channels do, while what it saves goes as the
+products. MACs per channel in and out of a pixel, time with 8-bit weights over float:
+14, 1.19; 16, 1.40; 18, 1.35; 21, 0.99 to 1.02; 27, 0.66; 30, 0.72 (same machine).
+
 The converter quantizes every kernel of 1,024 numbers or more; here these are put back.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -22,6 +28,7 @@ from ai_edge_litert import schema_py_generated as schema
 from keras_dyngate.flatfile import flatbuffer
 
 _DEPTHWISE = "DEPTHWISE_CONV_2D"
+THIN = 21  # MACs per channel in and out of a pixel, below which float is as fast
 
 
 def _is_rounded(
@@ -92,24 +99,44 @@ def is_one_of(
     return any(np.array_equal(stored, kernel) for kernel in kernels)
 
 
-def _depthwise(model: schema.ModelT) -> Iterator[tuple[Any, schema.TensorT]]:
+def is_thin(macs: int, inputs: int, outputs: int) -> bool:
+    """Whether a convolution is as fast in float as with 8-bit weights, or faster.
+
+    Args:
+        macs: MACs of a pixel, `inputs` and `outputs` its channels.
+    """
+    return macs < THIN * (inputs + outputs)
+
+
+def stays_float(name: str, tensor: schema.TensorT) -> bool:
+    """Whether the kernel of an operator of this name is for float, by its shape."""
+    if name != "CONV_2D":
+        return name == _DEPTHWISE
+    outputs, *_, inputs = tensor.shape
+    return is_thin(math.prod(tensor.shape), inputs, outputs)
+
+
+def _thin(model: schema.ModelT) -> Iterator[tuple[Any, schema.TensorT]]:
     for _, graph, operator in flatbuffer.walk(model):
-        if flatbuffer.op_name(model, operator) == _DEPTHWISE:
-            yield operator, graph.tensors[operator.inputs[1]]
+        name = flatbuffer.op_name(model, operator)
+        if name in ("CONV_2D", _DEPTHWISE):
+            tensor = graph.tensors[operator.inputs[1]]
+            if stays_float(name, tensor):
+                yield operator, tensor
 
 
-def float_depthwise(model: schema.ModelT, exact: Callable[[], schema.ModelT]) -> None:
-    """Put the kernels of depthwise convolutions back.
+def float_thin(model: schema.ModelT, exact: Callable[[], schema.ModelT]) -> None:
+    """Put the kernels of depthwise and of thin convolutions back.
 
     Args:
         model: The file, changed in place.
         exact: Converts the same functions to a file in float32; called if need be.
     """
-    mine = list(_depthwise(model))
+    mine = list(_thin(model))
     if all(tensor.type != schema.TensorType.INT8 for _, tensor in mine):
         return
     other = exact()
-    for (operator, tensor), (_, theirs) in zip(mine, _depthwise(other), strict=True):
+    for (operator, tensor), (_, theirs) in zip(mine, _thin(other), strict=True):
         values = flatbuffer.constant(other, theirs, np.float32)
         if values is None:
             continue

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from keras_dyngate._graph import Call, run_calls
+from keras_dyngate.export.float_kernels import is_thin
 from keras_dyngate.export.lowering import value
 from keras_dyngate.export.preparing import Prepared
 
@@ -86,7 +87,8 @@ def _is_rounded(layer: Any, int8: bool) -> bool:
         kernel = layer.kernel
     else:
         return False
-    enough = int8 or math.prod(kernel.shape) >= LEAST
+    macs = math.prod(kernel.shape)
+    enough = int8 or (macs >= LEAST and not is_thin(macs, *kernel.shape[-2:]))
     return enough and layer.data_format == "channels_last"
 
 

@@ -10,7 +10,7 @@ from keras_dyngate.export.carried_bytes import carry_bytes
 from keras_dyngate.export.conversion import convert
 from keras_dyngate.export.eight_bit_weights import eight_bit_weights
 from keras_dyngate.export.filled_constants import fill_constants
-from keras_dyngate.export.float_kernels import check_int8, float_depthwise, float_gates
+from keras_dyngate.export.float_kernels import check_int8, float_gates, float_thin
 from keras_dyngate.export.int8_borders import int8_borders
 from keras_dyngate.export.plan.traced import Traced
 from keras_dyngate.export.views import add_view, freeze_input, make_default
@@ -25,8 +25,8 @@ def _float_gates(file: schema.ModelT, traced: Traced) -> None:
     float_gates(file, traced.gate_kernels)
 
 
-def _float_depthwise(file: schema.ModelT, traced: Traced) -> None:
-    float_depthwise(file, lambda: convert(traced.functions, None))
+def _float_thin(file: schema.ModelT, traced: Traced) -> None:
+    float_thin(file, lambda: convert(traced.functions, None))
 
 
 def _int8_borders(file: schema.ModelT, traced: Traced) -> None:
@@ -69,7 +69,7 @@ def note_metadata(file: schema.ModelT, traced: Traced) -> None:
 
 
 _OWN: dict[str | None, tuple[Pass, ...]] = {
-    "dynamic": (_float_gates, _float_depthwise),
+    "dynamic": (_float_gates, _float_thin),
     "int8": (_int8_borders, _check_int8, _eight_bit_weights, _carry_bytes),
 }
 _ALL: tuple[Pass, ...] = (_fill_constants, _add_signatures, note_metadata)

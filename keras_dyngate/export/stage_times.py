@@ -25,7 +25,7 @@ from keras_dyngate.export.arguments import (
 )
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert, traced
 from keras_dyngate.export.exact_norms import exact_norms
-from keras_dyngate.export.float_kernels import check_int8, float_depthwise
+from keras_dyngate.export.float_kernels import check_int8, float_thin
 from keras_dyngate.export.int8_borders import int8_borders
 from keras_dyngate.export.lowering import Lowering, weights_as_constants
 from keras_dyngate.export.preparing import Prepared
@@ -95,7 +95,7 @@ def stage_times(
         x = prepared.run(part.stretch, x)
     file = convert(functions, quantization, _feed(inputs))
     if quantization == "dynamic":
-        float_depthwise(file, lambda: convert(functions, None))
+        float_thin(file, lambda: convert(functions, None))
     elif quantization == "int8":
         int8_borders(file)
         check_int8(file)

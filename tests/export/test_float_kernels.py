@@ -113,3 +113,32 @@ def test_depthwise_kernels_are_those_of_the_float_file(tmp_path):
     for sample in X:
         a, b = (file.run("classify", image=sample)["logits"] for file in files)
         np.testing.assert_allclose(a, b, atol=0.02 * np.abs(a).max())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "outputs", "inputs", "thin"),
+    [  # as timed: MACs of a pixel against what its channels cost
+        ((1, 1), 96, 16, True),
+        ((1, 1), 24, 96, True),
+        ((1, 1), 192, 32, False),
+        ((1, 1), 40, 144, False),
+        ((3, 3), 16, 16, False),
+    ],
+)
+def test_thin_kernels_are_those_of_the_float_file(
+    tmp_path, kernel, outputs, inputs, thin
+):
+    keras.utils.set_random_seed(0)
+    image = keras.Input((12, 12, inputs))
+    x = layers.Conv2D(outputs, kernel, activation="relu")(image)
+    model = keras.Model(image, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+    found = []
+    for quantization in ("float32", "dynamic"):
+        path = tmp_path / f"{quantization}.tflite"
+        kd.export_tflite(model, path, quantization=quantization, parity_data=False)
+        ((tensor, file),) = kernels_of(path, "CONV_2D")
+        assert np.prod(tensor.shape) >= 1024, "the converter would quantize it"
+        found.append((tensor.type, flatbuffer.constant(file, tensor, np.uint8)))
+    (float32, exact), (kind, stored) = found
+    assert (kind == float32) is thin
+    assert np.array_equal(exact, stored) is thin

@@ -156,7 +156,7 @@ def test_both_kernels_of_a_separable_convolution(int8, monkeypatch):
     image = keras.Input((12, 12, 3))
     x = layers.Rescaling(1 / 255)(image)
     x = layers.SeparableConv2D(
-        48, 3, strides=2, depth_multiplier=8, use_bias=False, name="both"
+        48, 3, strides=2, depth_multiplier=16, use_bias=False, name="both"
     )(x)
     model = keras.Model(image, layers.BatchNormalization(name="norm")(x))
     graph, both = flat_graph(model), model.get_layer("both")
