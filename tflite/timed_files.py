@@ -14,7 +14,7 @@ from keras_dyngate.runtime import (
     LatencyReport,
     LiteRTModel,
     describe_machine,
-    measure_latency,
+    time_images,
 )
 from keras_dyngate.runtime.chain import image_input
 from keras_dyngate.runtime.latency import ImageGroup
@@ -193,7 +193,7 @@ def run() -> tuple[dict[str, LatencyReport], list[dict[str, Any]]]:
         model = LiteRTModel(path, num_threads=FLAGS.threads)
         signature = signature_of(model)
         candidates[name] = (model, signature, images_for(model, signature, given))
-    reports = measure_latency(candidates, rounds=FLAGS.rounds, **given)
+    reports = time_images(candidates, rounds=FLAGS.rounds, **given)
     rows = [
         as_row(path, reports[name], reports[names[0]])
         for name, path in zip(names, FLAGS.tflite_file, strict=True)

@@ -1,10 +1,10 @@
 """Callbacks: drive the coefficients of controllers, watch what controllers decide."""
 
+from keras_dyngate.callbacks.cost_budget import CostBudget, MacBudget
 from keras_dyngate.callbacks.decision_statistics import (
     DecisionStatistics,
     decision_statistics,
 )
-from keras_dyngate.callbacks.mac_budget import MacBudget
 from keras_dyngate.callbacks.regularization_schedule import RegularizationSchedule
 from keras_dyngate.callbacks.resume import StatefulCallback, StepAwareCallback
 from keras_dyngate.callbacks.time_left import TimeLeft
@@ -12,6 +12,7 @@ from keras_dyngate.callbacks.training_checkpoint import TrainingCheckpoint
 
 __all__ = [
     "DecisionStatistics",
+    "CostBudget",
     "MacBudget",
     "RegularizationSchedule",
     "StatefulCallback",

@@ -17,7 +17,7 @@ import numpy as np
 from keras_dyngate._backend import before_assign
 from keras_dyngate._checks import positive_int
 from keras_dyngate._walk import controllers
-from keras_dyngate.cost import MacProfile, count_macs
+from keras_dyngate.cost import CostTable, count_macs
 from keras_dyngate.decisions import DecisionModel
 
 ALWAYS_ON, ALWAYS_OFF = 0.99, 0.01  # shares of images beyond which a gate is either
@@ -76,7 +76,7 @@ class DecisionStatistics(keras.callbacks.Callback):
         every: Epochs from one measurement to the next. The first and the last epoch are
             always measured; epochs between measurements log nothing.
         group_size: Channels an exported file executes together, for `mean_macs`; see
-            `MacProfile.of`. None: the paper's count.
+            `CostTable.of`. None: the paper's count.
         log_dir: Folder for TensorBoard: the figures as scalars, the gates' open rates
             as one histogram per decision. Needs tensorboard, whatever the backend.
         batch_size: As in `model.predict`.
@@ -122,7 +122,7 @@ class DecisionStatistics(keras.callbacks.Callback):
         self.log_dir = log_dir
         self._writer: Any = None
         self._watched: DecisionModel | None = None
-        self._profile: MacProfile | None = None
+        self._profile: CostTable | None = None
         if log_dir is not None:
             _tensorboard()
 

@@ -23,8 +23,8 @@ from keras_dyngate.channels.packing_report import (
     compare_outputs,
 )
 from keras_dyngate.channels.rearranging import Arrangement, rearrange
+from keras_dyngate.cost.cost_row import executed_group_size
 from keras_dyngate.cost.counter import count_macs
-from keras_dyngate.cost.mac_row import executed_group_size
 from keras_dyngate.decisions import predict_with_decisions
 
 Decisions = dict[str, np.ndarray]

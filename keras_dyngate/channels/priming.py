@@ -21,7 +21,10 @@ from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.channels.importance import decision_importance, gated_masks
 from keras_dyngate.channels.rearranging import reorder_channels
 from keras_dyngate.controllers import BinaryGate
+from keras_dyngate.cost.budget import Budget, resolve_share
+from keras_dyngate.cost.cost_table import CostTable
 from keras_dyngate.cost.counter import count_macs
+from keras_dyngate.cost.table_file import check_table
 from keras_dyngate.decisions import DecisionModel
 
 LOGIT_BOUND = 4.0  # 98 % open or shut: what is further off hardly learns
@@ -34,12 +37,13 @@ def prime_gates(
     model: keras.Model,
     x: Any,
     y: Any,
-    share: float,
+    share: "float | str | Budget",
     *,
     spread: float = 3.0,
     loss: Any = "sparse_categorical_crossentropy",
     batch_size: int = 16,
     group_size: int | Mapping[str, int] | None = None,
+    table: CostTable | None = None,
 ) -> dict[str, np.ndarray]:
     """Order a net's gated channels by importance, and bias the gates accordingly.
 
@@ -56,10 +60,11 @@ def prime_gates(
         model: A built net with gates, whose trunk is trained. Channel gates must be
             `BinaryGate`s; layer gates of another kind are left as they are.
         x, y, loss, batch_size: As in `channel_importance`.
-        share: Of the plain net's MACs to spend, controllers included.
+        share: Of the plain net's cost to spend, controllers included; or a `Budget`.
         spread: How decided the gates begin: logits per standard deviation. Logits are
             cut at 4. Default 3.
-        group_size: As in `MacProfile.of`: count what runs in groups of so many channels.
+        group_size: As in `CostTable.of`: count what runs in groups of so many channels.
+        table: What the net costs, see `measure_latency`. None: MACs.
 
     Returns:
         The biases, by the name of the decision: float32 `[units]`.
@@ -77,7 +82,11 @@ def prime_gates(
         kd.prime_gates(model, x, np.arange(8) % 2, share=0.6)  # least important shut first
         ```
     """
-    share = fraction("share", share)
+    counted = count_macs(model)
+    costs = counted if table is None else check_table(table, counted)
+    if not isinstance(share, (str, Budget)):
+        fraction("share", share)
+    wanted = resolve_share(share, costs)
     if not 0.0 < spread < np.inf:
         raise ValueError(f"`spread` must be positive. Received: spread={spread!r}")
     gates = _primed(model)
@@ -92,13 +101,14 @@ def prime_gates(
                 continue
             order = np.argsort(-importance[name], kind="stable")
             of_unit = importance[name][order].reshape(item.groups, -1).sum(axis=1)
-            cost = np.maximum(item.controller.unit_macs[item.units], 1)
+            cost = np.maximum(costs.per_unit(name, item.groups), 1e-9 * costs.total)
             values[name] = np.log(np.maximum(of_unit, 1e-30) / cost)
             if not item.whole:
                 orders[item.key] = order
         if orders:
             reorder_channels(layer, layer, orders)
-    return _settled(model, gates, _logits(values, spread), x, share, group_size)
+    logits = _logits(values, spread)
+    return _settled(model, gates, logits, x, wanted, costs, group_size)
 
 
 def _primed(model: keras.Model) -> dict[str, Any]:
@@ -139,10 +149,11 @@ def _settled(
     logits: dict[str, np.ndarray],
     x: Any,
     share: float,
+    costs: CostTable,
     group_size: int | Mapping[str, int] | None,
 ) -> dict[str, np.ndarray]:
     """Shift all logits alike, so that the decisions spend the share, and set them."""
-    profile, decider = count_macs(model), DecisionModel(model)
+    decider = DecisionModel(model)
     flat = np.concatenate(list(logits.values()))
     biases: dict[str, np.ndarray] = {}
 
@@ -155,7 +166,7 @@ def _settled(
             values[item.units] = biases[name]
             bias.assign(values)
         found = decider.predict(x[:MOST], batch_size=32, verbose=0)["decisions"]
-        return float(profile.of(found, group_size).mean()) / profile.total
+        return float(costs.of(found, group_size).mean()) / costs.total
 
     low, high = (
         -LOGIT_BOUND - flat.max(),

@@ -91,6 +91,8 @@ class Controller(KeepsFrozen, keras.layers.Layer):
         self.learned: list[dict[str, Any]] = []
         self.supports_masking = False
         self._unit_macs: np.ndarray | None = None
+        # Full names of its decisions, and how many units are of each; set by the block.
+        self.decision_names: tuple[tuple[str, int], ...] = ()
         self._forced: np.ndarray | None = None
 
     def build(self, input_shape: Any) -> None:
@@ -184,7 +186,8 @@ class Controller(KeepsFrozen, keras.layers.Layer):
             for coefficient, item, learned in zip(
                 self.coefficients, self.regularizers, self.learned, strict=True
             ):
-                self.add_loss(coefficient * item(output, self._unit_macs, **learned))
+                costs = item.unit_costs(self)
+                self.add_loss(coefficient * item(output, costs, **learned))
         return output
 
     def compute_output_shape(self, input_shape: Any) -> ControllerOutput:

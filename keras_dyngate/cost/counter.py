@@ -14,9 +14,9 @@ import keras
 from keras_dyngate._checks import built_model
 from keras_dyngate._graph import Call, flat_graph
 from keras_dyngate._warn import warn
+from keras_dyngate.cost.cost_table import CostTable
 from keras_dyngate.cost.counting import Counting, options_of
 from keras_dyngate.cost.opening import as_built, built_for, call_of, opened
-from keras_dyngate.cost.profile import MacProfile
 from keras_dyngate.cost.sizes import one_image
 
 
@@ -69,7 +69,7 @@ def call_macs(call: Call) -> int:
     return each_macs([call])[0]
 
 
-def part_profile(calls: Iterable[Call]) -> MacProfile:
+def part_profile(calls: Iterable[Call]) -> CostTable:
     """MACs of some calls of a flat graph for one image, without a warning."""
     counting = Counting()
     counting.add_all(calls)
@@ -120,7 +120,7 @@ def used_parameters(model: keras.Model) -> int:
     return sum(found.values())
 
 
-def model_profile(model: Any) -> MacProfile:
+def model_profile(model: Any) -> CostTable:
     """`count_macs` without checks and without a warning."""
     if hasattr(model, "mac_profile"):
         return model.mac_profile()
@@ -129,7 +129,7 @@ def model_profile(model: Any) -> MacProfile:
     return dataclasses.replace(profile, unknown=(*unknown, *profile.unknown))
 
 
-def count_macs(model: keras.Model) -> MacProfile:
+def count_macs(model: keras.Model) -> CostTable:
     """Count the multiply-adds (MACs) of a model for one image.
 
     Kernels count (convolutions, dense and recurrent layers), and products of tensors
@@ -147,7 +147,7 @@ def count_macs(model: keras.Model) -> MacProfile:
             number of inputs.
 
     Returns:
-        A `MacProfile`; its `unknown` names what could not be counted, and one warning
+        A `CostTable`; its `unknown` names what could not be counted, and one warning
         says so.
 
     Raises:

@@ -14,9 +14,9 @@ import keras
 
 import keras_dyngate.cost.layer_kinds  # noqa: F401  fills the registry
 from keras_dyngate._graph import Call
-from keras_dyngate.cost.mac_row import MacRow
+from keras_dyngate.cost.cost_row import CostRow
+from keras_dyngate.cost.cost_table import CostTable
 from keras_dyngate.cost.opening import as_built, opened
-from keras_dyngate.cost.profile import MacProfile
 from keras_dyngate.cost.registry import (
     NotCounted,
     arguments,
@@ -46,7 +46,7 @@ class Counting:
     """
 
     def __init__(self, calls: Counter[str] | None = None) -> None:
-        self.rows: list[MacRow] = []
+        self.rows: list[CostRow] = []
         self.unknown: list[str] = []
         self.calls: Counter[str] = Counter() if calls is None else calls
 
@@ -83,7 +83,7 @@ class Counting:
 
     def add_row(self, path: str, macs: int) -> None:
         if macs:
-            self.rows.append(MacRow(path, "", macs))
+            self.rows.append(CostRow(path, "", macs))
 
     def add_dynamic(self, layer: Any, shape: Any) -> None:
         self.calls[layer.name] += 1
@@ -124,19 +124,19 @@ class Counting:
             self.add(call)
             if self.calls.total() == seen:
                 self.rows[start:] = [
-                    dataclasses.replace(row, macs=row.macs * count)
+                    dataclasses.replace(row, cost=row.cost * count)
                     for row in self.rows[start:]
                 ]
             else:  # each time decides anew
                 for _ in range(count - 1):
                     self.add(call)
 
-    def profile(self) -> MacProfile:
+    def profile(self) -> CostTable:
         unknown = tuple(dict.fromkeys(self.unknown))
-        return MacProfile(tuple(self.rows), unknown=unknown)
+        return CostTable(tuple(self.rows), unknown=unknown)
 
 
-def _of_call(row: MacRow, times: int) -> MacRow:
+def _of_call(row: CostRow, times: int) -> CostRow:
     """A row of a dynamic layer's later call, named as `_hooks.record` names decisions."""
     gatings = tuple(
         dataclasses.replace(g, layer=f"{g.layer}:{times}") if g.layer else g

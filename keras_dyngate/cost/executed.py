@@ -1,19 +1,22 @@
 """What is executed: a table's rows, and how many groups of each decision ran.
 
-The one account of it, for NumPy (`MacProfile.of`) and for the file (`executed_macs`).
+The one account of it, for NumPy (`CostTable.of`) and for the file (`executed_macs`).
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import Any
 
-from keras_dyngate.cost.mac_row import MacRow
+import numpy as np
+
+from keras_dyngate.cost.cost_row import CostRow
 
 
 def costs_of_groups(
-    rows: Iterable[MacRow], groups: Mapping[str, int], nested: bool = False
-) -> dict[tuple[str, ...], int]:
-    """MACs of one open group, or of one pair of open groups, and so on.
+    rows: Iterable[CostRow], groups: Mapping[str, int], nested: bool = False
+) -> dict[tuple[str, ...], Any]:
+    """The cost of one open group, or of one pair of open groups, and so on.
 
     Args:
         rows: Of a table.
@@ -25,12 +28,14 @@ def costs_of_groups(
         By the names of the decisions that all have to be open; `()` is what always runs.
         What a sample costs is the sum over these of its open groups' product.
     """
-    found: dict[tuple[str, ...], int] = defaultdict(int)
+    found: dict[tuple[str, ...], Any] = defaultdict(int)
     for row in rows:
-        names = [gating.name_in(row.layer) for gating in row.gatings]
-        macs = row.macs // math.prod(groups[name] for name in names)
+        names = list(row.decisions)
+        ways = math.prod(groups[name] for name in names)
+        whole = isinstance(row.cost, (int, np.integer))  # MACs, of which none is parted
+        cost = row.cost // ways if whole else row.cost / ways
         if nested:
             inner = [g.name_in(row.layer) for g in row.gatings if g.channels > 1]
             names = inner or names[-1:]
-        found[tuple(names)] += macs
+        found[tuple(names)] += cost
     return dict(found)

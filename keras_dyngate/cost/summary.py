@@ -1,5 +1,6 @@
 """The table a user reads: MACs per layer, what is gateable, and the measured time."""
 
+import dataclasses
 import io
 import time
 from collections.abc import Callable, Mapping
@@ -12,9 +13,10 @@ from rich.table import Table
 
 from keras_dyngate._graph import graph_of
 from keras_dyngate._walk import dynamic_layers
+from keras_dyngate.cost.cost_table import CostTable
 from keras_dyngate.cost.counter import count_macs
 from keras_dyngate.cost.opening import built_for
-from keras_dyngate.cost.profile import MacProfile
+from keras_dyngate.cost.table_file import check_table
 
 
 def _milliseconds(model: keras.Model, repeats: int = 5) -> float:
@@ -40,7 +42,7 @@ def _milliseconds(model: keras.Model, repeats: int = 5) -> float:
 
 
 def _print_subnetworks(
-    model: Any, profile: MacProfile, measure: bool, print_fn: Callable[[str], Any]
+    model: Any, profile: CostTable, measure: bool, print_fn: Callable[[str], Any]
 ) -> None:
     """A line per sub-network of an anytime net."""
     pairs = zip(profile.per_subnetwork, profile.per_step, strict=True)
@@ -85,26 +87,75 @@ def _print_gateable(model: keras.Model, print_fn: Callable[[str], Any]) -> None:
         )
 
 
+def _cells(
+    parts: list[CostTable], decisions: Mapping[str, np.ndarray] | None
+) -> list[str]:
+    """The numbers of a row: of the table in MACs, then of the other one."""
+    counted = parts[0]
+    found = [f"{n:,}" for n in (counted.total, counted.gateable, counted.controllers)]
+    if decisions is not None:
+        found.append(f"{counted.of(decisions).mean():,.0f}")
+    for part in parts[1:]:
+        found.append(f"{sum(row.cost for row in part.rows):.4g}")
+        if decisions is not None:
+            found.append(f"{part.of(decisions).mean():.4g}")
+    return found
+
+
+def _lines(
+    model: keras.Model,
+    tables: list[CostTable],
+    decisions: Mapping[str, np.ndarray] | None,
+) -> list[str]:
+    """The table as it is printed."""
+    gates = {layer.name: _decision_of(layer) for layer in dynamic_layers(model)}
+    shown = Table(title=f"Model {model.name!r}")
+    columns = ["layer", "decisions", "MACs", "gateable", "controllers"]
+    columns += ["mean executed"] * (decisions is not None)
+    for table in tables[1:]:
+        columns.append(f"{table.unit}, all open")
+        columns += [f"mean {table.unit}"] * (decisions is not None)
+    for column in columns:
+        shown.add_column(column, justify="left" if column == "layer" else "right")
+    for name in dict.fromkeys(row.layer for table in tables for row in table.rows):
+        parts = [
+            dataclasses.replace(
+                table,
+                rows=tuple(row for row in table.rows if row.layer == name),
+                plain=None,
+            )
+            for table in tables
+        ]
+        shown.add_row(name, gates.get(name, ""), *_cells(parts, decisions))
+    shown.add_section()
+    shown.add_row("total", "", *_cells(tables, decisions))
+    console = Console(file=io.StringIO(), width=110)
+    console.print(shown)
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
 def summary(
     model: keras.Model,
     decisions: Mapping[str, np.ndarray] | None = None,
     *,
+    table: CostTable | None = None,
     measure: bool = True,
     print_fn: Callable[[str], Any] = print,
-) -> MacProfile:
+) -> CostTable:
     """Print a model's MACs per layer beside its measured time, and what could be gated.
 
     Args:
         model: A built model of known image size, of any rank, with any inputs.
         decisions: As `decide` returns them; then the table also gives what the samples
             executed on average.
+        table: What the net costs in another unit, see `measure_latency`: a column more.
         measure: Time one image in Keras (batch 1, the running backend, this machine).
             Keras computes the dense, masked form: what skipping saves shows in an
             exported file, see `LiteRTModel.benchmark`.
         print_fn: Called with each line.
 
     Returns:
-        The `MacProfile` that was printed.
+        The `CostTable` that was printed.
 
     Example:
         ```python
@@ -114,27 +165,13 @@ def summary(
         ```
     """
     profile = count_macs(model)
-    gates = {layer.name: _decision_of(layer) for layer in dynamic_layers(model)}
-    table = Table(title=f"Model {model.name!r}")
-    for column in ("layer", "decisions", "MACs", "gateable", "controllers"):
-        table.add_column(column, justify="left" if column == "layer" else "right")
-    if decisions is not None:
-        table.add_column("mean executed", justify="right")
-    for name in dict.fromkeys(row.layer for row in profile.layers):
-        part = MacProfile(tuple(row for row in profile.layers if row.layer == name))
-        cells = [f"{n:,}" for n in (part.total, part.gateable, part.controllers)]
-        if decisions is not None:
-            cells.append(f"{part.of(decisions).mean():,.0f}")
-        table.add_row(name, gates.get(name, ""), *cells)
-    table.add_section()
-    cells = [f"{n:,}" for n in (profile.total, profile.gateable, profile.controllers)]
-    if decisions is not None:
-        cells.append(f"{profile.of(decisions).mean():,.0f}")
-    table.add_row("total", "", *cells)
-    console = Console(file=io.StringIO(), width=110)
-    console.print(table)
-    for line in console.file.getvalue().splitlines():  # type: ignore[attr-defined]
+    tables = [profile]
+    if table is not None:
+        tables.append(check_table(table, profile))
+    for line in _lines(model, tables, decisions):
         print_fn(line)
+    if table is not None and table.measured is not None:
+        print_fn(f"{table.unit}: {table.measured}.")
     if profile.unknown:
         print_fn(f"Not counted: {', '.join(profile.unknown)}")
     if profile.per_subnetwork:

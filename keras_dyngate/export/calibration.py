@@ -1,12 +1,15 @@
 """Calibration of int8 files: which images, with which branches forced open."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 
 def calibration_feed(
-    images: np.ndarray, blocks: int, dtype: str
+    images: np.ndarray,
+    blocks: int,
+    dtype: str,
+    others: Mapping[str, np.ndarray] | None = None,
 ) -> Callable[[], Iterator[tuple[str, dict[str, np.ndarray]]]]:
     """Inputs that reach every branch of `explain`, without distorting its ranges.
 
@@ -18,7 +21,7 @@ def calibration_feed(
     def feed() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         for index in range(max(len(images), blocks)):
             image = images[index % len(images)][None].astype(dtype)
-            inputs = {"image": image}
+            inputs = {"image": image, **(others or {})}
             if blocks:
                 force = np.zeros(blocks, np.int32)
                 if index < len(images):

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from keras_dyngate._checks import boolean
 from keras_dyngate._deprecation import is_now
 
 
@@ -18,6 +19,13 @@ class GateOptions:
     Attributes:
         group_size: Channels that run together. None (default): the gates' own groups, or
             as many of them as make 16 channels. Per-channel scores still multiply inside.
+        forcible: Whether the file has one signature more, whose decisions the caller
+            makes: `answer_under(image, decisions)`, with early exits also
+            `thresholds`; `decisions` is int32 `[units]`, 1 open, 0 shut, -1 as the net
+            decides, in the order of the metadata's "decisions". It is for measuring on
+            a device what each decision costs: see `measure_latency`. Default False.
+        ungated: Whether the net is exported as it was before its gates and exits:
+            everything open, no controller, no branch. Default False.
 
     Example:
         ```python
@@ -29,6 +37,16 @@ class GateOptions:
     """
 
     group_size: int | None = None
+    forcible: bool = False
+    ungated: bool = False
+
+    def __post_init__(self) -> None:
+        boolean("forcible", self.forcible)
+        boolean("ungated", self.ungated)
+        if self.forcible and self.ungated:
+            raise ValueError(
+                "`forcible` is for gates, and an `ungated` net has none. Received: both"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

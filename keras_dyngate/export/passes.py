@@ -58,6 +58,9 @@ def _add_signatures(file: schema.ModelT, traced: Traced) -> None:
         add_view(file, view.source, view.name, view.outputs, share)
         for name, value in view.frozen.items():
             freeze_input(file, view.name, name, value)
+    for signature, inputs in traced.frozen.items():
+        for name, value in inputs.items():
+            freeze_input(file, signature, name, value)
     make_default(file, traced.views[0].name)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_dyngate.cost import MacProfile
+from keras_dyngate.cost import CostTable
 from keras_dyngate.export.agreement import Parity
 from keras_dyngate.export.lowering import Branch
 from keras_dyngate.export.plan.subnetwork_costs import SubnetworkCost
@@ -18,7 +18,7 @@ class ExportReport:
         quantization: As asked for; "float32" for None.
         signatures: Names of the outputs, by signature.
         branches: What each conditional branch holds.
-        group_sizes: Channels that run together, by block; `MacProfile.of` takes it.
+        group_sizes: Channels that run together, by block; `CostTable.of` takes it.
         macs: The model's MACs.
         latency_ms: Median of 5 runs of the first signature (`classify` or `segment` if
             it was kept) on one image, one thread, this machine.
@@ -44,7 +44,7 @@ class ExportReport:
     signatures: dict[str, tuple[str, ...]]
     branches: tuple[Branch, ...]
     group_sizes: dict[str, int]
-    macs: MacProfile
+    macs: CostTable
     latency_ms: float
     exit_ms: tuple[float, ...] | None = None
     subnetworks: tuple[SubnetworkCost, ...] = ()

@@ -15,7 +15,7 @@ from keras import ops
 from keras_dyngate import _hooks
 from keras_dyngate._saving import KeepsFrozen
 from keras_dyngate.controllers import Controller
-from keras_dyngate.cost.mac_row import MacRow
+from keras_dyngate.cost.cost_row import CostRow
 
 
 class Decision(NamedTuple):
@@ -73,7 +73,7 @@ class DynamicLayer(KeepsFrozen, keras.layers.Layer):
         """The decisions, those about channels first, in the order of execution."""
         raise NotImplementedError
 
-    def cost_rows(self, input_shape: Any) -> list[MacRow]:
+    def cost_rows(self, input_shape: Any) -> list[CostRow]:
         """MACs of every kernel and controller, and the decisions each is under."""
         raise NotImplementedError
 
@@ -143,6 +143,12 @@ class DynamicLayer(KeepsFrozen, keras.layers.Layer):
 
     def set_unit_macs(self, input_shape: Any) -> None:
         """Tell each controller what its units control, if the image size is known."""
+        for item in self.decisions():
+            item.controller.decision_names = tuple(
+                (f"{self.name}/{other.key}", other.groups)
+                for other in self.decisions()
+                if other.controller is item.controller
+            )
         if None in tuple(input_shape)[1:]:
             return
         rows = [row for row in self.cost_rows(input_shape) if not row.controller]

@@ -14,8 +14,8 @@ import keras
 from keras import ops
 
 from keras_dyngate.controllers import Controller
+from keras_dyngate.cost.cost_row import CostRow, Gating
 from keras_dyngate.cost.counter import kernel_macs
-from keras_dyngate.cost.mac_row import Gating, MacRow
 from keras_dyngate.layers.dynamic_layer import Decision, DynamicLayer
 from keras_dyngate.layers.links import (
     Link,
@@ -202,7 +202,7 @@ class GatedChain(DynamicLayer):
     def lower(self, x: Any, tools: Any) -> Any:
         return tools.chain(self, x)
 
-    def cost_rows(self, input_shape: Any) -> list[MacRow]:
+    def cost_rows(self, input_shape: Any) -> list[CostRow]:
         links, zones = self.links(), self.zones()
         # Decisions about the channels that come into a link, and about those it puts out.
         inner: list[list[Gating]] = [[] for _ in links]
@@ -222,7 +222,7 @@ class GatedChain(DynamicLayer):
         ):
             if gate is not None:
                 macs = gate.count_macs(shape[-1])
-                rows.append(MacRow(self.name, name, macs, above, controller=True))
+                rows.append(CostRow(self.name, name, macs, above, controller=True))
         for link, into, out in zip(links, inner, outer, strict=True):
             rows += self._rows(link, shape, (*layer, *into), tuple(out))
             shape = shape_after(link, shape)
@@ -238,7 +238,7 @@ class GatedChain(DynamicLayer):
         shape: Any,
         inner: tuple[Gating, ...],
         outer: tuple[Gating, ...],
-    ) -> list[MacRow]:
+    ) -> list[CostRow]:
         """The rows of a link, if it has kernels."""
         if not isinstance(link, keras.layers.Layer):
             return []
@@ -246,12 +246,12 @@ class GatedChain(DynamicLayer):
         if not macs:
             return []
         if not isinstance(link, keras.layers.SeparableConv2D):
-            return [MacRow(self.name, link.name, macs, around)]
+            return [CostRow(self.name, link.name, macs, around)]
         pixels: Any = shape_after(link, shape)[1:-1]
         each = math.prod(pixels) * math.prod(link.depthwise_kernel.shape)
         return [
-            MacRow(self.name, f"{link.name}/depthwise", each, inner),
-            MacRow(self.name, f"{link.name}/pointwise", macs - each, around),
+            CostRow(self.name, f"{link.name}/depthwise", each, inner),
+            CostRow(self.name, f"{link.name}/pointwise", macs - each, around),
         ]
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:

@@ -16,9 +16,9 @@ from keras_dyngate._graph import flat_graph
 from keras_dyngate._registration import serializable
 from keras_dyngate._saving import revived
 from keras_dyngate._walk import dynamic_layers
+from keras_dyngate.cost.cost_row import CostRow, Gating
+from keras_dyngate.cost.cost_table import CostTable
 from keras_dyngate.cost.counter import part_profile
-from keras_dyngate.cost.mac_row import Gating, MacRow
-from keras_dyngate.cost.profile import MacProfile
 from keras_dyngate.layers.dynamic_layer import Decision, DynamicLayer
 
 
@@ -89,9 +89,9 @@ class GatedResidual(DynamicLayer):
     def lower(self, x: Any, tools: Any) -> Any:
         return tools.residual(self, x)
 
-    def cost_rows(self, input_shape: Any) -> list[MacRow]:
+    def cost_rows(self, input_shape: Any) -> list[CostRow]:
         macs = self.layer_gate.count_macs(input_shape[-1])
-        rows = [MacRow(self.name, "layer_gate", macs, controller=True)]
+        rows = [CostRow(self.name, "layer_gate", macs, controller=True)]
         above = Gating("layer", layer=self.name)
         held = {layer.name for layer in dynamic_layers(self.body)}
         for row in self._profile(input_shape).layers:
@@ -106,7 +106,7 @@ class GatedResidual(DynamicLayer):
             )
         return rows
 
-    def _profile(self, input_shape: Any) -> MacProfile:
+    def _profile(self, input_shape: Any) -> CostTable:
         """MACs of the body alone."""
         graph = flat_graph(self.body, [(1, *tuple(input_shape)[1:])])
         assert graph is not None

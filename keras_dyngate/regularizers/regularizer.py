@@ -67,12 +67,16 @@ class GateRegularizer:
         """
         return {}
 
+    def unit_costs(self, controller: Any) -> np.ndarray | None:
+        """What each unit of a controller costs, `[units]`, where known: its MACs."""
+        return controller.unit_macs
+
     def __call__(self, output: Any, unit_macs: np.ndarray | None = None) -> Any:
         """The penalty, without its coefficient: a float32 scalar.
 
         Args:
             output: `ControllerOutput` of a batch, two `[batch, units]` tensors.
-            unit_macs: MACs that each unit controls, `[units]`, where known.
+            unit_macs: What `unit_costs` says of the units.
         """
         raise NotImplementedError
 

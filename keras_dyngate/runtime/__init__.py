@@ -4,7 +4,7 @@ from keras_dyngate.runtime.anytime_runner import AnytimeAnswer, AnytimeRunner
 from keras_dyngate.runtime.comparison import compare_latency
 from keras_dyngate.runtime.exit_calibration import calibrate_tflite, set_thresholds
 from keras_dyngate.runtime.golden import compare_golden, write_golden
-from keras_dyngate.runtime.latency import LatencyReport, measure_latency
+from keras_dyngate.runtime.latency import LatencyReport, measure_latency, time_images
 from keras_dyngate.runtime.litert_model import LiteRTModel
 from keras_dyngate.runtime.machine import describe_machine
 
@@ -19,5 +19,6 @@ __all__ = [
     "describe_machine",
     "measure_latency",
     "set_thresholds",
+    "time_images",
     "write_golden",
 ]

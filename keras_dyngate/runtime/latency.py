@@ -1,7 +1,7 @@
 """How long a file takes image by image, beside what it decided and executed.
 
     model = LiteRTModel("net.tflite")
-    reports = measure_latency({"net": (model, "classify", images)})
+    reports = time_images({"net": (model, "classify", images)})
     reports["net"].distribution()["median_ms"]
     for group in reports["net"].by_exit():
         print(group.exit, group.share, group.median_ms, group.executed_macs)
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from keras_dyngate._checks import positive_int
+from keras_dyngate._deprecation import is_now
 from keras_dyngate.runtime.chain import chain, feeds
 from keras_dyngate.runtime.comparison import compare_latency
 from keras_dyngate.runtime.litert_model import LiteRTModel, macs_of
@@ -141,7 +142,7 @@ class LatencyReport:
         )
 
 
-def measure_latency(
+def time_images(
     candidates: Mapping[str, tuple[LiteRTModel, str, Any]],
     *,
     rounds: int = 30,
@@ -224,3 +225,9 @@ def _look(
         open_rates=np.array(rates) if rates else None,
     )
     return calls, report
+
+
+def measure_latency(*args: Any, **kwargs: Any) -> dict[str, LatencyReport]:
+    """The former name of `time_images`."""
+    is_now("`runtime.measure_latency`", "`runtime.time_images`")
+    return time_images(*args, **kwargs)

@@ -14,6 +14,7 @@ The metadata entry "signatures" holds the table:
 |---|---|
 | answer | the net's answer to an image |
 | answer_at | the same, by thresholds that it takes as an input |
+| answer_under | the same, by decisions, and thresholds, that it takes as inputs |
 | witness, witness_at | the same answers, and every decision |
 | stage | from one exit to the next, the first of them 1 |
 | step | the next answer of an anytime net, from what earlier steps left; the first is 1 |

@@ -26,14 +26,17 @@ from keras_dyngate._images import finite_images, take_images
 from keras_dyngate._logits import squashing_call
 from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.callbacks import (
-    MacBudget,
+    CostBudget,
     RegularizationSchedule,
     TimeLeft,
     TrainingCheckpoint,
 )
-from keras_dyngate.callbacks.mac_budget import prices_of
+from keras_dyngate.callbacks.cost_budget import prices_of
 from keras_dyngate.channels import prime_gates
-from keras_dyngate.cost.mac_row import default_group_size
+from keras_dyngate.cost import CostTable, count_macs
+from keras_dyngate.cost.budget import Budget, resolve_share
+from keras_dyngate.cost.cost_row import default_group_size
+from keras_dyngate.cost.table_file import check_table
 from keras_dyngate.models.exits.data import Batch, class_indices
 from keras_dyngate.models.exits.lesson_data import Stream, resolve_augmentation
 from keras_dyngate.training.distillation import Distillation
@@ -47,7 +50,7 @@ def train_gates(
     model: keras.Model,
     x: Any,
     y: Any,
-    share: float = 0.6,
+    share: "float | str | Budget" = 0.6,
     *,
     epochs: int = 5,
     batch_size: int = 32,
@@ -64,11 +67,12 @@ def train_gates(
     checkpoint: Any = None,
     verbose: Any = "auto",
     seed: int = 0,
+    table: CostTable | None = None,
 ) -> keras.callbacks.History:
     """Teach the gates of a trained net, and the net with them, to spend a share.
 
     What is known to work, put together: `prime_gates`, AdamW along a cosine without decay
-    on gates, `MacBudget`, and, with a `teacher`, `Distillation` from the net before its
+    on gates, `CostBudget`, and, with a `teacher`, `Distillation` from the net before its
     gates. The model is compiled anew. Design of this library.
 
     Args:
@@ -77,8 +81,9 @@ def train_gates(
             `GateSparsity(0.0, weighting="macs")` among their regularizers.
         x: An array of images as the model takes them.
         y: Class indices `[N]` or `[N, height, width]`, or one-hot `[N, classes]`.
-        share: Of the plain net's MACs to spend, controllers included, as a file
-            spends them: groups of fewer than 16 channels run together. Default 0.6.
+        share: Of the plain net's cost to spend, controllers included, as a file
+            spends it: groups of fewer than 16 channels run together. Default 0.6. Or a
+            `Budget`, or its text: "latency:8.0ms".
         epochs: Default 5.
         batch_size: Default 32.
         learning_rate: Of AdamW at the start. Default 3e-4.
@@ -97,11 +102,13 @@ def train_gates(
         checkpoint: A path, an `.npz`: the training goes on from there if it is cut off.
         verbose: "auto" or 1: a line per epoch; 0: nothing; 2: Keras' lines as well.
         seed: Of the order of the images.
+        table: What the net costs: `measure_latency(model)`, or one from elsewhere. None:
+            MACs.
 
     Returns:
-        Keras' `History`; `mac_share` is the share last measured before the end of each
-        epoch, `mac_price` what the budget puts on it: negative while the net is under
-        its budget, and so may the loss be.
+        Keras' `History`; `mac_share` (with a table `cost_share`) is the share last
+        measured before the end of each epoch, `mac_price` what the budget puts on it:
+        negative while the net is under its budget, and so may the loss be.
 
     Raises:
         ValueError: For a net without such gates, or bad arguments.
@@ -118,7 +125,8 @@ def train_gates(
         kd.train_gates(gated, x, np.arange(16) % 2, 0.7, teacher=net, epochs=1)
         ```
     """
-    share = fraction("share", share)
+    if not isinstance(share, (str, Budget)):
+        fraction("share", share)
     boolean("prime", prime)
     epochs = positive_int("epochs", epochs)
     batch_size = positive_int("batch_size", batch_size)
@@ -130,7 +138,10 @@ def train_gates(
     seed = whole_number("seed", seed)
     x, y = _data(model, x, y)
     prices_of(model, None)  # refuses other gates, before anything is changed
-    sizes = _executed_together(model)
+    counted = count_macs(model)
+    costs = counted if table is None else check_table(table, counted)
+    share = min(resolve_share(share, costs), 1.0)
+    sizes = dict(costs.group_sizes) or _executed_together(model)
     from_logits = _ends_in_raw_scores(model)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
     fitted: Any = model
@@ -147,7 +158,7 @@ def train_gates(
         seed=seed,
     )
     steps = stream.steps
-    budget = MacBudget(
+    budget = CostBudget(
         share,
         x[:budget_samples],
         total_steps=epochs * steps,
@@ -155,13 +166,15 @@ def train_gates(
         every=min(5, steps),
         group_size=sizes,
         watched=model,
+        table=table,
     )
     kept = None
     if checkpoint is not None:
         settings = {"share": share, "epochs": epochs, "batch_size": batch_size}
         kept = TrainingCheckpoint(checkpoint, steps, [budget], settings)
     if prime and not (kept and kept.path.exists()):
-        prime_gates(model, x[few], y[few], share, loss=loss, group_size=sizes)
+        begun = {"loss": loss, "group_size": sizes, "table": table}
+        prime_gates(model, x[few], y[few], share, **begun)
     optimizer = keras.optimizers.AdamW(
         keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps),
         weight_decay=weight_decay,

@@ -16,7 +16,7 @@ def latency_plot(reports: Mapping[str, LatencyReport]) -> Any:
     apart by name. The slowest hundredth of all calls is not shown.
 
     Args:
-        reports: By name, what `measure_latency` returns.
+        reports: By name, what `time_images` returns.
 
     Returns:
         A matplotlib `Figure`. A dot is an image, at its median time; the right panel is

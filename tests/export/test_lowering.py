@@ -7,7 +7,7 @@ import pytest
 tf = pytest.importorskip("tensorflow")
 
 import keras_dyngate as kd  # noqa: E402
-from keras_dyngate.cost.mac_row import default_group_size  # noqa: E402
+from keras_dyngate.cost.cost_row import default_group_size  # noqa: E402
 from keras_dyngate.export.lowering import Branch, Lowering, as_constants  # noqa: E402
 from keras_dyngate.export.lowering.steps import compiled  # noqa: E402
 from keras_dyngate.export.plan.answers import KILO, executed_counts  # noqa: E402

@@ -8,7 +8,7 @@ tf = pytest.importorskip("tensorflow")
 from keras_dyngate.runtime import (  # noqa: E402
     LiteRTModel,
     compare_golden,
-    measure_latency,
+    time_images,
     write_golden,
 )
 from keras_dyngate.runtime.chain import chain  # noqa: E402
@@ -86,7 +86,7 @@ class TestOneInput:
 
     def test_latency(self, one):
         model = LiteRTModel(one)
-        report = measure_latency({"a": (model, "stage_2", SIGNALS)}, rounds=1)["a"]
+        report = time_images({"a": (model, "stage_2", SIGNALS)}, rounds=1)["a"]
         expected = 1000 * (5 + SIGNALS.max(1).argmax(-1))
         assert report.executed_macs.tolist() == expected.tolist()
         assert report.times_ms.shape == (1, 6)
@@ -112,19 +112,19 @@ class TestTwoInputs:
 
     def test_latency(self, two):
         model = LiteRTModel(two)
-        report = measure_latency({"a": (model, "classify", self.INPUTS)}, rounds=1)["a"]
+        report = time_images({"a": (model, "classify", self.INPUTS)}, rounds=1)["a"]
         expected = 1000 * (5 + scores_of_both().argmax(-1))
         assert report.executed_macs.tolist() == expected.tolist()
-        held = measure_latency(
-            {"a": (model, "classify", SIGNALS)}, rounds=1, age=AGES[0]
-        )["a"]
+        held = time_images({"a": (model, "classify", SIGNALS)}, rounds=1, age=AGES[0])[
+            "a"
+        ]
         assert held.times_ms.shape == (1, 6)
         with pytest.raises(ValueError, match="equally many .*'signal': 6, 'age': 2"):
-            measure_latency(
+            time_images(
                 {"a": (model, "classify", {"signal": SIGNALS, "age": AGES[:2]})}
             )
         with pytest.raises(ValueError, match="must have one image input"):
-            measure_latency({"a": (model, "classify", SIGNALS)})
+            time_images({"a": (model, "classify", SIGNALS)})
 
     def test_golden_cases(self, two, tmp_path):
         assert write_golden(two, tmp_path / "golden", self.INPUTS) == 6
@@ -166,9 +166,9 @@ def test_pictures_from_0_to_1_are_noticed(tmp_path):
     x = RNG.uniform(0, 1, (3, 4, 4, 3)).astype("float32")
     model = LiteRTModel(path)
     with pytest.warns(UserWarning, match="`images` should hold .* 0 to 255") as found:
-        measure_latency({"a": (model, "classify", x)}, rounds=1)
+        time_images({"a": (model, "classify", x)}, rounds=1)
     assert found[0].filename == __file__
     with pytest.warns(UserWarning, match="0 to 255") as found:
         write_golden(path, tmp_path / "golden", x)
     assert found[0].filename == __file__
-    measure_latency({"a": (model, "classify", 255 * x)}, rounds=1)
+    time_images({"a": (model, "classify", 255 * x)}, rounds=1)

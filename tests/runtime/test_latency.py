@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("tensorflow")
 
 import keras_dyngate as kd  # noqa: E402
-from keras_dyngate.runtime.latency import LatencyReport, measure_latency  # noqa: E402
+from keras_dyngate.runtime.latency import LatencyReport, time_images  # noqa: E402
 from tests.export.nets import (  # noqa: E402
     images,
     small_net,
@@ -107,7 +107,7 @@ def anytime(tmp_path_factory):
 class TestMeasuring:
     def test_exits_macs_and_open_rates(self, gated):
         model, file = gated
-        report = measure_latency({"a": (file, "classify", X)}, rounds=2)["a"]
+        report = time_images({"a": (file, "classify", X)}, rounds=2)["a"]
         assert report.times_ms.shape == (2, len(X)) and (report.times_ms > 0).all()
         calls = [file.run("classify", image=image) for image in X]
         exits = [int(call["exit"][0]) for call in calls]
@@ -126,7 +126,7 @@ class TestMeasuring:
     def test_thresholds_change_exits_and_what_explains_them(self, gated):
         model, file = gated
         for limit, index in ((1e30, 1), (-1e30, 0)):
-            report = measure_latency(
+            report = time_images(
                 {"a": (file, "classify_at", X)}, rounds=1, thresholds=[limit]
             )["a"]
             assert set(report.exits) == {index}
@@ -135,13 +135,13 @@ class TestMeasuring:
             early = [(e["block1/channel"] > 0).sum() for e in explained]
             np.testing.assert_allclose(report.open_rates * 12, np.add(early, later))
             assert (index == 0) == (not any(later))
-        own = measure_latency({"a": (file, "classify_at", X)}, rounds=1)["a"]
-        usual = measure_latency({"a": (file, "classify", X)}, rounds=1)["a"]
+        own = time_images({"a": (file, "classify_at", X)}, rounds=1)["a"]
+        usual = time_images({"a": (file, "classify", X)}, rounds=1)["a"]
         assert own.exits.tolist() == usual.exits.tolist()
 
     def test_a_stage_is_fed_by_those_before(self, gated):
         _, file = gated
-        report = measure_latency({"a": (file, "stage_2", X)}, rounds=1)["a"]
+        report = time_images({"a": (file, "stage_2", X)}, rounds=1)["a"]
         expected = []
         for image in X:
             features = file.run("stage_1", image=image)["features"]
@@ -159,7 +159,7 @@ class TestMeasuring:
             return run(signature, **inputs)
 
         monkeypatch.setattr(anytime, "run", noting)
-        report = measure_latency({"a": (anytime, "step_3", X[:2])}, rounds=1)["a"]
+        report = time_images({"a": (anytime, "step_3", X[:2])}, rounds=1)["a"]
         assert called == ["start", "step_2", "step_3"] * 2
         steps = anytime.metadata["macs_per_step"]
         np.testing.assert_allclose(report.executed_macs, steps[2], atol=500)
@@ -173,7 +173,7 @@ class TestMeasuring:
             return types.SimpleNamespace(median_ms=called[-1])
 
         monkeypatch.setattr(anytime, "benchmark", fixed)
-        report = measure_latency({"a": (anytime, "start", X[:3])}, rounds=2)["a"]
+        report = time_images({"a": (anytime, "start", X[:3])}, rounds=2)["a"]
         means = [float(image.mean()) for image in X[:3]]
         assert called == means * 3
         np.testing.assert_array_equal(report.times_ms, [means, means])
@@ -181,7 +181,7 @@ class TestMeasuring:
     def test_files_of_different_sizes_take_turns(self, gated, anytime):
         _, file = gated
         small = images(3)
-        reports = measure_latency(
+        reports = time_images(
             {"a": (file, "classify", small), "b": (anytime, "start", small)}, rounds=2
         )
         assert list(reports) == ["a", "b"]
@@ -191,14 +191,22 @@ class TestMeasuring:
     def test_bad_arguments(self, gated, anytime):
         _, file = gated
         with pytest.raises(ValueError, match="`rounds` must be a positive integer"):
-            measure_latency({"a": (file, "classify", X)}, rounds=0)
+            time_images({"a": (file, "classify", X)}, rounds=0)
         for pair in (X[:0], X[:0]), (X[:1], X[:2]):
             candidates = {i: (file, "classify", x) for i, x in enumerate(pair)}
             with pytest.raises(ValueError, match="equally many images, at least one"):
-                measure_latency(candidates)
+                time_images(candidates)
         with pytest.raises(ValueError, match="`signature` must be one of 'classify'"):
-            measure_latency({"a": (file, "none", X)})
+            time_images({"a": (file, "none", X)})
         with pytest.raises(ValueError, match=r"\['thresholds'\]"):
-            measure_latency({"a": (anytime, "classify", X)}, thresholds=[0.0])
+            time_images({"a": (anytime, "classify", X)}, thresholds=[0.0])
         with pytest.raises(ValueError, match="Input `image` must have the shape"):
-            measure_latency({"a": (file, "classify", X[:, 1:])})
+            time_images({"a": (file, "classify", X[:, 1:])})
+
+    def test_the_former_name(self, gated):
+        from keras_dyngate.runtime import measure_latency
+
+        _, file = gated
+        with pytest.warns(DeprecationWarning, match="now `runtime.time_images`"):
+            reports = measure_latency({"a": (file, "classify", X[:1])}, rounds=1)
+        assert reports["a"].times_ms.shape == (1, 1)

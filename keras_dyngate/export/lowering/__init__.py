@@ -12,10 +12,11 @@ from keras_dyngate.export.lowering.constants import (
     value,
     weights_as_constants,
 )
-from keras_dyngate.export.lowering.tools import Branch, Lowering, Tools
+from keras_dyngate.export.lowering.tools import Branch, Held, Lowering, Tools
 
 __all__ = [
     "Branch",
+    "Held",
     "Lowering",
     "Tools",
     "as_constants",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_dyngate.cost.mac_row import default_group_size, executed_group_size
+from keras_dyngate.cost.cost_row import default_group_size, executed_group_size
 from keras_dyngate.export.lowering.steps import (
     Kernel,
     Step,
@@ -118,7 +118,7 @@ class _Chain:
             self.parts.append(_Part(kernel, rest, weigh, tail, product, *shape))
         self.rows = chain.cost_rows(shapes[0])
         self.masks: dict[int, _Mask] = {}  # by the kernel that puts the channels out
-        if chain.channel_gate is not None:
+        if chain.channel_gate is not None and not tools.owner.ungated:
             for zone, item in zip(chain.masked, chain.decisions(), strict=False):
                 size = _group_size(item, tools.owner.group_size)
                 self.masks[zone] = _Mask(item, size)
@@ -152,7 +152,7 @@ class _Chain:
         for mask in self.masks.values():
             same = f"{chain.name}/{mask.decision.key}" if len(sizes) > 1 else chain.name
             tools.owner.group_sizes[same] = mask.size
-        if chain.layer_gate is None:
+        if chain.layer_gate is None or tools.owner.ungated:
             return self.gated(start, None, tools)
         return self.skippable(start)
 

@@ -23,7 +23,7 @@ def lower_residual(layer: Any, x: Any, tools: Any) -> Any:
     def run(inside: Any) -> Any:
         with weights_as_constants(prepared.layers):
             y = prepared.run(graph.whole, x)
-        if not layer.layer_gate.binary:
+        if not (layer.layer_gate.binary or inside.owner.ungated):
             scale = tools.forced_open(score)
             y = y * tf.reshape(scale, [1] * len(y.shape))
         return x + y

@@ -1,7 +1,7 @@
 """What `DynamicLayer.lower` is given: branches, scores, and what the file is to tell."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import tensorflow as tf
@@ -30,12 +30,45 @@ class Branch:
     parameters: int
 
 
+class Held:
+    """Decisions that the caller makes, all in one int32 tensor `[units]`.
+
+    Args:
+        layers: All that decide, in the order of execution.
+        values: The tensor: 1 open, 0 shut, -1 as the controller says. None: to be set.
+    """
+
+    def __init__(self, layers: Iterable[Any], values: Any = None) -> None:
+        self.values = values
+        self.places: dict[str, slice] = {}
+        self.groups: dict[str, int] = {}  # that run together; told while lowering
+        stop = 0
+        for layer in layers:
+            for item in layer.decisions():
+                start, stop = stop, stop + item.groups
+                self.places[f"{layer.name}/{item.key}"] = slice(start, stop)
+        self.units = stop
+
+    def scores(self, layer: Any, controller: Any, score: Any) -> Any:
+        """The scores of a controller, `[1, units]`, as they are to be."""
+        names = [
+            f"{layer.name}/{item.key}"
+            for item in layer.decisions()
+            if item.controller is controller
+        ]
+        parts = [self.values[self.places[name]] for name in names]
+        held = tf.expand_dims(parts[0] if len(parts) == 1 else tf.concat(parts, 0), 0)
+        return tf.where(held < 0, score, tf.cast(held, score.dtype))
+
+
 @dataclasses.dataclass
 class Lowering:
     """Lowers dynamic layers while a model is traced, and gathers what the file tells.
 
     Attributes:
         group_size: Channels per branch, or None for a default per layer.
+        held: Who decides instead of the controllers, if anybody does.
+        ungated: Whether everything runs, without controllers and branches.
         forced: int32 `[layers]` tensor, 1 opens all of a layer; None outside int8.
         decisions: Scores by name, `[1, units]`: float, or bool of a hard gate.
         opened: By name, bool `[groups]`: which groups of the decision ran.
@@ -45,6 +78,8 @@ class Lowering:
 
     group_size: int | None = None
     forced: Any = None
+    held: "Held | None" = None
+    ungated: bool = False
     decisions: dict[str, Any] = dataclasses.field(default_factory=dict)
     opened: dict[str, Any] = dataclasses.field(default_factory=dict)
     branches: list[Branch] = dataclasses.field(default_factory=list)
@@ -87,8 +122,13 @@ class Tools:
 
     def score(self, controller: Any, x: Any) -> Any:
         """`[1, units]`: float scores, or bools of a hard gate, which int8 leaves alone."""
+        if self.owner.ungated:
+            score = tf.ones([1, controller.units])
+            return tf.cast(score, tf.bool) if controller.binary else score
         with as_constants(controller):
             score = controller(x, training=False).score
+        if self.owner.held is not None:
+            score = self.owner.held.scores(self.layer, controller, score)
         return tf.cast(score, tf.bool) if controller.binary else score
 
     def is_open(self, scores: Any, groups: int) -> Any:
@@ -115,8 +155,12 @@ class Tools:
 
     def tell(self, key: str, scores: Any, opened: Any) -> None:
         """Note a decision: its scores `[1, units]`, and the groups that ran for it."""
+        if self.owner.ungated:
+            return
         name = f"{self.layer.name}/{key}"
         self.owner.decisions[name], self.owner.opened[name] = scores, opened
+        if self.owner.held is not None:
+            self.owner.held.groups[name] = int(opened.shape[0])
 
     def note(
         self,
@@ -132,6 +176,8 @@ class Tools:
             before: How many branches there were before those inside of this one, which
                 it is to be told before. None: there are none inside.
         """
+        if self.owner.ungated:
+            return
         branches = self.owner.branches
         place = len(branches) if before is None else before
         name = f"{self.layer.name}/{name}"
@@ -148,6 +194,8 @@ class Tools:
 
         Whatever is decided inside reads 0 where it is skipped.
         """
+        if self.owner.ungated:
+            return run(self)
         child = self.owner.child()
         runs = tf.reshape(self.is_open(score, 1), [])
         kinds: list[Any] = []

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_dyngate.cost import MacRow
+from keras_dyngate.cost import CostRow
 from keras_dyngate.cost.executed import costs_of_groups
 
 KILO = 1000  # executed_macs counts thousands of MACs, to fit an int32
@@ -19,7 +19,7 @@ def _counts(opened: Sequence[Any], size: int) -> Any:
     return tf.reduce_sum(tf.reshape(flags, [len(opened), size]), axis=1)
 
 
-def executed_counts(rows: Iterable[MacRow], opened: Mapping[str, Any]) -> Any:
+def executed_counts(rows: Iterable[CostRow], opened: Mapping[str, Any]) -> Any:
     """int32 `[2]`: thousands of MACs that were run, and what is left below a thousand.
 
     Args:

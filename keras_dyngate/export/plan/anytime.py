@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_dyngate import _hooks
 from keras_dyngate._checks import member
-from keras_dyngate.cost import MacProfile, count_macs
+from keras_dyngate.cost import CostTable, count_macs
 from keras_dyngate.export.agreement import Parity
 from keras_dyngate.export.arguments import check_model
 from keras_dyngate.export.conversion import traced
@@ -160,7 +160,7 @@ class AnytimePlan(Plan[AnytimeOptions]):
         self,
         litert: LiteRTModel,
         file: schema.ModelT,
-        profile: MacProfile,
+        profile: CostTable,
         image: np.ndarray,
     ) -> dict[str, Any]:
         """What each step and sub-network costs."""

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from keras_dyngate._graph import FlatGraph
-from keras_dyngate.cost import MacProfile
+from keras_dyngate.cost import CostTable
 from keras_dyngate.export.agreement import Ask, Parity, witnessed_parity
 from keras_dyngate.export.arguments import check_backend
 from keras_dyngate.export.plan.traced import Traced
@@ -88,7 +88,7 @@ class Plan(abc.ABC, Generic[Options]):
         self,
         litert: LiteRTModel,
         file: schema.ModelT,
-        profile: MacProfile,
+        profile: CostTable,
         image: np.ndarray,
     ) -> dict[str, Any]:
         """Fields of `ExportReport` that only this kind of net has.

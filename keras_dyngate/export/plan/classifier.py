@@ -20,6 +20,7 @@ from keras_dyngate.export.exact_norms import exact_norms
 from keras_dyngate.export.lowering import Lowering, weights_as_constants
 from keras_dyngate.export.mean_correction import keep_means
 from keras_dyngate.export.options import GateOptions
+from keras_dyngate.export.plan import under
 from keras_dyngate.export.plan.answers import (
     answer,
     executed_counts,
@@ -47,7 +48,9 @@ class ClassifierPlan(Plan[GateOptions]):
         self, *, input_type: str, int8: bool, images: np.ndarray | None = None
     ) -> Traced:
         (graph,), whole = self.graphs, self.graphs[0].whole
-        profile = count_macs(self.model)
+        options, profile = self.options, count_macs(self.model)
+        if options.ungated:
+            profile = profile.without_gates()
         prepared = Prepared(graph.calls, graph)
         if images is not None:
             keep_means(prepared, graph.inputs[0], graph.calls, images, int8)
@@ -58,10 +61,16 @@ class ClassifierPlan(Plan[GateOptions]):
         spec = {"image": tf.TensorSpec(shape, input_type, "image")}
         if with_force:
             spec["force"] = tf.TensorSpec([blocks], tf.int32, "force")
+        held = under.held_in(options, prepared.dynamic_layers(graph.calls))
+        spec |= under.spec(held)
         found: list[Lowering] = []
 
-        def explain(image: Any, force: Any = None) -> dict[str, Any]:
-            lowering = Lowering(self.options.group_size, force)
+        def explain(
+            image: Any, force: Any = None, decisions: Any = None
+        ) -> dict[str, Any]:
+            lowering = Lowering(
+                options.group_size, force, under.given(held, decisions), options.ungated
+            )
             constant = weights_as_constants(prepared.layers, prepared.shifts)
             with constant, _hooks.lowering(lowering), exact_norms(int8):
                 logits = prepared.run(whole, tf.cast(image, tf.float32))
@@ -78,18 +87,28 @@ class ClassifierPlan(Plan[GateOptions]):
         name, outputs = SEGMENT if pixels else CLASSIFY
         return Traced(
             functions={EXPLAIN: function},
-            views=(View(EXPLAIN, name, outputs),),
+            views=(
+                View(EXPLAIN, name, outputs, under.nobody(held)),
+                *under.views(held, EXPLAIN, outputs),
+            ),
             table=SignatureTable(
                 {
                     name: Role("answer", explained_by=EXPLAIN),
                     EXPLAIN: Role("witness", explained_by=EXPLAIN),
+                    **under.roles(held),
                 }
             ),
-            feed=lambda images: calibration_feed(images, blocks, input_type),
+            feed=lambda images: calibration_feed(
+                images, blocks, input_type, under.nobody(held)
+            ),
+            frozen={EXPLAIN: under.nobody(held)},
             lowering=found[-1],
             profile=profile,
             forced={EXPLAIN: blocks} if with_force else {},
-            metadata={"classes": whole.output.shape[-1]} if pixels else {},
+            metadata={
+                **({"classes": whole.output.shape[-1]} if pixels else {}),
+                **under.noted(held),
+            },
         )
 
     def witness(self) -> "PlainWitness":

@@ -9,7 +9,7 @@ A first net leaves no features: `stage_2` takes the image too. Where exits combi
 hand on the raw scores that later ones want as `earlier`, `[1, exits, classes]`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,10 @@ from keras_dyngate.export.arguments import check_model
 from keras_dyngate.export.conversion import traced
 from keras_dyngate.export.lowering import Lowering
 from keras_dyngate.export.options import GateOptions
+from keras_dyngate.export.plan import under
 from keras_dyngate.export.plan.answers import in_thousands, visible
 from keras_dyngate.export.plan.base import Plan, plan
+from keras_dyngate.export.plan.classifier import ClassifierPlan
 from keras_dyngate.export.plan.exit_tracer import ExitTracer
 from keras_dyngate.export.plan.exit_witness import ExitsWitness
 from keras_dyngate.export.plan.traced import Traced, View, call_traced
@@ -74,6 +76,9 @@ class ExitsPlan(Plan[GateOptions]):
             forced[_stage(index)] = count + tracer.is_float(index)
         forced = {name: count for name, count in forced.items() if int8 and count}
         image = tf.TensorSpec([1, *model.input_shape[1:]], input_type, "image")
+        everything = [call for part in calls for call in part]
+        layers = tracer.parts.prepared.dynamic_layers(everything)
+        held = under.held_in(self.options, layers)
         found: list[Lowering] = []
 
         def concrete(name: str, function: Any, **spec: tf.TensorSpec) -> Any:
@@ -82,10 +87,10 @@ class ExitsPlan(Plan[GateOptions]):
             return traced(function, **spec)
 
         def explain_at(
-            image: Any, thresholds: Any, force: Any = None
+            image: Any, thresholds: Any, force: Any = None, decisions: Any = None
         ) -> dict[str, Any]:
             route = None if force is None else force[sum(blocks) :]
-            lowering = Lowering(group_size, force)
+            lowering = Lowering(group_size, force, under.given(held, decisions))
             found.append(lowering)
             x = tf.cast(image, tf.float32)
             limits, broken = tracer.carried(thresholds), tracer.is_broken(image, route)
@@ -122,7 +127,13 @@ class ExitsPlan(Plan[GateOptions]):
 
         limits = tf.TensorSpec([gates], tf.float32, "thresholds")
         functions = {
-            EXPLAIN_AT: concrete(EXPLAIN_AT, explain_at, image=image, thresholds=limits)
+            EXPLAIN_AT: concrete(
+                EXPLAIN_AT,
+                explain_at,
+                image=image,
+                thresholds=limits,
+                **under.spec(held),
+            )
         }
         for index, stage in enumerate(stages):
             shape = [1, *stage.part.stretch.inputs[0].shape[1:]]
@@ -135,22 +146,27 @@ class ExitsPlan(Plan[GateOptions]):
                 spec["earlier"] = tf.TensorSpec(shape, tf.float32, "earlier")
             name = _stage(index)
             functions[name] = concrete(name, stage_function(index), **spec)
-        fixed = {"thresholds": model.thresholds}
+        nobody = under.nobody(held)
+        fixed = {"thresholds": model.thresholds, **nobody}
         return Traced(
             functions=functions,
             views=(
                 View(EXPLAIN_AT, "classify", ANSWER, fixed),
                 View(EXPLAIN_AT, EXPLAIN, None, fixed),
-                View(EXPLAIN_AT, "classify_at", ANSWER),
+                View(EXPLAIN_AT, "classify_at", ANSWER, nobody),
+                *under.views(held, EXPLAIN_AT, ANSWER),
             ),
-            table=_table(len(stages)),
-            feed=lambda images: _feed(functions, forced, images, blocks, input_type),
+            table=_table(len(stages), under.roles(held)),
+            feed=lambda images: _feed(
+                functions, forced, images, blocks, input_type, nobody
+            ),
+            frozen={EXPLAIN_AT: nobody},
             lowering=found[-1],
             profile=tracer.profile,
             forced=forced,
             float_kernels=tracer.float_kernels,
             gate_kernels=tracer.gate_kernels(),
-            metadata=_noted(model, tracer),
+            metadata={**_noted(model, tracer), **under.noted(held)},
         )
 
     def witness(self) -> Ask:
@@ -173,10 +189,14 @@ class ExitsPlan(Plan[GateOptions]):
 
 @plan.register
 def _(model: EarlyExitModel, options: Any = None) -> Plan:
+    if getattr(options, "ungated", False):  # the net that the exits were added to
+        return ClassifierPlan(
+            model.trunk, (check_model(model, exported=model.trunk),), options
+        )
     return ExitsPlan(model, options)
 
 
-def _table(stages: int) -> SignatureTable:
+def _table(stages: int, others: Mapping[str, Role]) -> SignatureTable:
     """What the signatures of a net of so many stages are for."""
     table = SignatureTable(
         {
@@ -184,6 +204,7 @@ def _table(stages: int) -> SignatureTable:
             EXPLAIN: Role("witness", explained_by=EXPLAIN),
             "classify_at": Role("answer_at", explained_by=EXPLAIN_AT),
             EXPLAIN_AT: Role("witness_at", explained_by=EXPLAIN_AT),
+            **others,
         }
     )
     for index in range(stages):
@@ -220,6 +241,7 @@ def _feed(
     images: np.ndarray,
     blocks: list[int],
     input_type: str,
+    nobody: Mapping[str, np.ndarray],
 ) -> Callable[[], Iterator[tuple[str, dict[str, np.ndarray]]]]:
     """Calibration inputs that reach every branch of every signature, but the gates.
 
@@ -243,7 +265,7 @@ def _feed(
     def feed() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         for index in range(max(len(images), 2 * gates, sum(blocks))):
             picture = images[index % len(images)][None].astype(input_type)
-            inputs = {"image": picture, "thresholds": thresholds}
+            inputs = {"image": picture, "thresholds": thresholds, **nobody}
             for force in forces(sum(blocks), index, [stay] * gates):
                 yield EXPLAIN_AT, {**inputs, **force}
             if index % 2:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dyngate.cost import MacProfile
+from keras_dyngate.cost import CostTable
 from keras_dyngate.export.views import signature
 from keras_dyngate.flatfile import flatbuffer
 from keras_dyngate.runtime import LiteRTModel
@@ -83,7 +83,7 @@ def _copy_ms(arrays: list[np.ndarray]) -> float:
 
 
 def subnetwork_costs(
-    litert: LiteRTModel, file: Any, profile: MacProfile, image: np.ndarray
+    litert: LiteRTModel, file: Any, profile: CostTable, image: np.ndarray
 ) -> tuple[SubnetworkCost, ...]:
     """Measure every step and sub-network of a file.
 

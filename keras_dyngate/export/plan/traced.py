@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_dyngate.cost import MacProfile
+from keras_dyngate.cost import CostTable
 from keras_dyngate.export.conversion import Feed
 from keras_dyngate.export.lowering import Lowering
 from keras_dyngate.runtime.signature_table import SignatureTable
@@ -36,6 +36,8 @@ class Traced:
         profile: The model's MACs.
         forced: The length of the int32 input `force` of those that have it; it is for
             calibration alone and frozen at 0 in the file.
+        frozen: Inputs that signatures have for their views only, and the values that
+            they are frozen at once these are made.
         float_kernels: Kernels that are to stay float in an int8 file.
         gate_kernels: `[features, classes]` of exits, to stay float in 8-bit files; of
             each the forms that it may have.
@@ -47,8 +49,11 @@ class Traced:
     table: SignatureTable
     feed: Callable[[np.ndarray], Feed]
     lowering: Lowering
-    profile: MacProfile
+    profile: CostTable
     forced: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    frozen: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(
+        default_factory=dict
+    )
     float_kernels: int = 0
     gate_kernels: tuple[tuple[np.ndarray, ...], ...] = ()
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -21,7 +21,7 @@ from keras import ops
 from keras_dyngate._checks import member
 from keras_dyngate._registration import serializable
 from keras_dyngate._saving import refuse_legacy_file
-from keras_dyngate.cost import MacProfile, used_parameters
+from keras_dyngate.cost import CostTable, used_parameters
 from keras_dyngate.cost.counter import model_profile
 from keras_dyngate.losses.anytime_loss import AnytimeLoss
 from keras_dyngate.metrics.anytime_accuracy import anytime_accuracies
@@ -296,11 +296,11 @@ class AnytimeModel(keras.Model):
         """Trainable parameters that sub-network k uses, masked ones left out."""
         return used_parameters(self._scores(k))
 
-    def mac_profile(self) -> MacProfile:
+    def mac_profile(self) -> CostTable:
         """MACs of the largest sub-network by layer, and of all; `count_macs` asks it."""
         nets = [self._scores(k) for k in range(1, self.subnetworks + 1)]
         profiles = [model_profile(net) for net in nets]
-        return MacProfile(
+        return CostTable(
             profiles[-1].layers,
             per_subnetwork=tuple(profile.total for profile in profiles),
             per_step=tuple(model_profile(step).total for step in self.steps()),

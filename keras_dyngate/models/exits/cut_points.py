@@ -17,6 +17,7 @@ import keras
 
 from keras_dyngate._graph import FlatGraph, flat_graph
 from keras_dyngate._logits import is_softmax, squashing_call
+from keras_dyngate.cost.cost_table import CostTable
 from keras_dyngate.cost.counter import each_macs
 
 INPUT = "input"
@@ -185,7 +186,7 @@ def listed(names: Sequence[str]) -> str:
 
 def cut_points(
     model: keras.Model,
-    measure: str | os.PathLike[str] | None = None,
+    measure: "str | os.PathLike[str] | CostTable | None" = None,
     representative_data: Any = None,
 ) -> list[CutPoint]:
     """The layers and operators after which a model can be cut into two stages.
@@ -204,7 +205,9 @@ def cut_points(
             each twelfth of the MACs; times of others lie between, by their MACs (design
             of this library). Or the path of a .tflite file that was exported of this
             model with exits: points that are its exits have its times, exits on the way
-            included, all others none. None (default): no times.
+            included, all others none. Or a `CostTable` of this model, or of one with
+            exits on it, which may have been measured elsewhere: what its rows cost up to
+            each point. None (default): no times.
         representative_data: Images for that, as for `export_tflite`; 8 of them are used.
             None: random ones, of a file a black one.
 

@@ -6,12 +6,15 @@ points = timed(model, cut_points(model), "int8", images)
 import dataclasses
 import math
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_dyngate._graph import flat_graph
+from keras_dyngate.cost.cost_table import CostTable
 from keras_dyngate.models.exits.cut_points import INPUT, CutPoint
 
 QUANTIZATIONS = ("float32", "float16", "dynamic", "int8")
@@ -41,6 +44,8 @@ def timed(
     model: keras.Model, points: Sequence[CutPoint], measure: Any, data: Any
 ) -> list[CutPoint]:
     """Points with their times; for the arguments and errors see `cut_points`."""
+    if isinstance(measure, CostTable):
+        return _of_table(model, points, measure)
     is_path = isinstance(measure, os.PathLike) or (
         isinstance(measure, str) and measure.endswith(".tflite")
     )
@@ -71,6 +76,32 @@ def timed(
 
 def _with(point: CutPoint, ms: float, whole: float) -> CutPoint:
     return dataclasses.replace(point, ms=ms, time_share=float(ms / whole))
+
+
+def _of_table(
+    model: keras.Model, points: Sequence[CutPoint], table: CostTable
+) -> list[CutPoint]:
+    """Points by what a table's rows up to each of them cost, exits' own apart."""
+    of_layer: dict[str, float] = defaultdict(float)
+    for row in table.rows:
+        if not row.controller:
+            of_layer[row.layer] += row.cost
+    whole = sum(of_layer.values())
+    spent, spent_at = 0.0, {}
+    graph = flat_graph(model)
+    for call in () if graph is None else graph.calls:
+        for name in dict.fromkeys((call.path, call.operation.name)):
+            spent += of_layer.pop(name, 0.0)
+        spent_at[call.path] = spent
+    if not whole or spent < 0.9 * whole:
+        raise ValueError(
+            "`measure` must be a table of this model, or of one with exits on it. "
+            f"Received: {table} with the layers {sorted(of_layer)[:3]}"
+        )
+    found = [_with(point, spent_at[point.layer], whole) for point in points]
+    if table.unit == "ms":
+        return found
+    return [dataclasses.replace(point, ms=None) for point in found]
 
 
 def _of_file(

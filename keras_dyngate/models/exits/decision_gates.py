@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_dyngate._checks import one_of
-from keras_dyngate.cost import MacProfile
+from keras_dyngate.cost import CostTable
 from keras_dyngate.cost.counter import model_profile
 from keras_dyngate.layers import DecisionGate, ExitGate, ExitHead
 from keras_dyngate.models.exits.cut_points import (
@@ -286,7 +286,7 @@ def _first(
     classes: int,
     first: Any,
     weights: Any,
-    profile: MacProfile,
+    profile: CostTable,
 ) -> keras.Model:
     """The net of the exit at the input."""
     graph = checked_graph(model)

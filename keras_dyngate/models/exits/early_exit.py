@@ -26,7 +26,7 @@ from keras_dyngate._logits import raw_operation, squashing_call
 from keras_dyngate._registration import serializable
 from keras_dyngate._saving import refuse_legacy_file
 from keras_dyngate._walk import dynamic_layers
-from keras_dyngate.cost import MacProfile
+from keras_dyngate.cost import CostTable
 from keras_dyngate.layers import ExitGate
 from keras_dyngate.models.exits.cut_points import check_trunk
 from keras_dyngate.models.exits.cutting import resolve_cuts, split
@@ -43,7 +43,7 @@ class _Parts:
 
     stages: tuple[Stage, ...]
     raw_head: Stage
-    profiles: tuple[MacProfile, ...]
+    profiles: tuple[CostTable, ...]
 
 
 @serializable
@@ -176,7 +176,7 @@ class EarlyExitModel(TaughtExits, CalibratedExits):
         return (*self._parts.stages[:-1], self._parts.raw_head)
 
     @property
-    def stage_profiles(self) -> tuple[MacProfile, ...]:
+    def stage_profiles(self) -> tuple[CostTable, ...]:
         """MACs of each stage."""
         return self._parts.profiles
 
@@ -266,7 +266,7 @@ class EarlyExitModel(TaughtExits, CalibratedExits):
         shape = (input_shape[0], self.output_shape[-1])
         return {name: shape for name in [*(g.name for g in self.gates), HEAD]}
 
-    def mac_profile(self) -> MacProfile:
+    def mac_profile(self) -> CostTable:
         """MACs of every row, with the stage that spends them; `count_macs` asks it."""
         profiles = self._parts.profiles
         rows = tuple(
@@ -274,7 +274,7 @@ class EarlyExitModel(TaughtExits, CalibratedExits):
             for index, profile in enumerate(profiles)
             for row in profile.layers
         )
-        return MacProfile(rows, unknown=tuple(x for p in profiles for x in p.unknown))
+        return CostTable(rows, unknown=tuple(x for p in profiles for x in p.unknown))
 
     # Saving
 

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_dyngate._checks import positive_int
 from keras_dyngate._labels import label_of
-from keras_dyngate.cost import MacProfile
+from keras_dyngate.cost import CostTable
 from keras_dyngate.models.exits.data import (
     Batch,
     as_keras_data,
@@ -45,7 +45,7 @@ class DynamicPrediction(JointTraining):
         raise NotImplementedError
 
     @property
-    def stage_profiles(self) -> Sequence[MacProfile]:
+    def stage_profiles(self) -> Sequence[CostTable]:
         raise NotImplementedError
 
     def checked_thresholds(self, thresholds: Any) -> np.ndarray:

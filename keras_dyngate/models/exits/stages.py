@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_dyngate import _hooks
 from keras_dyngate._graph import Part
-from keras_dyngate.cost import MacProfile, MacRow
+from keras_dyngate.cost import CostRow, CostTable
 from keras_dyngate.cost.counter import part_profile
 from keras_dyngate.layers import ExitGate
 
@@ -48,14 +48,14 @@ class Stage(keras.Model):
             outputs["scores"] = self.gate(features, training=training)
         return outputs
 
-    def profile(self) -> MacProfile:
+    def profile(self) -> CostTable:
         """MACs of this stage alone, its gate among the controllers."""
         found = part_profile(self.part.stretch.calls)
         rows = list(found.layers)
         if self.gate is not None:
             macs = self.gate.kernel_macs(self.part.output_shape)
-            rows.append(MacRow(self.gate.name, "", macs, controller=True))
-        return MacProfile(tuple(rows), unknown=found.unknown)
+            rows.append(CostRow(self.gate.name, "", macs, controller=True))
+        return CostTable(tuple(rows), unknown=found.unknown)
 
 
 @dataclasses.dataclass
@@ -103,7 +103,7 @@ class _Queue:
 
 def run_stages(
     stages: Sequence[Stage],
-    profiles: Sequence[MacProfile],
+    profiles: Sequence[CostTable],
     images: Iterable[np.ndarray],
     batch_size: int,
     answer: Callable[[int, np.ndarray], np.ndarray],

@@ -6,12 +6,16 @@ from typing import Any
 import numpy as np
 
 from keras_dyngate._deprecation import renamed
+from keras_dyngate.cost.budget import Budget
+from keras_dyngate.cost.cost_table import MACS, CostTable
+from keras_dyngate.cost.counter import count_macs
+from keras_dyngate.cost.table_file import check_table
 from keras_dyngate.models.exits import fitting as exit_fitting
 from keras_dyngate.models.exits.prediction import DynamicPrediction
 from keras_dyngate.thresholds.mixing import fit_mixing
 from keras_dyngate.thresholds.promise import path_rows
 from keras_dyngate.thresholds.table import ExitOutcome, ExitTable
-from keras_dyngate.thresholds.wish import Wish, sweep
+from keras_dyngate.thresholds.wish import Wish, sweep, wished
 
 
 class CalibratedExits(DynamicPrediction):
@@ -43,10 +47,13 @@ class CalibratedExits(DynamicPrediction):
         path_ms: Sequence[float] | None = None,
         confidence: float | None = None,
         batch_size: int | None = None,
+        budget: "str | Budget | None" = None,
+        table: CostTable | None = None,
     ) -> ExitOutcome:
         """Choose and set the thresholds, on data that is not the test set.
 
-        Give one of `macs`, `accuracy_drop`, `agreement`, `exit_shares` and `ms`.
+        Give one of `macs`, `accuracy_drop`, `agreement`, `exit_shares`, `ms` and
+        `budget`.
 
         Args:
             x: Images, an array or a dataset of batches; weights that it may have do not
@@ -71,6 +78,11 @@ class CalibratedExits(DynamicPrediction):
                 for a drop of .01 at .9, and more to save much; `ExitOutcome.promise`
                 says how many. Default None: nothing is promised.
             batch_size: Of the pass over the data.
+            budget: A `Budget`, or its text: "latency:8.0ms", "macs:0.5x",
+                "accuracy:-1.0"; a share is of what the net costs without exits.
+            table: In place of `path_ms`, what the ways to the exits cost, all gates
+                open: `measure_latency(model)`, or one from elsewhere; needed for a
+                budget of time.
 
         Returns:
             An `ExitOutcome` on this data.
@@ -79,16 +91,27 @@ class CalibratedExits(DynamicPrediction):
             ValueError: If no thresholds keep to the wish, for too few samples to promise
                 it, or for a bad argument.
         """
-        wish = Wish(
-            len(self.gates),
-            macs=macs,
-            accuracy_drop=accuracy_drop,
-            agreement=agreement,
-            exit_shares=exit_shares,
-            ms=ms,
-            path_ms=path_ms,
-            confidence=confidence,
-        )
+        if table is not None:
+            check_table(table, count_macs(self))
+            if path_ms is not None:
+                raise ValueError("Give `path_ms` or `table`. Received: both")
+            path_ms = None if table.unit == MACS else table.per_exit
+        wishes: dict[str, Any] = {
+            "macs": macs,
+            "accuracy_drop": accuracy_drop,
+            "agreement": agreement,
+            "exit_shares": exit_shares,
+            "ms": ms,
+        }
+        if budget is not None:
+            given = [name for name, value in wishes.items() if value is not None]
+            if given:
+                raise ValueError(
+                    f"`budget` must be the only wish. Received: budget={str(budget)!r} "
+                    f"and {given}"
+                )
+            wishes = wished(Budget(budget), count_macs(self), table)
+        wish = Wish(len(self.gates), **wishes, path_ms=path_ms, confidence=confidence)
         found = exit_fitting.exit_scores(self, x, y, batch_size)
         before = self.mixing
         self._fit_mixing(

@@ -942,7 +942,7 @@ def test_ten_steps(tmp_path):
     litert = kd.LiteRTModel(tmp_path / "a.tflite")
     x = np.ones((2, 2, 2, 1), "float32")
     answers = {k: np.full((2, 1), 4.0 + k * (k + 1) / 2 + k - 1) for k in range(1, 11)}
-    profile = kd.MacProfile((), per_subnetwork=(0,) * 10, per_step=tuple(range(1, 11)))
+    profile = kd.CostTable((), per_subnetwork=(0,) * 10, per_step=tuple(range(1, 11)))
     rows = subnetwork_costs(litert, file, profile, x[0])
     assert {row.signature: (row.k, row.macs) for row in rows} == {
         step_name(k): (k, k) for k in range(1, 11)

@@ -7,7 +7,7 @@ import pytest
 
 tf = pytest.importorskip("tensorflow")
 
-from keras_dyngate import LiteRTModel, MacProfile  # noqa: E402
+from keras_dyngate import CostTable, LiteRTModel  # noqa: E402
 from keras_dyngate.export.conversion import convert  # noqa: E402
 from keras_dyngate.export.plan.subnetwork_costs import subnetwork_costs  # noqa: E402
 from keras_dyngate.flatfile import flatbuffer  # noqa: E402
@@ -65,7 +65,7 @@ def rows(tmp_path_factory):
     file = convert(functions, None)
     path = tmp_path_factory.mktemp("costs") / "net.tflite"
     path.write_bytes(flatbuffer.write(file))
-    profile = MacProfile((), per_subnetwork=(11, 22, 33), per_step=(1, 2, 3))
+    profile = CostTable((), per_subnetwork=(11, 22, 33), per_step=(1, 2, 3))
     image = np.ones((SIDE, SIDE, 3), "float32")
     found = subnetwork_costs(LiteRTModel(path), file, profile, image)
     return {row.signature: row for row in found}

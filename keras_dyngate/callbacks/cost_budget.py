@@ -1,8 +1,11 @@
-"""Train gates to a budget of MACs: find the price of open gates while training.
+"""Train gates to a budget of MACs or ms: find the price of open gates while training.
 
     price = kd.GateSparsity(0.0, weighting="macs")
     model = kd.gated_resnet32(gates=kd.Gates(channel_regularizers=price))
-    model.fit(..., callbacks=[kd.MacBudget(0.6, x_train[:128], total_steps=3000)])
+    model.fit(..., callbacks=[kd.CostBudget(0.6, x_train[:128], total_steps=3000)])
+
+    table = kd.measure_latency(model, quantization="int8", representative_data=x_train)
+    kd.CostBudget("latency:8.0ms", x_train[:128], table=table)
 
 A fixed coefficient of `GateSparsity` leads to a cost that is known only afterwards. Here
 the cost is measured every few steps on some images, and the coefficient follows: up
@@ -19,26 +22,32 @@ import numpy as np
 from keras_dyngate._backend import before_assign
 from keras_dyngate._checks import fraction, positive_int
 from keras_dyngate._deprecation import renamed
-from keras_dyngate._walk import controllers
+from keras_dyngate._walk import controllers, dynamic_layers
 from keras_dyngate.callbacks.step_callback import StepCallback
-from keras_dyngate.cost import MacProfile, count_macs
+from keras_dyngate.cost import CostTable, count_macs
+from keras_dyngate.cost.budget import Budget
+from keras_dyngate.cost.cost_table import MACS
+from keras_dyngate.cost.table_file import check_table
 from keras_dyngate.decisions import DecisionModel
 from keras_dyngate.regularizers import GateSparsity, LinearSchedule
 
 
-class MacBudget(StepCallback):
-    """Drives the coefficients of `GateSparsity` so that a share of the MACs is spent.
+class CostBudget(StepCallback):
+    """Drives the coefficients of `GateSparsity` so that a share of the cost is spent.
 
     The budget falls on a straight line from 1 to `share` between two points of the
     training. The coefficient is a proportional-integral controller's, in units of the
     loss for computing the whole net (design of this library).
 
-    It drives each controller's `GateSparsity(0.0, weighting="macs")`: a sum in MACs,
-    whose coefficient is a number. That number is of no account; no other callback may
-    set it (`RegularizationSchedule` does not). The order of callbacks is free.
+    It drives each controller's `GateSparsity(0.0, weighting="macs")`, or one whose
+    weighting is a table: a sum over the gates, whose coefficient is a number. That number
+    is of no account, and with a `table` each controller's is scaled so that what is open
+    is weighed by the table; no other callback may set it (`RegularizationSchedule` does
+    not). The order of callbacks is free.
 
     Args:
-        share: Of the plain net's MACs, to spend; controllers included.
+        share: Of the plain net's cost, to spend, 0 to 1; controllers included. Or a
+            `Budget`, or its text: "macs:0.6x", "latency:8.0ms".
         x: Images to measure on, some hundred training images; they are predicted
             every `every` steps.
         total_steps: Steps of the whole training. None: those of the run that
@@ -49,21 +58,24 @@ class MacBudget(StepCallback):
         every: Steps from one measurement to the next. Default 5.
         gain: (proportional, integral): price per excess share, and its growth per
             measurement. Default (20, 0.5).
-        group_size: As in `MacProfile.of`: count what runs in groups of so many channels.
+        group_size: As in `CostTable.of`: count what runs in groups of so many channels.
         regularizer: Name of the regularizers to drive, where a controller has several
             of the kind. None (default): all of the kind.
-        watched: The model whose MACs count, where the one that is fitted holds it.
+        watched: The model whose cost counts, where the one that is fitted holds it.
             None: the one that is fitted.
+        table: What the net costs: `measure_latency(model)`, or one that was measured
+            elsewhere. None: MACs.
 
     Attributes:
-        share: Of the MACs, as last measured.
-        target: Of the MACs, to spend in the end.
+        share: Of the cost, as last measured.
+        target: Of the cost, to spend in the end.
         price: The price last set.
 
     Raises:
         ValueError: For bad arguments; when training starts, if the model has no such
             regularizer, a controller has none of the kind among its `GateSparsity`, or
-            several, or the steps of the training are not known.
+            several, the table is of another model, the budget cannot be kept with
+            everything shut, or the steps of the training are not known.
 
     Example:
         ```python
@@ -72,7 +84,7 @@ class MacBudget(StepCallback):
         model = keras.Sequential([keras.Input((8, 8, 4)), block])
         model.compile("sgd", "mse")
         x = np.random.default_rng(0).normal(size=(8, 8, 8, 4))
-        budget = kd.MacBudget(0.6, x)  # 60 % of the plain net's MACs
+        budget = kd.CostBudget("macs:0.6x", x)  # 60 % of the plain net's MACs
         history = model.fit(x, x, verbose=0, callbacks=[budget])
         ```
     """
@@ -80,7 +92,7 @@ class MacBudget(StepCallback):
     @renamed(target="share", images="x")
     def __init__(
         self,
-        share: float,
+        share: "float | str | Budget",
         x: Any,
         total_steps: int | None = None,
         begin: float = 0.0,
@@ -90,24 +102,44 @@ class MacBudget(StepCallback):
         group_size: int | Mapping[str, int] | None = None,
         regularizer: str | None = None,
         watched: keras.Model | None = None,
+        table: CostTable | None = None,
     ) -> None:
         super().__init__(total_steps)
-        self.target = fraction("share", share)
+        self._budget = Budget(share) if isinstance(share, (str, Budget)) else None
+        self.target = math.nan
+        if self._budget is None:
+            self.target = fraction("share", share)
+        elif self._budget.what == "accuracy":
+            raise ValueError(
+                "`share` must be a budget of a cost: which cost keeps an accuracy is not "
+                f"known while training. Received: share={share!r}"
+            )
+        elif self._budget.unit != MACS and table is None:
+            raise ValueError(
+                f"`table` must be given for a budget in {self._budget.unit}. "
+                f"Received: share={share!r}, table=None"
+            )
+        if table is not None and not isinstance(table, CostTable):
+            raise ValueError(
+                f"`table` must be a CostTable or None. Received: table={table!r}"
+            )
         if isinstance(x, Sized) and not len(x):
             raise ValueError("`x` must hold at least one image. Received: none")
         self.images = x
-        self._line = LinearSchedule(1.0, self.target, begin, end)
+        self._ends = begin, end
+        LinearSchedule(1.0, 0.0, begin, end)  # checks them
         self.every = positive_int("every", every)
         self.gain = _gains(gain)
         self.group_size = group_size
         self.regularizer = regularizer
         self.watched = watched
+        self.table = table
         self.share: float | None = None
         self.price = 0.0
         self._sum = 0.0
-        self._prices: list[tuple[GateSparsity, Any]] = []
+        self._prices: list[tuple[GateSparsity, Any, float]] = []
         self._decider: DecisionModel | None = None
-        self._profile: MacProfile | None = None
+        self._costs: CostTable | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
@@ -118,9 +150,18 @@ class MacBudget(StepCallback):
                 "Received: total_steps=None"
             )
         model = self.model if self.watched is None else self.watched
-        self._prices = prices_of(model, self.regularizer)
+        counted = count_macs(model)
+        costs = counted
+        if self.table is not None:
+            costs = check_table(self.table, counted)
+        if self._budget is not None:
+            self.target = self._budget.share(costs)
+        self._costs = costs
+        self._prices = [
+            (item, variable, _scale(model, gate, item, costs))
+            for item, variable, gate in prices_of(model, self.regularizer)
+        ]
         self._decider = DecisionModel(model)
-        self._profile = count_macs(model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_begin(epoch, logs)
@@ -133,41 +174,41 @@ class MacBudget(StepCallback):
             self._drive()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if logs is not None:
-            logs["mac_share"] = math.nan if self.share is None else self.share
-            logs["mac_price"] = self.price
-            for item, _ in self._prices:
-                logs[f"{item.name}_coefficient"] = self._coefficient()
+        if logs is None:
+            return
+        assert self._costs is not None
+        what = "mac" if self._costs.unit == MACS else "cost"
+        logs[f"{what}_share"] = math.nan if self.share is None else self.share
+        logs[f"{what}_price"] = self.price
+        for item, _, scale in self._prices:
+            logs[f"{item.name}_coefficient"] = self.price * scale
 
     def on_train_end(self, logs: Any = None) -> None:
         self._decider = None
 
     def budget(self, step: int) -> float:
-        """Share of the MACs that may be spent after `step` steps."""
+        """Share of the cost that may be spent after `step` steps."""
         whole = self.whole()
         assert whole is not None  # asked for when training began
-        return self._line(step / whole)
+        line = LinearSchedule(1.0, min(self.target, 1.0), *self._ends)
+        return line(step / whole)
 
     def _drive(self) -> None:
-        assert self._decider is not None and self._profile is not None
+        assert self._decider is not None and self._costs is not None
         before_assign(self.model)
         found = self._decider.predict(self.images, verbose=0)["decisions"]
-        macs = self._profile.of(found, self.group_size)
-        self.share = float(np.mean(macs)) / self._profile.total
+        costs = self._costs.of(found, self.group_size)
+        self.share = float(np.mean(costs)) / self._costs.total
         excess = self.share - self.budget(self._done)
         proportional, integral = self.gain
         self._sum = min(max(self._sum + integral * excess, 0.0), 10.0)
         self.price = self._sum + proportional * excess
         self._set_price()
 
-    def _coefficient(self) -> float:
-        assert self._profile is not None
-        return self.price * 1e6 / self._profile.gateable  # it counts in millions
-
     def _set_price(self) -> None:
         before_assign(self.model)
-        for _, variable in self._prices:
-            variable.assign(self._coefficient())
+        for _, variable, scale in self._prices:
+            variable.assign(self.price * scale)
 
     def get_state(self) -> dict[str, Any]:
         """For `TrainingCheckpoint(stateful=[...])`."""
@@ -177,6 +218,25 @@ class MacBudget(StepCallback):
         """Go on from `get_state`."""
         self._sum, self.price = state["sum"], state["price"]
         self.share = state["share"]
+
+
+MacBudget = CostBudget  # its name where budgets were of MACs alone
+
+
+def _scale(model: Any, gate: Any, item: GateSparsity, costs: CostTable) -> float:
+    """The coefficient of one controller's regularizer that makes its price 1.
+
+    Then all of its gates open cost their share of what the net has under gates.
+    """
+    names = [
+        (f"{layer.name}/{decision.key}", decision.groups)
+        for layer in dynamic_layers(model)
+        for decision in layer.decisions()
+        if decision.controller is gate
+    ]
+    open_cost = sum(costs.per_unit(*name).sum() for name in names)
+    counted = item.unit_weights(item.unit_costs(gate), gate.units).sum()
+    return float(open_cost / costs.gateable / counted) if counted else 0.0
 
 
 def _gains(gain: Any) -> tuple[float, float]:
@@ -192,8 +252,10 @@ def _gains(gain: Any) -> tuple[float, float]:
     return proportional, integral
 
 
-def prices_of(model: keras.Model, name: str | None) -> list[tuple[GateSparsity, Any]]:
-    """The regularizers to drive, one of a controller at most, and their variables."""
+def prices_of(
+    model: keras.Model, name: str | None
+) -> list[tuple[GateSparsity, Any, Any]]:
+    """The regularizers to drive, one of a controller, their variables, the controllers."""
     found = []
     for gate in controllers(model):
         pairs = [
@@ -205,8 +267,8 @@ def prices_of(model: keras.Model, name: str | None) -> list[tuple[GateSparsity, 
         right = [pair for pair, why in zip(pairs, wrong, strict=True) if not why]
         if pairs and not right:
             raise ValueError(
-                "`MacBudget` drives `GateSparsity(0.0, weighting='macs')`: a sum in "
-                "MACs, whose coefficient is a number. "
+                "`CostBudget` drives `GateSparsity(0.0, weighting='macs')`: a sum of "
+                "costs, whose coefficient is a number. "
                 f"Received: {pairs[0][0].name!r} of {gate.path!r}, {wrong[0]}"
             )
         if len(right) > 1:
@@ -215,7 +277,7 @@ def prices_of(model: keras.Model, name: str | None) -> list[tuple[GateSparsity, 
                 f"Received: regularizer={name!r} for {[i.name for i, _ in right]} of "
                 f"{gate.path!r}"
             )
-        found += right
+        found += [(*pair, gate) for pair in right]
     if not found:
         others = {
             item.name for gate in controllers(model) for item in gate.regularizers
@@ -230,11 +292,11 @@ def prices_of(model: keras.Model, name: str | None) -> list[tuple[GateSparsity, 
 
 
 def _not_a_price(item: Any) -> str:
-    """Why a regularizer cannot be the price of MACs; nothing if it can."""
+    """Why a regularizer cannot be the price of a cost; nothing if it can."""
     if not isinstance(item, GateSparsity):
         return f"a {type(item).__name__}"
-    if item.weighting != "macs":
-        return f"which does not count in MACs: weighting={item.weighting!r}"
+    if item.weighting is None:
+        return f"which does not count costs: weighting={item.weighting!r}"
     if item.reduction != "sum":
         return f"which is averaged: reduction={item.reduction!r}"
     if item.scheduled:

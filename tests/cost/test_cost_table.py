@@ -5,23 +5,23 @@ import numpy as np
 import pytest
 
 import keras_dyngate as kd
-from keras_dyngate.cost import Gating, MacProfile, MacRow
+from keras_dyngate.cost import CostRow, CostTable, Gating
 from tests.stubs import images, randomize
 
 RNG = np.random.default_rng(0)
 N = 12
-PROFILE = MacProfile(
+PROFILE = CostTable(
     (
-        MacRow("stem", "", 1000),
-        MacRow("a", "layer_gate", 17, controller=True),
-        MacRow("a", "channel_gate", 34, (Gating("layer"),), controller=True),
-        MacRow("a", "conv1", 80, (Gating("layer"), Gating("channel", 8))),
-        MacRow("a", "conv2", 160, (Gating("layer"), Gating("channel", 8))),
-        MacRow("a", "shortcut_conv", 40),
-        MacRow("b", "channel_gate", 50, controller=True),
-        MacRow("b", "conv1", 240, (Gating("channel", 4),)),
-        MacRow("b", "conv2", 480, (Gating("channel", 4), Gating("channel_2", 4))),
-        MacRow("b", "conv3", 320, (Gating("channel_2", 4),)),
+        CostRow("stem", "", 1000),
+        CostRow("a", "layer_gate", 17, controller=True),
+        CostRow("a", "channel_gate", 34, (Gating("layer"),), controller=True),
+        CostRow("a", "conv1", 80, (Gating("layer"), Gating("channel", 8))),
+        CostRow("a", "conv2", 160, (Gating("layer"), Gating("channel", 8))),
+        CostRow("a", "shortcut_conv", 40),
+        CostRow("b", "channel_gate", 50, controller=True),
+        CostRow("b", "conv1", 240, (Gating("channel", 4),)),
+        CostRow("b", "conv2", 480, (Gating("channel", 4), Gating("channel_2", 4))),
+        CostRow("b", "conv3", 320, (Gating("channel_2", 4),)),
     )
 )
 RUNS = RNG.integers(0, 2, (N, 1))
@@ -96,7 +96,7 @@ def test_any_positive_score_is_open():
 
 def test_grouped_units_run_as_the_gate_has_them():
     """4 units of 2 channels: groups of 1 are impossible, of 4 hold two units."""
-    profile = MacProfile((MacRow("a", "conv1", 800, (Gating("channel", 8),)),))
+    profile = CostTable((CostRow("a", "conv1", 800, (Gating("channel", 8),)),))
     decisions = {"a/channel": np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0]])}
     assert profile.of(decisions).tolist() == [200, 400, 400]
     assert profile.of(decisions, 1).tolist() == [200, 400, 400]
@@ -104,7 +104,7 @@ def test_grouped_units_run_as_the_gate_has_them():
 
 
 def test_without_decisions_there_is_one_row():
-    assert MacProfile((MacRow("stem", "", 7),)).of({}).tolist() == [7]
+    assert CostTable((CostRow("stem", "", 7),)).of({}).tolist() == [7]
 
 
 @pytest.mark.parametrize("size", [3, 6])
@@ -115,7 +115,7 @@ def test_a_group_that_does_not_fit(size):
 
 
 def test_a_group_that_splits_a_unit():
-    profile = MacProfile((MacRow("a", "conv1", 800, (Gating("channel", 12),)),))
+    profile = CostTable((CostRow("a", "conv1", 800, (Gating("channel", 12),)),))
     with pytest.raises(ValueError, match="a multiple of its 3 channels per decision"):
         profile.of({"a/channel": np.ones((1, 4))}, 4)
 
@@ -149,20 +149,20 @@ def test_layers_called_twice_cost_what_each_call_decides(numpy_initializers):
 class TestReprs:
     def test_a_profile_fits_a_line(self):
         assert repr(PROFILE) == (
-            "MacProfile(2,320 MACs, 1,280 gateable, 101 controllers)"
+            "CostTable(2,320 MACs, 1,280 gateable, 101 controllers)"
         )
-        large = MacProfile(
+        large = CostTable(
             (
-                MacRow("a", "conv", 9_999_999_999, (Gating("channel", 8),)),
-                MacRow("a", "gate", 999_999, controller=True),
+                CostRow("a", "conv", 9_999_999_999, (Gating("channel", 8),)),
+                CostRow("a", "gate", 999_999, controller=True),
             ),
             unknown=("fft",),
         )
         assert len(repr(large)) <= 88 and "1 unknown" in repr(large)
-        assert repr(MacProfile(())) == "MacProfile(0 MACs)"
+        assert repr(CostTable(())) == "CostTable(0 MACs)"
 
     def test_a_row_fits_a_line(self):
-        row = MacRow("a", "conv1", 1080, (Gating("layer"), Gating("channel", 8)))
-        assert repr(row) == "MacRow('a/conv1', 1,080 MACs, under layer and channel)"
-        row = MacRow("exit1", "", 50, controller=True, stage=1)
-        assert repr(row) == "MacRow('exit1', 50 MACs, controller, from exit 1 on)"
+        row = CostRow("a", "conv1", 1080, (Gating("layer"), Gating("channel", 8)))
+        assert repr(row) == "CostRow('a/conv1', 1,080, under layer and channel)"
+        row = CostRow("exit1", "", 50, controller=True, stage=1)
+        assert repr(row) == "CostRow('exit1', 50, controller, from exit 1 on)"

@@ -290,7 +290,7 @@ MACS = {"coefficient": 0.0, "weighting": "macs"}
     [
         ([kd.BatchShaping()], {}, r"the regularizers \['batch_shaping'\]"),
         ([], {}, r"must have controllers with .* the regularizers \[\]"),
-        ([kd.GateSparsity(0.1)], {}, "does not count in MACs: weighting=None"),
+        ([kd.GateSparsity(0.1)], {}, "does not count costs: weighting=None"),
         (
             [kd.GateSparsity(**MACS, reduction="mean")],
             {},

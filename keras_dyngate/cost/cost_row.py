@@ -1,4 +1,4 @@
-"""The row of a MAC table: one kernel, its multiply-adds, and the decisions it is under.
+"""The row of a cost table: one kernel, its cost, and the decisions it is under.
 
 One multiply-add is one MAC. What counts and what does not: see `count_macs`.
 """
@@ -82,15 +82,15 @@ class Gating:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class MacRow:
-    """MACs of one kernel for one image, everything open.
+class CostRow:
+    """The cost of one kernel for one image, everything open.
 
     Attributes:
         layer: Name of a block that decides; its second call is "name:2", as in its
             decisions. Of a plain layer or an operator its path: inside of a nested
             model or another layer "mobilenetv2/Conv1".
         kernel: The kernel inside it ("conv1", "channel_gate"), or "" for the layer.
-        macs: Multiply-adds with everything open.
+        cost: With everything open, in the unit of the table: MACs (int), or ms.
         gatings: Decisions that the cost is proportional to.
         controller: Whether this is a controller or a decision gate, counted apart.
         stage: Of a net with early exits: spent only on a sample whose `exit` decision
@@ -100,20 +100,20 @@ class MacRow:
         ```python
         block = kd.GatedBasicBlock(4, channel_gate="binary")
         model = keras.Sequential([keras.Input((8, 8, 4)), block])
-        for row in kd.count_macs(model).layers:
-            print(row.name, row.macs, row.gated)
+        for row in kd.count_macs(model).rows:
+            print(row.name, row.cost, row.gated)
         ```
     """
 
     layer: str
     kernel: str
-    macs: int
+    cost: float
     gatings: tuple[Gating, ...] = ()
     controller: bool = False
     stage: int = 0
 
     def __repr__(self) -> str:
-        parts = [repr(self.name), f"{self.macs:,} MACs"]
+        parts = [repr(self.name), shown_cost(self.cost)]
         if self.gatings:
             keys = (gating.key for gating in self.gatings)
             parts.append(f"under {' and '.join(dict.fromkeys(keys))}")
@@ -121,16 +121,35 @@ class MacRow:
             parts.append("controller")
         if self.stage:
             parts.append(f"from exit {self.stage} on")
-        return f"MacRow({', '.join(parts)})"
+        return f"CostRow({', '.join(parts)})"
+
+    @property
+    def macs(self) -> int:
+        """The cost, of a table in MACs."""
+        return int(self.cost)
 
     @property
     def name(self) -> str:
         return f"{self.layer}/{self.kernel}" if self.kernel else self.layer
 
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """The full names of the decisions that it is under."""
+        return tuple(gating.name_in(self.layer) for gating in self.gatings)
+
     def is_under(self, name: str) -> bool:
         """Whether the cost is proportional to a decision, told by its full name."""
-        return any(gating.name_in(self.layer) == name for gating in self.gatings)
+        return name in self.decisions
 
     @property
     def gated(self) -> bool:
         return bool(self.gatings) or self.stage > 0
+
+
+MacRow = CostRow  # its name where costs were MACs alone
+
+
+def shown_cost(cost: float) -> str:
+    """A cost as it is printed: MACs are whole numbers, all else has four digits."""
+    whole = isinstance(cost, (int, np.integer))
+    return f"{cost:,}" if whole else f"{cost:.4g}"

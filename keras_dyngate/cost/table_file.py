@@ -1,0 +1,116 @@
+"""Cost tables as JSON, so that a phone's table steers training on a desktop."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from keras_dyngate._files import writable_target, write_whole
+from keras_dyngate.cost.cost_row import CostRow, Gating
+from keras_dyngate.cost.cost_table import CostTable
+from keras_dyngate.cost.measured import Measured
+
+FORMAT = "keras_dyngate cost table 1"
+
+
+def table_config(table: CostTable) -> dict[str, Any]:
+    """A table as plain data; numbers that are not known are None."""
+    noted: dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(table)}
+    if table.measured is not None:
+        noted["measured"] = {
+            key: None if value != value else value  # NaN is no JSON
+            for key, value in noted["measured"].items()
+        }
+    return noted
+
+
+def table_from_config(config: Mapping[str, Any]) -> CostTable:
+    """The table of what `table_config` returned.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    try:
+        if config["format"] != FORMAT:
+            raise ValueError(f"format {config['format']!r}")
+        rows = tuple(
+            CostRow(**{**row, "gatings": tuple(Gating(**g) for g in row["gatings"])})
+            for row in config["rows"]
+        )
+        measured = config["measured"]
+        if measured is not None:
+            known: dict[str, Any] = {
+                k: math.nan if v is None else v for k, v in measured.items()
+            }
+            measured = Measured(**known)
+        table = CostTable(
+            rows,
+            tuple(config["per_subnetwork"]),
+            tuple(config["per_step"]),
+            tuple(config["unknown"]),
+            str(config["unit"]),
+            dict(config["group_sizes"]),
+            measured,
+            config["plain"],
+        )
+        if not all(row.cost >= 0 for row in table.rows):
+            raise ValueError("a cost below 0")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            "`config` must be a cost table that was saved. "
+            f"Received: {type(error).__name__}: {error}"
+        ) from None
+    return table
+
+
+def save_table(table: CostTable, path: str | os.PathLike[str]) -> None:
+    """Write a table; see `CostTable.save`."""
+    text = json.dumps(table_config(table), indent=1)
+    write_whole(writable_target("path", path), text.encode())
+
+
+def load_table(path: str | os.PathLike[str]) -> CostTable:
+    """Read a table; see `CostTable.load`."""
+    try:
+        return table_from_config(json.loads(Path(path).read_bytes()))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(
+            "`path` must be a file that `CostTable.save` wrote. "
+            f"Received: {os.fspath(path)!r} ({error})"
+        ) from None
+
+
+def check_table(table: Any, model_table: CostTable, name: str = "table") -> CostTable:
+    """Refuse a table of another model.
+
+    Args:
+        table: What was given.
+        model_table: The model's own, `count_macs(model)`.
+        name: Of the argument, for the message.
+
+    Raises:
+        ValueError: If it is no table, or its decisions or exits are not the model's.
+    """
+    if not isinstance(table, CostTable):
+        raise ValueError(
+            f"`{name}` must be a CostTable, as count_macs, measure_latency or "
+            f"CostTable.load return it. Received: {name}={table!r}"
+        )
+    theirs, ours = (_decisions(found) for found in (table, model_table))
+    if theirs != ours:
+        missing, more = sorted(ours - theirs)[:3], sorted(theirs - ours)[:3]
+        raise ValueError(
+            f"`{name}` must be of this model. Received: a table in {table.unit} "
+            f"without {missing} and with {more}"
+        )
+    return table
+
+
+def _decisions(table: CostTable) -> set[str]:
+    """What a table depends on: decisions, and how many exits there are."""
+    names = {name for row in table.rows for name in row.decisions}
+    stages = {row.stage for row in table.rows if row.stage}
+    return names | {f"exit {stage}" for stage in stages}
