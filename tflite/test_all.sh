@@ -4,7 +4,7 @@
 #   python3 -m venv .venv-test && .venv-test/bin/pip install -q -e ".[test]"
 #   PYTHON=.venv-test/bin/python tflite/test_all.sh [PART ...]
 #
-# Parts: scripts native java arm apk web golden gate (all, if none is named). What is built
+# Parts: scripts native java arm trials apk web golden gate (all, if none is named). What is built
 # or fetched is kept in tflite/build and tflite/web/node_modules. A part whose tools are
 # missing is skipped and says why; README.md names the Debian packages. Exit status: 1 if a
 # part failed.
@@ -14,7 +14,7 @@ python=${PYTHON:-python3}
 export PYTHON=$python
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-PARTS=(scripts native java arm apk web golden gate)
+PARTS=(scripts native java arm trials apk web golden gate)
 MEGABYTE=1000000
 build=$PWD/tflite/build
 export KERAS_BACKEND=tensorflow CUDA_VISIBLE_DEVICES=-1 TF_CPP_MIN_LOG_LEVEL=3 COLUMNS=120
@@ -40,7 +40,8 @@ golden_folders() {
 }
 
 scripts() {
-  tests tests/tflite --ignore=tests/tflite/test_golden.py --ignore=tests/tflite/test_native.py
+  tests tests/tflite --ignore=tests/tflite/test_golden.py --ignore=tests/tflite/test_native.py \
+    --ignore=tests/tflite/test_trials_elsewhere.py
 }
 
 native() {
@@ -58,6 +59,9 @@ java() {
 arm() {
   golden_folders && "$python" tflite/arm/emulate.py golden "$build"/golden/*-{float32,int8}
 }
+
+# After native, java and arm, which build and fetch.
+trials() { tests tests/tflite/test_trials_elsewhere.py; }
 
 pictures() {
   mkdir -p "$build/pictures"

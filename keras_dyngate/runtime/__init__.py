@@ -7,18 +7,22 @@ from keras_dyngate.runtime.golden import compare_golden, write_golden
 from keras_dyngate.runtime.latency import LatencyReport, measure_latency, time_images
 from keras_dyngate.runtime.litert_model import LiteRTModel
 from keras_dyngate.runtime.machine import describe_machine
+from keras_dyngate.runtime.trials import Trials, draw_trials, time_trials
 
 __all__ = [
     "AnytimeAnswer",
     "AnytimeRunner",
     "LatencyReport",
     "LiteRTModel",
+    "Trials",
     "calibrate_tflite",
     "compare_golden",
     "compare_latency",
     "describe_machine",
+    "draw_trials",
     "measure_latency",
     "set_thresholds",
     "time_images",
+    "time_trials",
     "write_golden",
 ]

@@ -16,6 +16,13 @@ twin.
 counts the way to each early exit beside a plain file's call, on every CPU of `--cpus`, and
 the mean over the shares of pictures that leave at each: those of a folder or .npz of
 pictures at the file's own thresholds (which are decided on this machine), or `--shares`.
+
+    python tflite/arm/emulate.py trials net.tflite trials.json --plain plain.tflite \\
+        --json costs.json
+
+counts a call under each of the first `--trials_limit` sets of decisions of `Trials.save`,
+and one of the plain file, for a table of costs in instructions.
+
 Counts hardly vary from run to run, unlike times: with `--at_most` they make a check of
 what skipping costs and saves. Exit status: 0; 1 if answers differ or a ratio is above
 its limit; 2 for a wrong command line; 3 if a tool is missing. The first call fetches
@@ -23,9 +30,11 @@ LiteRT for aarch64 and builds the runner in `--folder`.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +55,7 @@ from keras_dyngate._files import write_whole
 from keras_dyngate.runtime import LiteRTModel, compare_golden
 from keras_dyngate.runtime.exit_places import exit_places
 from keras_dyngate.runtime.golden import MODEL, read_cases, runner_arguments
+from keras_dyngate.runtime.trials import Trials, sha256_of
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -57,7 +67,10 @@ flags.DEFINE_string(
 )
 flags.DEFINE_list("cpus", list(CPUS), "Of golden and exits: the CPUs.")
 flags.DEFINE_enum(
-    "counted", "cortex-a76", list(CPUS), "Of golden and gated: CPU to count on."
+    "counted",
+    "cortex-a76",
+    list(CPUS),
+    "Of golden, gated and trials: CPU to count on.",
 )
 flags.DEFINE_float("tolerance", 1e-5, "Of golden: largest relative difference.")
 flags.DEFINE_string(
@@ -92,6 +105,8 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("limit", None, "Of exits: how many of the pictures; default: all.")
 flags.DEFINE_list("shares", None, "Of exits: share of the samples that leave at each.")
+flags.DEFINE_string("plain", None, "Of trials: the net without gates and exits.")
+flags.DEFINE_integer("trials_limit", 40, "Of trials: how many are counted.", 1)
 flags.DEFINE_string("json", None, "Where to write the figures.")
 
 
@@ -250,11 +265,62 @@ def exits(machine: ArmMachine, path: str, plain: str) -> tuple[bool, list[Any]]:
     return _within(rows), rows
 
 
+def drawn_for(path: str, drawn: str) -> tuple[LiteRTModel, Trials]:
+    """A file and its trials; a `ValueError` if they are of another one."""
+    wanted = Trials.load(drawn)
+    if wanted.file_sha256 != sha256_of(path):
+        raise ValueError(
+            f"trials must be drawn for {path}. Received: {drawn}, for another file"
+        )
+    return LiteRTModel(path), wanted
+
+
+def trials(machine: ArmMachine, file: LiteRTModel, wanted: Trials) -> dict[str, Any]:
+    """Costs of trials in instructions, as the C runner writes those in ms."""
+    whole = None
+    if FLAGS.plain:
+        plain = LiteRTModel(FLAGS.plain)
+        answer = plain.table.first("answer") or next(iter(plain.signatures))
+        whole = count_call(machine, FLAGS.counted, plain, answer)
+    count = min(len(wanted), FLAGS.trials_limit)
+
+    def cost(index: int) -> int:
+        given = wanted.feed(index)
+        return count_call(machine, FLAGS.counted, file, wanted.signature, **given)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        costs = list(pool.map(cost, range(count)))
+    table = _table(
+        f"{count} of {len(wanted)} trials on {FLAGS.counted}",
+        "plain, least, mean, most M instructions",
+    )
+    found = [whole, min(costs), sum(costs) / count, max(costs)]
+    table.add_row(*("" if each is None else f"{each / 1e6:.2f}" for each in found))
+    Console().print(table)
+    return {
+        "format": "keras_dyngate costs 1",
+        "unit": "instructions",
+        "device": f"{FLAGS.counted} (emulated)",
+        "threads": 1,
+        "cache": "warm",
+        "file_sha256": wanted.file_sha256,
+        "costs": costs,
+        "plain": whole,
+    }
+
+
 def main(argv: list[str]) -> int:
     command, given = (argv[1], argv[2:]) if len(argv) > 1 else ("", [])
-    suits = {"golden": len(given) > 0, "gated": not given, "exits": len(given) == 2}
+    suits = {
+        "golden": len(given) > 0,
+        "gated": not given,
+        "exits": len(given) == 2,
+        "trials": len(given) == 2,
+    }
     if not suits.get(command):
-        raise app.UsageError("Say `golden FOLDER ...`, `gated` or `exits FILE PLAIN`.")
+        raise app.UsageError(
+            "Say `golden FOLDER ...`, `gated`, `exits FILE PLAIN` or `trials FILE TRIALS`."
+        )
     if set(FLAGS.cpus) - set(CPUS):
         raise app.UsageError(f"--cpus takes {', '.join(CPUS)}.")
     if command == "exits" and bool(FLAGS.shares) == bool(FLAGS.pictures):
@@ -262,14 +328,18 @@ def main(argv: list[str]) -> int:
     limited = "cpus" if command == "exits" else "rates"
     if len(FLAGS.at_most) not in (0, len(FLAGS[limited].value)):
         raise app.UsageError(f"--at_most needs one limit for each of --{limited}.")
+    well, rows = True, None
     try:
+        pair = drawn_for(*given) if command == "trials" else ()
         machine = ArmMachine(FLAGS.folder)
         if command == "golden":
             well, rows = golden(machine, given)
         elif command == "gated":
             well, rows = gated(machine)
-        else:
+        elif command == "exits":
             well, rows = exits(machine, *given)
+        else:
+            rows = trials(machine, *pair)
     except Unavailable as error:
         print(f"skipped: {error}", file=sys.stderr)
         return 3

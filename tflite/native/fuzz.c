@@ -5,6 +5,10 @@
  * opens damaged files, and prints how many of them ran, were refused with a sentence, or
  * ended LiteRT: by a crash inside of its library, or after 20 seconds.
  *
+ *     fuzz trials.json
+ *
+ * reads what --trials takes: cut off at every byte, and with bytes of it changed.
+ *
  *     fuzz libstub.so
  *
  * is about a stand-in for LiteRT (stub.c) of which every single call fails once, or answers
@@ -33,7 +37,7 @@ static void leave(int status) { longjmp(left, status + 1); }
 #undef exit
 
 enum { RAN, REFUSED, THEIRS, SLOW, OURS, OUTCOMES };
-enum { REPORTED = 86, SECONDS = 20, ROOM = 1 << 16 };
+enum { REPORTED = 86, SECONDS = 20, ROOM = 1 << 16, CHANGED = 20000 };
 
 static const char *const OUTCOME[] = {"ran", "refused", "ended LiteRT", "took too long",
                                       "ended our code"};
@@ -207,8 +211,58 @@ static int with_files(char *library, char **paths, int count) {
   return progress->counts[OURS] ? 1 : 0;
 }
 
+static int read_trials(const char *text, size_t size) {
+  char error[40] = "", *exact = malloc(size ? size : 1);
+  Trials trials;
+  if (!exact) fail(2, "out of memory");
+  memcpy(exact, text, size);
+  int failed = trials_read(exact, size, &trials, error, sizeof error);
+  free(exact);
+  REQUIRE(failed ? *error && memchr(error, '\0', sizeof error) : trials.count > 0);
+  for (int i = 0; !failed && i < trials.count * trials.units; i++)
+    REQUIRE(trials.held[i] >= -1 && trials.held[i] <= 1);
+  for (int i = 0; !failed && i < trials.count * trials.gates; i++)
+    REQUIRE(trials.thresholds[i] == trials.thresholds[i]);
+  trials_free(&trials);
+  return failed ? REFUSED : RAN;
+}
+
+static int with_trials(const char *path) {
+  static const char pieces[] = "[]{},:\"\\ -+.0123456789eE\0\377tfnNIu";
+  int counts[OUTCOMES] = {0};
+  size_t size;
+  char *text = read_file(path, &size);
+  REQUIRE(read_trials(text, size) == RAN);
+  for (size_t part = 0; part < size; part++) {
+    int outcome = read_trials(text, part);
+    REQUIRE(outcome == REFUSED || strspn(text + part, " \r\n") == size - part);
+    counts[outcome]++;
+  }
+  srand(1);
+  for (int turn = 0; turn < CHANGED; turn++) {
+    size_t place = (size_t)rand() % size;
+    char kept = text[place];
+    text[place] = pieces[(size_t)rand() % (sizeof pieces - 1)];
+    counts[read_trials(text, size)]++;
+    if (turn % 4) text[place] = kept; /* other changes stay, for a while */
+    if (turn % 64 == 0) {
+      free(text);
+      text = read_file(path, &size);
+    }
+  }
+  free(text);
+  for (int i = RAN; i <= REFUSED; i++) printf("%s: %d\n", OUTCOME[i], counts[i]);
+  __lsan_do_leak_check();
+  return 0;
+}
+
 /* A file that `verify` has nothing against: a model without signatures and graphs. */
 static const unsigned char EMPTY[] = {12, 0, 0, 0, 'T', 'F', 'L', '3', 4, 0, 4, 0, 4, 0, 0, 0};
+
+/* As many decisions as the stub has memory for. */
+static const char TRIALS[] =
+    "{\"format\": \"keras_dyngate trials 1\", \"signature\": \"a\", \"file_sha256\": \"\","
+    " \"held\": [[1, 0, -1, 1], [0, 0, 0, 0]], \"thresholds\": null}";
 
 static bool by_interface(const char *library) {
   char error[64] = "";
@@ -231,18 +285,32 @@ static bool by_program(char *library, char *path) {
   return status ? status == 1 : !runner_main(12, arguments);
 }
 
+/* The other way of calling it: times a file under trials that `path` + ".json" has. */
+static bool by_trials(char *library, char *path) {
+  char trials[64], times[64];
+  snprintf(trials, sizeof trials, "%s.json", path);
+  snprintf(times, sizeof times, "%s.out", path);
+  char *arguments[] = {"runner",   path,   "--library", library,    "--verbose", "--trials",
+                       trials,     "--json", times,     "--rounds", "2",         NULL};
+  int status = setjmp(left);
+  return status ? status == 1 : !runner_main(11, arguments);
+}
+
 /* Every call of every kind of stub fails once. */
-static void rounds(char *library, char *path) {
+static void rounds(char *library, char *path, bool timed) {
   int opened = 0, tried = 0;
   for (int kind = 0; kind < STUB_KINDS; kind++) {
     *stub = (Stub){.kind = (StubKind)kind};
     do {
       stub->calls = stub->live = 0;
-      opened += path ? by_program(library, path) : by_interface(library);
+      opened += timed  ? by_trials(library, path)
+                : path ? by_program(library, path)
+                       : by_interface(library);
       tried++;
     } while (stub->calls >= stub->fail_at++);
   }
-  fprintf(stderr, "%s: %d of %d rounds without an error\n", path ? "runner" : "lrt", opened, tried);
+  fprintf(stderr, "%s: %d of %d rounds without an error\n",
+          timed ? "trials" : path ? "runner" : "lrt", opened, tried);
 }
 
 static int with_stub(char *library) {
@@ -251,17 +319,30 @@ static int with_stub(char *library) {
   int file = mkstemp(path);
   if (file < 0 || write(file, EMPTY, sizeof EMPTY) < 0) fail(2, "no temporary file");
   close(file);
-  rounds(library, NULL);
-  __lsan_do_leak_check(); /* ends the program if there is one */
-  rounds(library, path);  /* which leaves by `exit` where there is an error */
+  char other[64];
+  snprintf(other, sizeof other, "%s.json", path);
+  write_file(other, TRIALS, sizeof TRIALS - 1);
+  rounds(library, NULL, false);
+  __lsan_do_leak_check();       /* ends the program if there is one */
+  rounds(library, path, false); /* which leaves by `exit` where there is an error */
+  rounds(library, path, true);
   unlink(path);
+  unlink(other);
+  snprintf(other, sizeof other, "%s.out", path);
+  unlink(other);
   return 0;
 }
 
 int main(int argc, char **argv) {
   int status = setjmp(left);
   if (status) _exit(status - 1);
-  if (argc < 2) fail(2, "usage: fuzz libLiteRt.so FILE... | fuzz libstub.so");
+  if (argc < 2) fail(2, "usage: fuzz libLiteRt.so FILE... | fuzz trials.json | fuzz libstub.so");
+  const char *ending = strrchr(argv[1], '.');
+  if (ending && !strcmp(ending, ".json")) {
+    status = with_trials(argv[1]);
+    fflush(stdout);
+    _exit(status);
+  }
   void *library = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
   if (!library) fail(2, "no library: %s", dlerror());
   stub = dlsym(library, "stub");

@@ -3,9 +3,12 @@
  *     runner --library libLiteRt.so net.tflite --list
  *     runner --library libLiteRt.so net.tflite --run classify image=in.raw "label=>out.raw"
  *
+ *     runner --library libLiteRt.so net.tflite --trials trials.json --json times.json
+ *
  * Several --run follow each other in one process, so that a step can read what an earlier
  * one wrote. It prints one line per run, its median time; errors go to stderr, and the exit
- * status is 1 (2 for a wrong command line). */
+ * status is 1 (2 for a wrong command line). --trials times the file under each set of
+ * decisions in trials.json, and beside it the plain file, for a table of costs. */
 #define _POSIX_C_SOURCE 200112L
 
 #include <errno.h>
@@ -18,12 +21,28 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "costs.h"
 #include "lrt.h"
+#include "trials.h"
 
 static const char USAGE[] =
     "usage: runner [--library FILE] MODEL [--threads N] [--kernels xnnpack|builtin|reference]\n"
     "              [--repeat N] [--profile] [--list] [--verbose]\n"
-    "              [--run SIGNATURE INPUT=FILE... [\"OUTPUT=>FILE\"...]]...\n";
+    "              [--run SIGNATURE INPUT=FILE... [\"OUTPUT=>FILE\"...]]...\n"
+    "              [--trials FILE --json FILE [--rounds N] [--cold] [--plain MODEL]\n"
+    "               [--device NAME] [image=FILE]]\n";
+
+typedef struct {
+  const char *library, *path;
+  int threads, repeat, listed, profiled, verbose;
+  LrtKernels kernels;
+} Options;
+
+/* What --trials goes with. */
+typedef struct {
+  const char *trials, *json, *plain, *device, *image;
+  int rounds, cold;
+} Measurement;
 
 static void fail(int status, const char *format, ...) {
   va_list arguments;
@@ -160,56 +179,133 @@ static void restore_stderr(int kept) {
   close(kept);
 }
 
-int main(int argc, char **argv) {
-  const char *library = "libLiteRt.so", *path = NULL;
-  int threads = 1, repeat = 1, listed = 0, profiled = 0, verbose = 0, at = 1;
-  LrtKernels kernels = LRT_XNNPACK;
-  for (; at < argc && strcmp(argv[at], "--run"); at++) {
-    const char *option = argv[at];
-    const char *value = at + 1 < argc ? argv[at + 1] : NULL;
-    if (!strcmp(option, "--profile")) {
-      profiled = 1;
-    } else if (!strcmp(option, "--verbose")) {
-      verbose = 1;
-    } else if (!strcmp(option, "--list")) {
-      listed = 1;
-    } else if (!strcmp(option, "--threads")) {
-      threads = positive(option, value), at++;
-    } else if (!strcmp(option, "--repeat")) {
-      repeat = positive(option, value), at++;
-    } else if (!strcmp(option, "--library") && value) {
-      library = value, at++;
-    } else if (!strcmp(option, "--kernels") && value) {
-      static const char *const names[] = {"xnnpack", "builtin", "reference"};
-      int kind = 0;
-      while (kind < 3 && strcmp(value, names[kind])) kind++;
-      if (kind == 3) fail(2, "--kernels must be xnnpack, builtin or reference. Received: %s", value);
-      kernels = (LrtKernels)kind, at++;
-    } else if (option[0] == '-' || path) {
-      fail(2, "unknown or incomplete option: %s\n%s", option, USAGE);
-    } else {
-      path = option;
-    }
-  }
-  if (!path) fail(2, "no model\n%s", USAGE);
-
+static LrtModel *open_model(const Options *options, const char *path) {
   char error[256];
   size_t size;
   char *content = read_file(path, &size);
-  int kept = verbose ? -1 : discard_stderr();
-  LrtModel *model =
-      lrt_open(library, content, size, threads, kernels, profiled, error, sizeof error);
+  int kept = options->verbose ? -1 : discard_stderr();
+  LrtModel *model = lrt_open(options->library, content, size, options->threads, options->kernels,
+                             options->profiled, error, sizeof error);
   restore_stderr(kept);
   free(content);
   if (!model) fail(1, "%s: %s", path, error);
-  if (listed) list(model);
+  return model;
+}
+
+static void measure(LrtModel *model, const Options *options, const Measurement *wanted) {
+  Trials trials;
+  char error[256], device[256];
+  size_t size;
+  char *text = read_file(wanted->trials, &size);
+  if (trials_read(text, size, &trials, error, sizeof error))
+    fail(1, "%s: %s", wanted->trials, error);
+  free(text);
+  costs_device(device, sizeof device);
+  const char *named = wanted->device ? wanted->device : device;
+  if (costs_write(wanted->json, &trials, NULL, -1, named, 1, false, error, sizeof error))
+    fail(1, "%s", error);
+  LrtModel *plain = wanted->plain ? open_model(options, wanted->plain) : NULL;
+  CostOptions how = {wanted->rounds, wanted->cold, NULL, 0};
+  char *image = wanted->image ? read_file(wanted->image, &how.image_bytes) : NULL;
+  how.image = image;
+  double *ms = malloc((size_t)trials.count * sizeof *ms), plain_ms, least, most;
+  if (!ms) fail(1, "out of memory");
+  if (costs_measure(model, &trials, plain, &how, ms, &plain_ms, error, sizeof error))
+    fail(1, "%s: %s", options->path, error);
+  if (costs_write(wanted->json, &trials, ms, plain_ms, named, options->threads, how.cold, error,
+                  sizeof error))
+    fail(1, "%s", error);
+  least = most = ms[0];
+  for (int i = 1; i < trials.count; i++) {
+    if (ms[i] < least) least = ms[i];
+    if (ms[i] > most) most = ms[i];
+  }
+  printf("%d trials, %.4g to %.4g ms", trials.count, least, most);
+  if (plain) printf("; plain %.4g ms", plain_ms);
+  puts("");
+  free(ms);
+  free(image);
+  lrt_close(plain);
+  trials_free(&trials);
+}
+
+/* One option and its value, `argv[at]` and the next. Returns how many words it took. */
+static int read_option(char **argv, int at, int argc, Options *options, Measurement *wanted) {
+  const char *option = argv[at];
+  const char *value = at + 1 < argc ? argv[at + 1] : NULL;
+  const struct {
+    const char *name;
+    const char **text;
+    int *number, *flag;
+  } known[] = {
+      {"--library", &options->library, NULL, NULL},
+      {"--threads", NULL, &options->threads, NULL},
+      {"--repeat", NULL, &options->repeat, NULL},
+      {"--profile", NULL, NULL, &options->profiled},
+      {"--verbose", NULL, NULL, &options->verbose},
+      {"--list", NULL, NULL, &options->listed},
+      {"--trials", &wanted->trials, NULL, NULL},
+      {"--json", &wanted->json, NULL, NULL},
+      {"--plain", &wanted->plain, NULL, NULL},
+      {"--device", &wanted->device, NULL, NULL},
+      {"--rounds", NULL, &wanted->rounds, NULL},
+      {"--cold", NULL, NULL, &wanted->cold},
+  };
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+    if (strcmp(option, known[i].name)) continue;
+    if (known[i].flag) {
+      *known[i].flag = 1;
+      return 1;
+    }
+    if (known[i].number) {
+      *known[i].number = positive(option, value);
+      return 2;
+    }
+    if (!value) break;
+    *known[i].text = value;
+    return 2;
+  }
+  if (!strcmp(option, "--kernels") && value) {
+    static const char *const names[] = {"xnnpack", "builtin", "reference"};
+    int kind = 0;
+    while (kind < 3 && strcmp(value, names[kind])) kind++;
+    if (kind == 3) fail(2, "--kernels must be xnnpack, builtin or reference. Received: %s", value);
+    options->kernels = (LrtKernels)kind;
+    return 2;
+  }
+  if (options->path && !strncmp(option, "image=", 6)) {
+    wanted->image = option + 6;
+  } else if (option[0] == '-' || options->path) {
+    fail(2, "unknown or incomplete option: %s\n%s", option, USAGE);
+  } else {
+    options->path = option;
+  }
+  return 1;
+}
+
+int main(int argc, char **argv) {
+  Options options = {"libLiteRt.so", NULL, 1, 1, 0, 0, 0, LRT_XNNPACK};
+  Measurement wanted = {NULL, NULL, NULL, NULL, NULL, 0, 0};
+  int at = 1;
+  while (at < argc && strcmp(argv[at], "--run"))
+    at += read_option(argv, at, argc, &options, &wanted);
+  if (!options.path) fail(2, "no model\n%s", USAGE);
+  bool more = wanted.json || wanted.plain || wanted.device || wanted.image || wanted.rounds ||
+              wanted.cold;
+  if (wanted.trials ? !wanted.json : more)
+    fail(2, "--trials needs --json, and what goes with it needs --trials\n%s", USAGE);
+  if (!wanted.rounds) wanted.rounds = 5;
+
+  LrtModel *model = open_model(&options, options.path);
+  if (options.listed) list(model);
+  if (wanted.trials) measure(model, &options, &wanted);
   while (at < argc) {
     int first = at + 2;
     if (first > argc) fail(2, "--run needs a signature\n%s", USAGE);
     for (at = first; at < argc && strcmp(argv[at], "--run");) at++;
-    run(model, argv[first - 1], argv + first, at - first, repeat);
+    run(model, argv[first - 1], argv + first, at - first, options.repeat);
   }
-  if (profiled) {
+  if (options.profiled) {
     char *text = lrt_profile(model);
     if (text) puts(text);
     free(text);

@@ -116,7 +116,10 @@ int LiteRtGetSignatureKey(void *signature, const char **text) {
   return status;
 }
 int LiteRtGetSignatureInputName(void *signature, size_t i, const char **text) {
-  return name(signature, i, text);
+  static const char *const under[] = {"image", "decisions"};
+  int status = name(signature, i, text);
+  if (!status && stub.kind == STUB_UNDER) *text = under[i];
+  return status;
 }
 int LiteRtGetSignatureOutputName(void *signature, size_t i, const char **text) {
   return name(signature, i, text);

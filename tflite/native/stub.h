@@ -13,6 +13,7 @@ typedef enum {
   STUB_MANY_AXES,  /* tensors of 127 dimensions */
   STUB_NO_HANDLE,  /* success, and NULL */
   STUB_NO_MEMORY,  /* success, and no memory behind a tensor or text */
+  STUB_UNDER,      /* inputs as a file has them whose decisions the caller makes */
   STUB_KINDS
 } StubKind;
 

@@ -4,6 +4,8 @@
 #   check.sh build                               the JNI library and all classes
 #   check.sh golden [--dex APK] GOLDEN FOUND     runs the cases of a golden folder
 #   check.sh model [--dex APK] GOLDEN_PARENT     checks on all golden folders in one
+#   check.sh trials [--dex APK] MODEL PLAIN TRIALS TIMES
+#                                                measures what trials cost, writes TIMES
 #
 # LITERT_LIBRARY names libLiteRt.so. With --dex the app's classes are those of an APK, its
 # bytecode translated back. Exit status: 0, 1 for an error, 3 where a tool is missing.
@@ -73,5 +75,6 @@ case "$command $#" in
   "build 0") build ;;
   "golden 2") run GoldenCheck "$@" ;;
   "model 1") run org.kerasdyngate.ModelCheck "$@" ;;
+  "trials 4") run org.kerasdyngate.TrialsCheck "$@" ;;
   *) usage ;;
 esac

@@ -38,7 +38,9 @@ public final class DynamicModel implements AutoCloseable {
     /** How many exits there are, the net's own head included; 0 for other nets. */
     public final int exits;
 
-    private final SignatureModel model;
+    /** What it runs on. */
+    final SignatureModel model;
+
     private final AnytimeSteps.Clock clock;
     private final AnytimeSteps steps;
     private final SignatureModel.Tensor image;

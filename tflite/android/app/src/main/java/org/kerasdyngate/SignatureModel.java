@@ -72,6 +72,9 @@ public final class SignatureModel implements AutoCloseable {
         }
     }
 
+    /** For the kernels. */
+    public final int threads;
+
     private final Map<String, Signature> signatures = new LinkedHashMap<>();
     private long handle;
 
@@ -86,6 +89,7 @@ public final class SignatureModel implements AutoCloseable {
         if (threads < 1)
             throw new IllegalArgumentException("`threads` must be 1 or more. Received: " + threads);
         requireDirect("model", model);
+        this.threads = threads;
         handle = open(library.getBytes(UTF_8), model, model.position(), model.remaining(), threads);
         try {
             for (int i = 0; i < signatureCount(handle); i++) {

@@ -9,8 +9,9 @@ import java.util.regex.Pattern;
 
 /**
  * What each signature of a file is for, as the exporter noted it in the metadata entry
- * "signatures". Kinds: "answer", "answer_at" (takes thresholds), "witness" and "witness_at" (the
- * same with every decision), "stage", "step", "subnetwork", "other".
+ * "signatures". Kinds: "answer", "answer_at" (takes thresholds), "answer_under" (takes decisions),
+ * "witness" and "witness_at" (the same with every decision), "stage", "step", "subnetwork",
+ * "other".
  */
 final class SignatureTable {
     private static final class Role {

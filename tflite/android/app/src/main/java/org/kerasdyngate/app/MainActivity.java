@@ -4,6 +4,8 @@ import android.app.Activity;
 import android.content.res.AssetFileDescriptor;
 import android.graphics.Bitmap;
 import android.os.Bundle;
+import android.view.Menu;
+import android.view.MenuItem;
 import android.view.View;
 import android.view.ViewGroup;
 import android.widget.AdapterView;
@@ -60,6 +62,7 @@ public final class MainActivity extends Activity {
     private DynamicModel model; // the worker's, as is `input`
     private ByteBuffer input;
 
+    private Measurement measurement;
     private Pictures pictures;
     private LinearLayout thumbnails;
     private ImageView shown;
@@ -72,6 +75,7 @@ public final class MainActivity extends Activity {
     @Override
     protected void onCreate(Bundle state) {
         super.onCreate(state);
+        measurement = new Measurement(getExternalFilesDir(null), getAssets());
         pictures = new Pictures(getAssets());
         lay();
         if (state != null) {
@@ -107,6 +111,26 @@ public final class MainActivity extends Activity {
         });
         worker.shutdown();
         super.onDestroy();
+    }
+
+    @Override
+    public boolean onPrepareOptionsMenu(Menu menu) {
+        menu.clear();
+        if (measurement.isPossible()) menu.add("Measure");
+        return true;
+    }
+
+    @Override
+    public boolean onOptionsItemSelected(MenuItem item) {
+        newest.incrementAndGet();
+        text.setText("Measuring ...");
+        worker.execute(new Task() {
+            @Override
+            void work() throws IOException {
+                say(measurement.run(THREADS));
+            }
+        });
+        return true;
     }
 
     private void lay() {
