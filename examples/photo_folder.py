@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 import keras_dyngate as kd
-from keras_dyngate.datasets.split import Data, Split
+from keras_dyngate.datasets.split import Data
 
 
 def photo_folder(folder: str | os.PathLike[str], size: int) -> Data:
@@ -23,24 +23,13 @@ def photo_folder(folder: str | os.PathLike[str], size: int) -> Data:
     return kd.datasets.image_folder(folder, size, augmentation="shift")
 
 
-def arrays(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """The pictures of a split as a net is judged on them, uint8, and labels."""
-    try:
-        pairs = [(np.rint(x), y) for x, y in split.batches(64).as_numpy_iterator()]
-    except Exception as error:  # TensorFlow's: with a traceback, and ours within it
-        reason = str(error).rpartition("Unreadable: ")[2].splitlines()[0]
-        raise ValueError(reason) from error
-    x, y = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    return x.astype("uint8"), y
-
-
 def photos(
     folder: str | os.PathLike[str], part: str, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pictures and labels of "train", "val" or "test"."""
     data = photo_folder(folder, size)
     splits = {"train": data.train, "val": data.validation, "test": data.test}
-    return arrays(splits[part])
+    return splits[part].uint8_arrays()
 
 
 class Task(NamedTuple):
@@ -72,7 +61,7 @@ def task(
         data = kd.datasets.digits(seed)
     else:
         data = photo_folder(str(folder), model.input_shape[1])
-    parts = [arrays(part) for part in (data.train, data.validation, data.test)]
+    parts = [part.uint8_arrays() for part in (data.train, data.validation, data.test)]
     sizes = " / ".join(str(len(labels)) for _, labels in parts)
     print(f"{data.name}: {sizes} pictures")
     if model is None:

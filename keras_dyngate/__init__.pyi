@@ -22,10 +22,11 @@ from keras_dyngate import taxonomy as taxonomy
 from keras_dyngate import thresholds as thresholds
 from keras_dyngate import training as training
 from keras_dyngate import visualization as visualization
+from keras_dyngate.callbacks.cost_budget import CostBudget as CostBudget
+from keras_dyngate.callbacks.cost_budget import MacBudget as MacBudget
 from keras_dyngate.callbacks.decision_statistics import (
     DecisionStatistics as DecisionStatistics,
 )
-from keras_dyngate.callbacks.mac_budget import MacBudget as MacBudget
 from keras_dyngate.callbacks.regularization_schedule import (
     RegularizationSchedule as RegularizationSchedule,
 )
@@ -44,14 +45,21 @@ from keras_dyngate.controllers.controller import Controller as Controller
 from keras_dyngate.controllers.controller import ControllerOutput as ControllerOutput
 from keras_dyngate.controllers.forcing import force_open_rate as force_open_rate
 from keras_dyngate.controllers.salience import SalienceController as SalienceController
+from keras_dyngate.cost.budget import Budget as Budget
+from keras_dyngate.cost.cost_row import CostRow as CostRow
+from keras_dyngate.cost.cost_row import MacRow as MacRow
+from keras_dyngate.cost.cost_table import CostTable as CostTable
+from keras_dyngate.cost.cost_table import MacProfile as MacProfile
 from keras_dyngate.cost.counter import count_macs as count_macs
-from keras_dyngate.cost.mac_row import MacRow as MacRow
-from keras_dyngate.cost.profile import MacProfile as MacProfile
+from keras_dyngate.cost.elsewhere import cost_table_from as cost_table_from
 from keras_dyngate.cost.summary import summary as summary
 from keras_dyngate.decisions import decide as decide
 from keras_dyngate.export.add_exits import add_exits as add_exits
+from keras_dyngate.export.dynamic_result import DynamicResult as DynamicResult
 from keras_dyngate.export.exits_result import ExitsResult as ExitsResult
 from keras_dyngate.export.exporter import export_tflite as export_tflite
+from keras_dyngate.export.latency import measure_latency as measure_latency
+from keras_dyngate.export.make_dynamic import make_dynamic as make_dynamic
 from keras_dyngate.export.options import AnytimeOptions as AnytimeOptions
 from keras_dyngate.export.options import GateOptions as GateOptions
 from keras_dyngate.export.report import ExportReport as ExportReport
@@ -201,4 +209,5 @@ from keras_dyngate.training.gate_variables import (
     without_gate_decay as without_gate_decay,
 )
 from keras_dyngate.training.optimizer import sgd as sgd
+from keras_dyngate.training.recipe import fine_tune as fine_tune
 from keras_dyngate.training.run import TrainingRun as TrainingRun

@@ -106,6 +106,20 @@ class Split:
             )
         return steps
 
+    def uint8_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """All pictures as a model is judged on them, uint8 `[N, ...]`, and labels.
+
+        Raises:
+            ValueError: If a picture cannot be read.
+        """
+        try:
+            pairs = [(np.rint(x), y) for x, y in self.batches(64).as_numpy_iterator()]
+        except Exception as error:  # TensorFlow's: with a traceback, and ours within it
+            reason = str(error).rpartition("Unreadable: ")[2].splitlines()[0]
+            raise ValueError(reason) from error
+        x, y = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        return x.astype("uint8"), y
+
     def batches(self, batch_size: int) -> tf.data.Dataset:
         """All pictures in order, once, not augmented; the last batch may be short."""
         positive_int("batch_size", batch_size)

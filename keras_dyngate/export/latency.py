@@ -33,6 +33,8 @@ from keras_dyngate.runtime.trials import (
 
 CALLS = 20  # of each signature of an anytime net; the fastest counts
 IMAGES = 16  # that are run
+PROBED = 8  # trials, to tell how many rounds fit
+SECONDS, ROUNDS = 60.0, (2, 5)
 
 
 def measure_latency(
@@ -43,7 +45,7 @@ def measure_latency(
     num_threads: int = 1,
     what: str = "all",
     trials: int = 300,
-    rounds: int = 5,
+    rounds: int | None = None,
     cache: str = "warm",
     group_size: int | None = None,
     path: str | os.PathLike[str] | None = None,
@@ -66,7 +68,8 @@ def measure_latency(
         what: "all" (default), or "exits": the stages alone are timed, all gates open;
             within a stage costs go by MACs.
         trials: Sets of decisions. Default 300.
-        rounds: Timed calls of each; the fastest counts. Default 5.
+        rounds: Timed calls of each; the fastest counts. None: as many as fit into a
+            minute, from 2 to 5.
         cache: "warm" (default), or "cold": see `time_trials`.
         group_size: As in `GateOptions`: channels that run together.
         path: Where to keep the file that was timed. None: nowhere.
@@ -95,7 +98,8 @@ def measure_latency(
     one_of("cache", cache, CACHES)
     positive_int("num_threads", num_threads)
     positive_int("trials", trials)
-    positive_int("rounds", rounds)
+    if rounds is not None:
+        positive_int("rounds", rounds)
     table = count_macs(model)
     measured = Measured(
         device=str(describe_machine()["cpu"]),
@@ -125,6 +129,10 @@ def measure_latency(
         drawn = draw_trials(file, trials, what=what, seed=seed)
         others = {"plain": LiteRTModel(plain, num_threads=num_threads)}
         images = _pictures(representative_data, file, drawn.signature)
+        if rounds is None:
+            few, _ = time_trials(file, drawn[:PROBED], images, rounds=1, cache=cache)
+            whole = len(drawn) * float(few.mean()) * (2 if cache == "warm" else 1)
+            rounds = int(np.clip(SECONDS * 1e3 / whole, *ROUNDS))
         ms, beside = time_trials(
             file,
             drawn,

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 
 from keras_dyngate._checks import fraction, positive_int, positive_number
-from keras_dyngate.cost.budget import Budget
-from keras_dyngate.cost.cost_table import MACS, CostTable
 from keras_dyngate.thresholds.promise import check_confidence, promised_thresholds
 from keras_dyngate.thresholds.search import Goal, search
 from keras_dyngate.thresholds.table import (
@@ -130,28 +128,6 @@ class Wish:
                 f"Received: {name}={getattr(self, name)!r}; the closest found: {found}"
             )
         return found
-
-
-def wished(
-    budget: Budget, counted: CostTable, table: CostTable | None
-) -> dict[str, float]:
-    """A budget as the argument of `Wish` that says the same.
-
-    Args:
-        budget: Of accuracy, or a cost.
-        counted: The net's table in MACs.
-        table: Its table in the budget's unit, where that is another.
-    """
-    if budget.unit is None:
-        return {"accuracy_drop": budget.accuracy_drop}
-    if budget.unit == MACS:
-        return {"macs": budget.cost(counted)}
-    if table is None:
-        raise ValueError(
-            f"`table` must be given for a budget in {budget.unit}. "
-            f"Received: budget={budget.text!r}, table=None"
-        )
-    return {"ms": budget.cost(table)}
 
 
 def sweep(

@@ -6,41 +6,21 @@ gated = kd.add_channel_gates(
 kd.train_gates(gated, x, y, share=0.6, teacher=model, epochs=5)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
-from keras_dyngate._checks import (
-    boolean,
-    built_model,
-    fraction,
-    one_of,
-    positive_int,
-    positive_number,
-    whole_number,
-)
-from keras_dyngate._graph import flat_graph
-from keras_dyngate._images import finite_images, take_images
-from keras_dyngate._logits import squashing_call
+from keras_dyngate._checks import boolean, fraction, positive_int
 from keras_dyngate._walk import dynamic_layers
-from keras_dyngate.callbacks import (
-    CostBudget,
-    RegularizationSchedule,
-    TimeLeft,
-    TrainingCheckpoint,
-)
+from keras_dyngate.callbacks import CostBudget
 from keras_dyngate.callbacks.cost_budget import prices_of
 from keras_dyngate.channels import prime_gates
 from keras_dyngate.cost import CostTable, count_macs
 from keras_dyngate.cost.budget import Budget, resolve_share
 from keras_dyngate.cost.cost_row import default_group_size
 from keras_dyngate.cost.table_file import check_table
-from keras_dyngate.models.exits.data import Batch, class_indices
-from keras_dyngate.models.exits.lesson_data import Stream, resolve_augmentation
-from keras_dyngate.training.distillation import Distillation
-from keras_dyngate.training.gate_variables import without_gate_decay
+from keras_dyngate.training.recipe import Recipe, teachable
 
 PRIMED_END = 0.05  # of the training, from which on primed gates keep to the budget
 UNPRIMED_END = 0.4
@@ -128,36 +108,29 @@ def train_gates(
     if not isinstance(share, (str, Budget)):
         fraction("share", share)
     boolean("prime", prime)
-    epochs = positive_int("epochs", epochs)
-    batch_size = positive_int("batch_size", batch_size)
     few = slice(positive_int("prime_samples", prime_samples))
     positive_int("budget_samples", budget_samples)
-    positive_number("learning_rate", learning_rate)
-    fraction("teacher_share", teacher_share)
-    one_of("verbose", verbose, ("auto", 0, 1, 2))
-    seed = whole_number("seed", seed)
-    x, y = _data(model, x, y)
+    recipe = Recipe(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        teacher=teacher,
+        teacher_share=teacher_share,
+        validation_data=validation_data,
+        augmentation=augmentation,
+        callbacks=callbacks,
+        checkpoint=checkpoint,
+        verbose=verbose,
+        seed=seed,
+    )
+    x, y = teachable(model, x, y)
     prices_of(model, None)  # refuses other gates, before anything is changed
     counted = count_macs(model)
     costs = counted if table is None else check_table(table, counted)
     share = min(resolve_share(share, costs), 1.0)
     sizes = dict(costs.group_sizes) or _executed_together(model)
-    from_logits = _ends_in_raw_scores(model)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
-    fitted: Any = model
-    if teacher is not None:
-        fitted = Distillation(model, teacher, teacher_share, from_logits=from_logits)
-    stream = Stream(
-        lambda: iter(()),
-        Batch(x, y, None),
-        batch_size=batch_size,
-        mixtures=0.0,
-        augmentation=resolve_augmentation(augmentation, x.shape)
-        if y.ndim == 1
-        else None,
-        seed=seed,
-    )
-    steps = stream.steps
+    steps = recipe.steps(x)
     budget = CostBudget(
         share,
         x[:budget_samples],
@@ -168,60 +141,19 @@ def train_gates(
         watched=model,
         table=table,
     )
-    kept = None
-    if checkpoint is not None:
-        settings = {"share": share, "epochs": epochs, "batch_size": batch_size}
-        kept = TrainingCheckpoint(checkpoint, steps, [budget], settings)
-    if prime and not (kept and kept.path.exists()):
+
+    def begin(loss: Any) -> None:
         begun = {"loss": loss, "group_size": sizes, "table": table}
         prime_gates(model, x[few], y[few], share, **begun)
-    optimizer = keras.optimizers.AdamW(
-        keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps),
-        weight_decay=weight_decay,
+
+    return recipe.train(
+        model,
+        x,
+        y,
+        stateful=[budget],
+        settings={"share": share},
+        begin=begin if prime else None,
     )
-    fitted.compile(without_gate_decay(optimizer, model), loss, metrics=["accuracy"])
-    watchers: list[Any] = [RegularizationSchedule(), budget, *callbacks]
-    if verbose:
-        watchers.append(TimeLeft(model.name, epochs))
-
-    def batches(start: int) -> Iterator[tuple[Any, Any]]:
-        return ((images, labels) for images, labels, _ in stream(start))
-
-    options: dict[str, Any] = {
-        "epochs": epochs,
-        "callbacks": watchers,
-        "validation_data": validation_data,
-        "verbose": 2 if verbose == 2 else 0,
-        "shuffle": False,
-    }
-    if kept is None:
-        return fitted.fit(batches(0), steps_per_epoch=steps, **options)
-    return kept.fit(fitted, batches, steps_per_epoch=steps, **options)
-
-
-def _data(model: Any, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Images and class indices that a model can be taught on."""
-    built_model("model", model)
-    shape = getattr(model, "output_shape", None)
-    if not isinstance(shape, tuple) or len(shape) not in (2, 4) or shape[-1] < 2:
-        raise ValueError(
-            "`model` must put out a score for each of two classes or more, "
-            f"[batch, classes], or for each pixel. Received: {model.name!r} with {shape}"
-        )
-    if not hasattr(x, "shape"):
-        raise ValueError(
-            f"`x` must be an array of images. Received: a {type(x).__name__}"
-        )
-    images = finite_images("x", take_images("x", x, tuple(model.input_shape[1:])))
-    labels = np.asarray(y)
-    if len(shape) == 2:
-        labels = class_indices(labels, shape[-1])
-    if len(images) != len(labels):
-        raise ValueError(
-            "`x` and `y` must be as many. "
-            f"Received: {len(images)} images, {len(labels)} labels"
-        )
-    return images, labels
 
 
 def _executed_together(model: keras.Model) -> dict[str, int]:
@@ -232,9 +164,3 @@ def _executed_together(model: keras.Model) -> dict[str, int]:
         for item in layer.decisions()
         if not item.whole
     }
-
-
-def _ends_in_raw_scores(model: keras.Model) -> bool:
-    """Whether a net has no softmax at its end."""
-    graph = flat_graph(model)
-    return graph is None or squashing_call(graph) is None

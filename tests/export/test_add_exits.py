@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_dyngate as kd
-from keras_dyngate.export.add_exits import _labels
+from keras_dyngate.export.candidates import labels_of
 from keras_dyngate.export.exits_result import class_rows, exit_rows
 from keras_dyngate.thresholds.table import exits_of
 from tests.exit_tables import by_loops, random_table
@@ -162,7 +162,7 @@ class TestAddExits:
         assert not result.kept and result.exits[-1].share == 1
         assert "do not keep to the wish" in result.sentence
 
-    def test_validation_without_labels(self, task, tmp_path):
+    def test_validation_withoutlabels_of(self, task, tmp_path):
         model, train, (x, _) = task
         with pytest.raises(ValueError, match="`validation` must have labels"):
             kd.add_exits(model, train, x, path=tmp_path / "x.tflite")
@@ -194,4 +194,4 @@ def test_labels_of_one_output_before_an_identity():
     yes = layers.Dense(1, activation="sigmoid", kernel_initializer="ones")(image)
     model = keras.Model(image, layers.Identity()(yes))
     x = np.array([[-1.0], [-0.1], [0.1], [1.0]], "float32")
-    np.testing.assert_array_equal(_labels(model, x), [0, 0, 1, 1])
+    np.testing.assert_array_equal(labels_of(model, x), [0, 0, 1, 1])

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import keras_dyngate as kd
-from keras_dyngate.cost.mac_row import Gating, MacRow
+from keras_dyngate.cost.cost_row import CostRow, Gating
 from keras_dyngate.decisions import predict_with_decisions
 from keras_dyngate.layers.dynamic_layer import Decision, DynamicLayer
 from keras_dyngate.layers.gated_chain import GatedChain
@@ -65,9 +65,9 @@ class Halved(DynamicLayer):
         channels = input_shape[-1]
         asks = self.gate.count_macs(channels)
         return [
-            MacRow(self.name, "gate", asks, controller=True),
-            MacRow(self.name, "always", 5 * channels),
-            MacRow(self.name, "more", 5 * channels, (Gating("more"),)),
+            CostRow(self.name, "gate", asks, controller=True),
+            CostRow(self.name, "always", 5 * channels),
+            CostRow(self.name, "more", 5 * channels, (Gating("more"),)),
         ]
 
     def dense(self, x, scores, training):

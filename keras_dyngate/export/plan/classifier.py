@@ -4,6 +4,8 @@ classify(image) or segment(image)   the answer, and what it took
 explain(image)                      the same, and every decision by name
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -112,22 +114,43 @@ class ClassifierPlan(Plan[GateOptions]):
         )
 
     def witness(self) -> "PlainWitness":
-        return PlainWitness(self)
+        return PlainWitness(self, opened=self.options.ungated)
 
 
 class PlainWitness:
-    """What Keras says of batches of images, computed in float32 as a file does."""
+    """What Keras says of batches of images, computed in float32 as a file does.
 
-    def __init__(self, plan: Plan) -> None:
+    Args:
+        plan: Of the net.
+        opened: Whether all gates are held open, and decisions left out.
+    """
+
+    def __init__(self, plan: Plan, opened: bool = False) -> None:
         (graph,) = plan.graphs
+        self.opened = opened
         self.prepared = Prepared(graph.calls, graph)
         self.whole = graph.whole
 
     def __call__(self, images: np.ndarray) -> Witness:
-        with _hooks.recording() as found:
+        with _hooks.recording() as found, self._held():
             logits = self.prepared.run(self.whole, keras.ops.convert_to_tensor(images))
-        decisions = {k: keras.ops.convert_to_numpy(x) for k, x in found.items()}
+        seen = {} if self.opened else found
+        decisions = {k: keras.ops.convert_to_numpy(x) for k, x in seen.items()}
         return Witness(keras.ops.convert_to_numpy(logits), decisions)
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """All gates open, where that is asked for."""
+        layers = self.prepared.dynamic_layers(self.whole.calls) if self.opened else ()
+        gates = [item.controller for layer in layers for item in layer.decisions()]
+        before = [gate.forced for gate in gates]
+        try:
+            for gate in gates:
+                gate.forced = np.ones(gate.units, bool)
+            yield
+        finally:
+            for gate, forced in zip(gates, before, strict=True):
+                gate.forced = forced
 
 
 @plan.register

@@ -15,7 +15,7 @@ from keras_dyngate.models.exits.prediction import DynamicPrediction
 from keras_dyngate.thresholds.mixing import fit_mixing
 from keras_dyngate.thresholds.promise import path_rows
 from keras_dyngate.thresholds.table import ExitOutcome, ExitTable
-from keras_dyngate.thresholds.wish import Wish, sweep, wished
+from keras_dyngate.thresholds.wish import Wish, sweep
 
 
 class CalibratedExits(DynamicPrediction):
@@ -110,7 +110,7 @@ class CalibratedExits(DynamicPrediction):
                     f"`budget` must be the only wish. Received: budget={str(budget)!r} "
                     f"and {given}"
                 )
-            wishes = wished(Budget(budget), count_macs(self), table)
+            wishes = _wished(Budget(budget), count_macs(self), table)
         wish = Wish(len(self.gates), **wishes, path_ms=path_ms, confidence=confidence)
         found = exit_fitting.exit_scores(self, x, y, batch_size)
         before = self.mixing
@@ -186,3 +186,25 @@ class CalibratedExits(DynamicPrediction):
                 data = self.exit_table(x, y, batch_size)
             tables.append(data)
         return sweep(*tables, points=points, path_ms=path_ms)
+
+
+def _wished(
+    budget: Budget, counted: CostTable, table: CostTable | None
+) -> dict[str, float]:
+    """A budget as the argument of `Wish` that says the same.
+
+    Args:
+        budget: Of accuracy, or a cost.
+        counted: The net's table in MACs.
+        table: Its table in the budget's unit, where that is another.
+    """
+    if budget.unit is None:
+        return {"accuracy_drop": budget.accuracy_drop}
+    if budget.unit == MACS:
+        return {"macs": budget.cost(counted)}
+    if table is None:
+        raise ValueError(
+            f"`table` must be given for a budget in {budget.unit}. "
+            f"Received: budget={budget.text!r}, table=None"
+        )
+    return {"ms": budget.cost(table)}
