@@ -42,7 +42,8 @@ class Budget:
     Example:
         ```python
         budget = kd.Budget("macs:0.6x")
-        net = keras.applications.MobileNet((32, 32, 3), 0.25, weights=None)
+        block = kd.GatedBasicBlock(4, channel_gate="binary")
+        net = keras.Sequential([keras.Input((8, 8, 4)), block])
         print(budget, budget.cost(kd.count_macs(net)), "MACs")
         ```
     """
