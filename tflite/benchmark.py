@@ -29,6 +29,9 @@ is a file's time over that of the first file: of all images in a round, the medi
 rounds; below 1 it is faster. MMACs are millions of multiply-accumulates that were run on
 an image, on average (a file's own output `executed_macs` counts thousands, `--json` units).
 
+`--table phone.json`, a `CostTable` of the gated net that was measured anywhere, adds what
+it says of every row of the first two modes, other plain nets apart.
+
 `--signature` names what to time, in any file whose signature has one image input; what a
 step or stage takes from earlier ones is made beforehand. `--thresholds 1.5,1.2` sets those
 of early exits (of `classify_at` unless a signature is named). Without `--images` they are
@@ -83,6 +86,9 @@ flags.DEFINE_list("thresholds", [], "Of their early exits; default: the file's o
 flags.DEFINE_string("images", None, "A folder of pictures, or .npz with `images`.")
 flags.DEFINE_integer("samples", 32, "With --tflite_file: how many images.", 1)
 flags.DEFINE_string("plot", None, "Where to draw times and MACs of --tflite_file.")
+flags.DEFINE_string(
+    "table", None, "A CostTable of the gated net: what it says of the rows too."
+)
 flags.DEFINE_string("json", None, "Where to write the figures; MACs, not thousands.")
 flags.DEFINE_string("keep", None, "A folder for the files that are made.")
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 import keras_dyngate as kd
+from keras_dyngate.cost.table_file import check_table
 from keras_dyngate.export import quiet
 from keras_dyngate.runtime import compare_latency
 
@@ -31,6 +32,17 @@ class Bench:
         self.rows: dict[str, dict[str, Any]] = {}
         self.models: dict[str, kd.LiteRTModel] = {}
         self.base = ""
+        self.table = kd.CostTable.load(FLAGS.table) if FLAGS.table else None
+
+    def told(self, model: keras.Model, images: np.ndarray) -> dict[str, Any]:
+        """What the table that was given says a picture costs, and in which unit."""
+        if self.table is None:
+            return {}
+        if not any(True for _ in kd.gate_variables(model)):
+            return {"table_cost": self.table.total, "table_unit": self.table.unit}
+        costs = check_table(self.table, kd.count_macs(model), "--table")
+        found = costs.of(kd.decide(model, images))
+        return {"table_cost": float(found.mean()), "table_unit": costs.unit}
 
     def add(self, name: str, model: keras.Model, images: np.ndarray) -> None:
         """Export `model` as it is now (forced or not) and note its mean cost."""
@@ -50,6 +62,7 @@ class Bench:
             "executed_macs": 1000 * float(np.mean(macs)),
             "bytes": report.bytes,
             "branches": len(report.branches),
+            **self.told(model, images),
         }
 
     def measure(self, images: np.ndarray, base: str) -> list[dict[str, Any]]:
@@ -169,7 +182,10 @@ def real_pictures(bench: Bench) -> list[dict[str, Any]]:
 def show(rows: list[dict[str, Any]], base: str) -> None:
     """Print the table: time beside MACs, and what they are compared with."""
     table = Table(title=f"LiteRT, {FLAGS.quantization}, {FLAGS.threads} thread(s)")
-    for column in ("net", "median ms", "time ratio", "MMACs", "cost ratio", "MB"):
+    columns = ["net", "median ms", "time ratio", "MMACs", "cost ratio", "MB"]
+    if "table_cost" in rows[0]:
+        columns.append(f"table {rows[0]['table_unit']}")
+    for column in columns:
         table.add_column(column, justify="left" if column == "net" else "right")
     for row in rows:
         table.add_row(
@@ -179,6 +195,7 @@ def show(rows: list[dict[str, Any]], base: str) -> None:
             f"{row['executed_macs'] / 1e6:.1f}",
             f"{row['cost_ratio']:.3f}",
             f"{row['bytes'] / 1e6:.2f}",
+            *([f"{row['table_cost']:.4g}"] if "table_cost" in row else []),
         )
     console = Console()
     console.print(table)

@@ -1,5 +1,6 @@
 """The benchmark's three modes, end to end, on nets small enough for a test."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -85,6 +86,26 @@ def test_forced_rates_beside_the_plain_net(tmp_path):
     said = " ".join(printed.split())
     assert "MMACs" in said and "median ms" in said
     assert "time and MACs over those of plain resnet20" in said
+
+
+def test_what_a_table_says_of_the_rows(tmp_path):
+    gates = kd.Gates(groups=1)
+    net = kd.gated_resnet20(input_shape=(16, 16, 3), gates=gates)
+    table = kd.count_macs(net)
+    rows = tuple(dataclasses.replace(r, cost=r.cost * 1e-6) for r in table.rows)
+    table = dataclasses.replace(table, rows=rows, unit="ms", plain=50.0)
+    table.save(tmp_path / "table.json")
+    found, printed = run(
+        tmp_path,
+        *("--model=gated_resnet20", "--gate_groups=1", "--rates=1,0", "--against="),
+        *("--image_size=16", f"--table={tmp_path / 'table.json'}"),
+    )
+    plain, wide_open, shut = found["rows"]
+    assert plain["table_cost"] == 50.0 and plain["table_unit"] == "ms"
+    for row in (wide_open, shut):
+        expected = 1e-6 * row["executed_macs"]
+        assert row["table_cost"] == pytest.approx(expected, abs=1e-3)
+    assert "table ms" in " ".join(printed.split())
 
 
 def test_layers_at_fixed_rates(tmp_path):
