@@ -23,6 +23,7 @@ from keras_dyngate._backend import before_assign
 from keras_dyngate._checks import fraction, positive_int
 from keras_dyngate._deprecation import renamed
 from keras_dyngate._walk import controllers, dynamic_layers
+from keras_dyngate.callbacks.settling import Shift, largest_shift
 from keras_dyngate.callbacks.step_callback import StepCallback
 from keras_dyngate.cost import CostTable, count_macs
 from keras_dyngate.cost.budget import Budget
@@ -30,6 +31,9 @@ from keras_dyngate.cost.cost_table import MACS
 from keras_dyngate.cost.table_file import check_table
 from keras_dyngate.decisions import DecisionModel
 from keras_dyngate.regularizers import GateSparsity, LinearSchedule
+
+NEAR = 0.01  # of the budget: gates that are as near are not moved
+FAR = 8.0  # logits that they are moved by at most
 
 
 class CostBudget(StepCallback):
@@ -65,6 +69,10 @@ class CostBudget(StepCallback):
             None: the one that is fitted.
         table: What the net costs: `measure_latency(model)`, or one that was measured
             elsewhere. None: MACs.
+        settle_from: Share of the training, 0 to 1, from which on, at the end of every
+            epoch and of the training, the biases of all binary gates are moved alike to
+            where the images spend just the budget, if they are off by more than .01
+            (design of this library). None (default): never.
 
     Attributes:
         share: Of the cost, as last measured.
@@ -103,6 +111,7 @@ class CostBudget(StepCallback):
         regularizer: str | None = None,
         watched: keras.Model | None = None,
         table: CostTable | None = None,
+        settle_from: float | None = None,
     ) -> None:
         super().__init__(total_steps)
         self._budget = Budget(share) if isinstance(share, (str, Budget)) else None
@@ -134,6 +143,9 @@ class CostBudget(StepCallback):
         self.regularizer = regularizer
         self.watched = watched
         self.table = table
+        if settle_from is not None:
+            fraction("settle_from", settle_from)
+        self.settle_from = settle_from
         self.share: float | None = None
         self.price = 0.0
         self._sum = 0.0
@@ -174,6 +186,10 @@ class CostBudget(StepCallback):
             self._drive()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        whole = self.whole()
+        if self.settle_from is not None and whole is not None:
+            if self._done >= self.settle_from * whole:
+                self._settle()
         if logs is None:
             return
         assert self._costs is not None
@@ -193,12 +209,36 @@ class CostBudget(StepCallback):
         line = LinearSchedule(1.0, min(self.target, 1.0), *self._ends)
         return line(step / whole)
 
-    def _drive(self) -> None:
+    def _spent(self) -> float:
+        """Share of the cost that the images spend now."""
         assert self._decider is not None and self._costs is not None
-        before_assign(self.model)
         found = self._decider.predict(self.images, verbose=0)["decisions"]
         costs = self._costs.of(found, self.group_size)
-        self.share = float(np.mean(costs)) / self._costs.total
+        return float(np.mean(costs)) / self._costs.total
+
+    def _settle(self) -> None:
+        """Move all gates alike to where the budget is spent."""
+        before_assign(self.model)
+        wanted, spent = min(self.budget(self._done), 1.0), self._spent()
+        self.share = spent
+        if abs(spent - wanted) <= NEAR:
+            return
+        shift = Shift(self.model if self.watched is None else self.watched)
+
+        def spends(by: float) -> float:
+            before_assign(self.model)
+            shift.to(by)
+            self.share = self._spent()
+            return self.share
+
+        low, high = (-FAR, 0.0) if spent > wanted else (0.0, FAR)
+        largest_shift(spends, wanted, low, high)
+        if self.share > wanted + NEAR:  # however far: these gates do not move it
+            self.share = spends(0.0)
+
+    def _drive(self) -> None:
+        before_assign(self.model)
+        self.share = self._spent()
         excess = self.share - self.budget(self._done)
         proportional, integral = self.gain
         self._sum = min(max(self._sum + integral * excess, 0.0), 10.0)

@@ -18,6 +18,7 @@ from keras_dyngate._checks import fraction
 from keras_dyngate._deprecation import renamed
 from keras_dyngate._images import take_images
 from keras_dyngate._walk import dynamic_layers
+from keras_dyngate.callbacks.settling import largest_shift
 from keras_dyngate.channels.importance import decision_importance, gated_masks
 from keras_dyngate.channels.rearranging import reorder_channels
 from keras_dyngate.controllers import BinaryGate
@@ -29,7 +30,6 @@ from keras_dyngate.decisions import DecisionModel
 
 LOGIT_BOUND = 4.0  # 98 % open or shut: what is further off hardly learns
 MOST = 256  # images that the spending is measured on
-HALVINGS = 10
 
 
 @renamed(images="x", labels="y", target="share")
@@ -168,13 +168,6 @@ def _settled(
         found = decider.predict(x[:MOST], batch_size=32, verbose=0)["decisions"]
         return float(costs.of(found, group_size).mean()) / costs.total
 
-    low, high = (
-        -LOGIT_BOUND - flat.max(),
-        LOGIT_BOUND - flat.min(),
-    )  # all shut, all open
-    if spends(high) > share:
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            low, high = (low, middle) if spends(middle) > share else (middle, high)
-        spends(low)
+    all_shut, all_open = -LOGIT_BOUND - flat.max(), LOGIT_BOUND - flat.min()
+    largest_shift(spends, share, all_shut, all_open)
     return dict(biases)

@@ -24,6 +24,7 @@ from keras_dyngate.training.recipe import Recipe, teachable
 
 PRIMED_END = 0.05  # of the training, from which on primed gates keep to the budget
 UNPRIMED_END = 0.4
+SETTLED = 0.5  # of the training, from which on gates are moved to the budget
 
 
 def train_gates(
@@ -140,6 +141,7 @@ def train_gates(
         group_size=sizes,
         watched=model,
         table=table,
+        settle_from=SETTLED,
     )
 
     def begin(loss: Any) -> None:

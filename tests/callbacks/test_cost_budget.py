@@ -9,6 +9,8 @@ import pytest
 import keras_dyngate as kd
 from keras_dyngate._backend import before_assign
 from keras_dyngate._walk import controllers
+from keras_dyngate.decisions import DecisionModel
+from tests.models.gating.nets import lively, mobile, pictures
 
 IMAGES = np.random.default_rng(0).normal(size=(12, 4, 4, 3)).astype("float32")
 LABELS = np.arange(12) % 3
@@ -365,3 +367,48 @@ def test_bad_arguments_are_refused(wrong):
 def test_there_must_be_images_to_measure_on():
     with pytest.raises(ValueError, match="`x` must hold at least one image"):
         kd.MacBudget(0.5, IMAGES[:0])
+
+
+@pytest.mark.parametrize("share", [0.45, 0.6, 0.8])
+def test_gates_are_moved_to_the_budget(share):
+    """However the price has done: what is spent in the end is what may be."""
+    keras.utils.set_random_seed(3)
+    price = [kd.GateSparsity(0.0, weighting="macs")]
+    model = kd.add_channel_gates(mobile(), groups=4, regularizers=price)
+    model = lively(kd.add_layer_gates(model, regularizers=price), pictures(24))
+    x, y = pictures(24), np.arange(24) % 5
+    budget = kd.CostBudget(share, x, end=0.0, gain=(0.0, 0.0), settle_from=0.5)
+    before = [keras.ops.convert_to_numpy(v).copy() for v in kd.gate_variables(model)]
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    history = model.fit(x, y, epochs=2, verbose=0, callbacks=[budget]).history
+    table = kd.count_macs(model)
+    spent = float(table.of(kd.decide(model, x)).mean()) / table.total
+    assert spent == pytest.approx(budget.share) == history["mac_share"][-1]
+    assert share - 0.05 < spent <= share + 0.01  # three decisions on 24 images
+    # All biases are moved alike, and nothing else is.
+    moved = set()
+    for variable, old in zip(kd.gate_variables(model), before, strict=True):
+        change = keras.ops.convert_to_numpy(variable) - old
+        if variable.path.endswith("expand/bias"):
+            moved.add(round(float(change.ravel()[0]), 4))
+            np.testing.assert_allclose(change, change.ravel()[0], atol=1e-5)
+        else:
+            np.testing.assert_array_equal(change, 0)
+    assert len(moved) == 1
+
+
+def test_gates_that_are_near_stay():
+    model = lively(kd.add_channel_gates(mobile(), groups=4), pictures(24))
+    table = kd.count_macs(model)
+    x = pictures(24)
+    spent = float(table.of(kd.decide(model, x)).mean()) / table.total
+    budget = kd.CostBudget(min(spent + 0.005, 1.0), x, 4, settle_from=0.0)
+    budget._costs, budget._decider = table, DecisionModel(model)
+    budget.set_model(model)
+    before = model.get_weights()
+    budget._ends = (0.0, 0.0)
+    budget._settle()
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="`settle_from` must be"):
+        kd.CostBudget(0.5, x, settle_from=2.0)
