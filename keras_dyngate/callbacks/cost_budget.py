@@ -146,6 +146,7 @@ class CostBudget(StepCallback):
         if settle_from is not None:
             fraction("settle_from", settle_from)
         self.settle_from = settle_from
+        self._settled = -1
         self.share: float | None = None
         self.price = 0.0
         self._sum = 0.0
@@ -184,12 +185,11 @@ class CostBudget(StepCallback):
         super().on_train_batch_end(batch, logs)
         if self._done // self.every > before // self.every:
             self._drive()
+        if batch + 1 == (self.params or {}).get("steps"):
+            self._settle()  # before a checkpoint is written
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        whole = self.whole()
-        if self.settle_from is not None and whole is not None:
-            if self._done >= self.settle_from * whole:
-                self._settle()
+        self._settle()
         if logs is None:
             return
         assert self._costs is not None
@@ -217,7 +217,13 @@ class CostBudget(StepCallback):
         return float(np.mean(costs)) / self._costs.total
 
     def _settle(self) -> None:
-        """Move all gates alike to where the budget is spent."""
+        """Move all gates alike to where the budget is spent, late in the training."""
+        whole = self.whole()
+        if self.settle_from is None or whole is None or self._settled == self._done:
+            return
+        if self._done < self.settle_from * whole:
+            return
+        self._settled = self._done
         before_assign(self.model)
         wanted, spent = min(self.budget(self._done), 1.0), self._spent()
         self.share = spent

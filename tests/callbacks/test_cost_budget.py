@@ -281,7 +281,7 @@ def begin(model, **options):
     budget = kd.MacBudget(0.5, IMAGES, total_steps=3, **options)
     budget.set_model(model)
     budget.on_train_begin()
-    return [item.name for item, _ in budget._prices]
+    return [item.name for item, *_ in budget._prices]
 
 
 MACS = {"coefficient": 0.0, "weighting": "macs"}
