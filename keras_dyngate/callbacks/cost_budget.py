@@ -114,7 +114,9 @@ class CostBudget(StepCallback):
         settle_from: float | None = None,
     ) -> None:
         super().__init__(total_steps)
-        self._budget = Budget(share) if isinstance(share, (str, Budget)) else None
+        self._budget: Budget | None = None
+        if isinstance(share, (str, Budget)):
+            self._budget = Budget(share, "share")
         self.target = math.nan
         if self._budget is None:
             self.target = fraction("share", share)

@@ -30,6 +30,7 @@ from keras_dyngate._warn import warn
 from keras_dyngate.callbacks.resume import StatefulCallback, StepAwareCallback
 
 FORMAT = 2
+_FORMER = {"MacBudget": "CostBudget"}  # what kinds of callbacks were once called
 
 
 class TrainingCheckpoint(keras.callbacks.Callback):
@@ -186,7 +187,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             )
         kinds = _kinds(self.stateful)
         count = len(header["stateful"])
-        if count != len(kinds) or header.get("kinds", kinds) != kinds:
+        theirs = [_FORMER.get(kind, kind) for kind in header.get("kinds", kinds)]
+        if count != len(kinds) or theirs != kinds:
             raise ValueError(
                 f"The checkpoint {self.path} has the state of {count} callbacks"
                 f"{': ' + str(header['kinds']) if 'kinds' in header else ''}. "

@@ -28,6 +28,7 @@ class Budget:
 
     Args:
         text: As above, or a `Budget`.
+        name: Of the argument that it was given as, for the message of an error.
 
     Attributes:
         what: "macs", "latency", "instructions" or "accuracy".
@@ -48,7 +49,7 @@ class Budget:
         ```
     """
 
-    def __init__(self, text: "str | Budget") -> None:
+    def __init__(self, text: "str | Budget", name: str = "budget") -> None:
         words = str(text)
         match, drop = _FORM.fullmatch(words), _ACCURACY.fullmatch(words)
         self.text, self.relative = words, False
@@ -72,9 +73,9 @@ class Budget:
             fits = False
         if not fits:
             raise ValueError(
-                "`budget` must be like 'macs:0.6x', 'macs:120M', 'latency:8.0ms', "
+                f"`{name}` must be like 'macs:0.6x', 'macs:120M', 'latency:8.0ms', "
                 "'latency:0.7x', 'instructions:0.7x' or 'accuracy:-1.0'. "
-                f"Received: budget={text!r}"
+                f"Received: {name}={text!r}"
             )
 
     def __str__(self) -> str:

@@ -498,7 +498,24 @@ def test_states_of_other_callbacks_are_refused(tmp_path, untrained):
     path, counter = tmp_path / "run.npz", Counter()
     session(path, make(), epochs=1, callbacks=[counter], stateful=[counter])
     budget = kd.MacBudget(0.5, IMAGES)
-    for stateful, received in (([], r"\[\]"), ([budget], r"\['MacBudget'\]")):
+    for stateful, received in (([], r"\[\]"), ([budget], r"\['CostBudget'\]")):
         message = rf"state of 1 callbacks: \['Counter'\]. Received: {received}"
         with pytest.raises(ValueError, match=message):
             session(path, untrained, stateful=stateful)
+
+
+def test_a_callback_by_its_former_name(tmp_path):
+    """Files of before `MacBudget` became `CostBudget` are gone on with."""
+    path, budget = tmp_path / "run.npz", kd.MacBudget(0.4, IMAGES, every=3)
+    options = {"callbacks": [budget], "stateful": [budget]}
+    session(path, make(gated=True), epochs=1, **options)
+    with np.load(path) as file:
+        arrays = dict(file)
+    header = json.loads(bytes(arrays["header"]))
+    assert header["kinds"] == ["CostBudget"]
+    header["kinds"] = ["MacBudget"]
+    arrays["header"] = np.frombuffer(json.dumps(header).encode(), "uint8")
+    np.savez(path, **arrays)
+    again = kd.MacBudget(0.4, IMAGES, every=3)
+    session(path, make(1, gated=True), epochs=1, callbacks=[again], stateful=[again])
+    assert again.get_state() == budget.get_state()
