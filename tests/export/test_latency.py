@@ -34,8 +34,8 @@ def clock(monkeypatch):
 
     def install(table, sizes):
         def times(file, trials, images, **options):
-            assert set(options["others"]) == {"plain"}
-            assert options["others"]["plain"].signatures.keys() >= {"classify"}
+            for name, plain in options.get("others", {}).items():
+                assert name == "plain" and "classify" in plain.signatures
             return 1 + 2e-6 * table.of(trials.decided(), sizes), {"plain": 5.0}
 
         monkeypatch.setattr(latency, "time_trials", times)

@@ -121,8 +121,7 @@ def test_everything_is_tried(trained, tmp_path):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("quantization", ["float32", "int8"])
-def test_time_for_an_accuracy(trained, tmp_path, quantization):
+def test_time_for_an_accuracy(trained, tmp_path, quantization="int8"):
     path = tmp_path / "net.tflite"
     found = kd.make_dynamic(
         trained,

@@ -12,7 +12,7 @@ if keras.backend.backend() != "tensorflow":
 import keras_dyngate as kd
 from keras_dyngate.export.passes import passes
 from keras_dyngate.flatfile import flatbuffer
-from keras_dyngate.runtime import measure_latency
+from keras_dyngate.runtime import time_images
 from keras_dyngate.runtime.chain import chain
 from keras_dyngate.runtime.litert_model import METADATA_NAME
 from keras_dyngate.runtime.signature_table import Role, SignatureTable
@@ -122,8 +122,8 @@ def test_exits_under_other_names(exits, tmp_path):
     last = chain(theirs, {"image": X[0]}, new["stage_2"])
     assert [name for name, *_ in last] == [new["stage_1"], new["stage_2"]]
     assert theirs.evaluate(X, Y)["accuracy"] == ours.evaluate(X, Y)["accuracy"]
-    report = measure_latency({"a": (theirs, new["classify"], X[:4])}, rounds=1)["a"]
-    same = measure_latency({"a": (ours, "classify", X[:4])}, rounds=1)["a"]
+    report = time_images({"a": (theirs, new["classify"], X[:4])}, rounds=1)["a"]
+    same = time_images({"a": (ours, "classify", X[:4])}, rounds=1)["a"]
     assert report.open_rates.tolist() == same.open_rates.tolist()
     kd.calibrate_tflite(target, X, Y, exit_shares=[0.0])
     again = kd.LiteRTModel(target)

@@ -60,7 +60,9 @@ def test_macs_are_those_of_the_block_that_holds_the_gate():
 
 def test_macs_of_a_controller_on_its_own_are_unknown():
     gate = BinaryGate(4, regularizers=GateSparsity(weighting="macs"))
-    with pytest.raises(ValueError, match="`weighting='macs'` needs a controller held"):
+    with pytest.raises(
+        ValueError, match="`weighting` by costs needs a controller held"
+    ):
         gate(np.ones((2, 3, 3, 2), "float32"), training=True)
 
 
