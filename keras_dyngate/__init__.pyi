@@ -21,6 +21,7 @@ from keras_dyngate import runtime as runtime
 from keras_dyngate import taxonomy as taxonomy
 from keras_dyngate import thresholds as thresholds
 from keras_dyngate import training as training
+from keras_dyngate import tuning as tuning
 from keras_dyngate import visualization as visualization
 from keras_dyngate.callbacks.cost_budget import CostBudget as CostBudget
 from keras_dyngate.callbacks.cost_budget import MacBudget as MacBudget
@@ -211,3 +212,7 @@ from keras_dyngate.training.gate_variables import (
 from keras_dyngate.training.optimizer import sgd as sgd
 from keras_dyngate.training.recipe import fine_tune as fine_tune
 from keras_dyngate.training.run import TrainingRun as TrainingRun
+from keras_dyngate.tuning.hypermodel import DynamicHyperModel as DynamicHyperModel
+from keras_dyngate.tuning.pareto import ParetoFront as ParetoFront
+from keras_dyngate.tuning.pareto import ParetoPoint as ParetoPoint
+from keras_dyngate.tuning.search import search_gates as search_gates
