@@ -2,7 +2,7 @@
 Title: Search which gates a net should have
 Description: Gates and exits under a budget, searched by keras-tuner: the Pareto front.
 
-    python examples/search_gate_targets.py --budget macs:0.5x --trials 8
+    python examples/search_gate_targets.py --budget macs:0.5x --trials 6
 
 A net has many ways to spend half of its MACs: which chains of channels have gates, which
 branches, in how many groups, taught how fast, with exits or without. The script tries
@@ -39,8 +39,8 @@ flags.DEFINE_string("budget", "macs:0.5x", "What may be spent: see `kd.Budget`."
 flags.DEFINE_enum(
     "oracle", "random", ["random", "bayesian", "hyperband"], "What chooses trials."
 )
-flags.DEFINE_integer("trials", 8, "How many are trained.", 1)
-flags.DEFINE_integer("long", 16, "Epochs of the best choice and of the default.", 1)
+flags.DEFINE_integer("trials", 6, "How many are trained.", 1)
+flags.DEFINE_integer("long", 12, "Epochs of the best choice and of the default.", 1)
 FLAGS.set_default("epochs", 4)
 FLAGS.set_default("out", "outputs/search_gate_targets")
 for name in ("net", "photos", "epochs", "quantization", "seed", "out"):
@@ -73,7 +73,14 @@ def search() -> None:
 
     net, _, train, validation, test = task(FLAGS.net, FLAGS.photos, small, FLAGS.seed)
     hypermodel = kd.DynamicHyperModel(
-        net, train, validation, FLAGS.budget, epochs=FLAGS.epochs
+        net,
+        train,
+        validation,
+        FLAGS.budget,
+        epochs=FLAGS.epochs,
+        exit_epochs=FLAGS.epochs,
+        quantization=FLAGS.quantization,
+        seed=FLAGS.seed,
     )
     front = kd.search_gates(
         hypermodel,

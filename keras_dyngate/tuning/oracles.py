@@ -49,6 +49,10 @@ class BayesianOracle(SafeOracle, kt.oracles.BayesianOptimizationOracle):
 class HyperbandOracle(SafeOracle, kt.oracles.HyperbandOracle):
     """Many short trials; the better ones again, for longer.
 
+    Each is taught from the start: rates and budgets follow the length of a training, so
+    that a short one is not the beginning of a long one; and no weights of another trial
+    need to be there when a search goes on.
+
     keras-tuner's waits for the results of a round in vain if one of its trials failed,
     and notes the wrong bracket where several tuners are at work.
     """

@@ -3,11 +3,17 @@
 import signal
 import time
 
+import keras
 import pytest
 
 import keras_dyngate as kd
 from keras_dyngate.tuning import results, safe_oracle
 from tests.tuning.fakes import Quadratic, process, trials
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow",
+    reason="about processes, which train nothing on any backend",
+)
 
 ORACLES = ("random", "bayesian", "hyperband")
 

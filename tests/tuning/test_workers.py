@@ -5,11 +5,18 @@ import signal
 import socket
 import time
 
+import keras
 import pytest
 
 from tests.tuning.fakes import Quadratic, process, trials
 
-pytestmark = pytest.mark.heavy
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow",
+        reason="about processes, which train nothing on any backend",
+    ),
+]
 
 CODE = """
 from pathlib import Path
