@@ -145,7 +145,7 @@ def test_budgets_in_words():
     [
         ("latency:0.5x", None, "`table` must be given for a budget in ms"),
         ("accuracy:-1", None, "`share` must be a budget of a cost"),
-        ("fast", None, "`budget` must be like"),
+        ("fast", None, "`share` must be like"),
         (1.5, None, "`share` must be"),
         (0.5, {"rows": []}, "`table` must be a CostTable or None"),
     ],
