@@ -30,12 +30,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from gate_your_own_net import small_net
-from photo_folder import one_line, task
+from photo_folder import main_of, task
 
 import keras_dyngate as kd
-from keras_dyngate.export import quiet
 from keras_dyngate.tuning.judging import Judge
 from keras_dyngate.tuning.results import results_in
 
@@ -101,14 +100,9 @@ def run_one() -> None:
     out = Path(FLAGS.out) / f"seed_{FLAGS.one}"
     out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(FLAGS.one)
-    plain = out / "plain.keras"
-
-    def small(train: Any, classes: int) -> keras.Model:
-        if not plain.exists():
-            small_net(train, classes).save(plain)
-        return keras.models.load_model(plain, compile=False)
-
-    net, _, train, validation, test = task(None, None, small, FLAGS.one)
+    net, _, train, validation, test = task(
+        None, None, small_net, FLAGS.one, out / "plain.keras"
+    )
     judge = Judge((test[0], test[1]), False, None)
     whole = kd.count_macs(net).total
     found = {}
@@ -180,14 +174,9 @@ def compare() -> None:
     (Path(FLAGS.out) / "result.json").write_text(json.dumps(found, indent=1))
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    quiet()
-    logging.set_verbosity(logging.ERROR)
-    with one_line():
-        compare() if FLAGS.one is None else run_one()
+def main() -> None:
+    compare() if FLAGS.one is None else run_one()
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main_of(main))

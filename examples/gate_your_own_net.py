@@ -26,11 +26,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from absl import app, flags, logging
-from photo_folder import one_line, task
+from absl import app, flags
+from photo_folder import main_of, task
 
 import keras_dyngate as kd
-from keras_dyngate.export import quiet
 from keras_dyngate.runtime import compare_latency, describe_machine
 
 FLAGS = flags.FLAGS
@@ -115,14 +114,9 @@ def gate() -> None:
     keras.utils.set_random_seed(FLAGS.seed)
     out = Path(FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
-    kept = out / "plain.keras"
-
-    def small(train: Any, classes: int) -> keras.Model:
-        if not kept.exists():
-            small_net(train, classes).save(kept)
-        return keras.models.load_model(kept, compile=False)
-
-    net, _, train, validation, test = task(FLAGS.net, FLAGS.photos, small, FLAGS.seed)
+    net, _, train, validation, test = task(
+        FLAGS.net, FLAGS.photos, small_net, FLAGS.seed, out / "plain.keras"
+    )
     print(*kd.gateable(net), sep="\n")
     model = gated(net)
     kd.summary(model)
@@ -174,16 +168,5 @@ def gate() -> None:
     (out / "result.json").write_text(json.dumps(found, indent=1))
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    if (FLAGS.net is None) != (FLAGS.photos is None):
-        raise app.UsageError("--net and --photos go together.")
-    quiet()
-    logging.set_verbosity(logging.ERROR)
-    with one_line():
-        gate()
-
-
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main_of(gate))

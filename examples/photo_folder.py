@@ -4,13 +4,16 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+from absl import app, flags, logging
 
 import keras_dyngate as kd
 from keras_dyngate.datasets.split import Data
+from keras_dyngate.export import quiet
 
 
 def photo_folder(folder: str | os.PathLike[str], size: int) -> Data:
@@ -47,6 +50,7 @@ def task(
     folder: str | None,
     small_net: Callable[[Any, int], keras.Model],
     seed: int,
+    kept: Path | None = None,
 ) -> Task:
     """The net and the photos asked for; without, a small net trained on digits.
 
@@ -55,6 +59,7 @@ def task(
         folder: Of its photos; see `photo_folder`.
         small_net: Makes a net of digits from (their arrays, the number of classes).
         seed: Of the digits' parts.
+        kept: Where that net is kept, and taken from the next time. None: nowhere.
     """
     model = None if net is None else keras.models.load_model(net, compile=False)
     if model is None:
@@ -64,8 +69,13 @@ def task(
     parts = [part.uint8_arrays() for part in (data.train, data.validation, data.test)]
     sizes = " / ".join(str(len(labels)) for _, labels in parts)
     print(f"{data.name}: {sizes} pictures")
-    if model is None:
+    if model is None and kept is not None and kept.exists():
+        model = keras.models.load_model(kept, compile=False)
+    elif model is None:
         model = small_net(parts[0], len(data.classes))
+        if kept is not None:
+            model.save(kept)
+            model = keras.models.load_model(kept, compile=False)
     return Task(model, data.classes, *parts)
 
 
@@ -76,3 +86,20 @@ def one_line() -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         sys.exit(f"{os.path.basename(sys.argv[0])}: {error}")
+
+
+def main_of(run: Callable[[], None]) -> Callable[[list[str]], None]:
+    """The `main` of a script that has --net and --photos, for `absl.app.run`."""
+
+    def main(argv: list[str]) -> None:
+        given = flags.FLAGS
+        if len(argv) > 1:
+            raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+        if (given.net is None) != (given.photos is None):
+            raise app.UsageError("--net and --photos go together.")
+        quiet()
+        logging.set_verbosity(logging.ERROR)
+        with one_line():
+            run()
+
+    return main

@@ -27,12 +27,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from gate_your_own_net import file_of, judged, small_net
-from photo_folder import one_line, task
+from photo_folder import main_of, task
 
 import keras_dyngate as kd
-from keras_dyngate.export import quiet
 
 FLAGS = flags.FLAGS  # gate_your_own_net.py has defined net, photos, quantization, ...
 flags.DEFINE_string("budget", "macs:0.5x", "What may be spent: see `kd.Budget`.")
@@ -64,14 +63,9 @@ def search() -> None:
     keras.utils.set_random_seed(FLAGS.seed)
     out = Path(FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
-    plain = out / "plain.keras"
-
-    def small(train: Any, classes: int) -> keras.Model:
-        if not plain.exists():
-            small_net(train, classes).save(plain)
-        return keras.models.load_model(plain, compile=False)
-
-    net, _, train, validation, test = task(FLAGS.net, FLAGS.photos, small, FLAGS.seed)
+    net, _, train, validation, test = task(
+        FLAGS.net, FLAGS.photos, small_net, FLAGS.seed, out / "plain.keras"
+    )
     hypermodel = kd.DynamicHyperModel(
         net,
         train,
@@ -133,16 +127,5 @@ def search() -> None:
     (out / "result.json").write_text(json.dumps(found, indent=1))
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    if (FLAGS.net is None) != (FLAGS.photos is None):
-        raise app.UsageError("--net and --photos go together.")
-    quiet()
-    logging.set_verbosity(logging.ERROR)
-    with one_line():
-        search()
-
-
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main_of(search))

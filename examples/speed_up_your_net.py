@@ -24,11 +24,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from absl import app, flags, logging
-from photo_folder import one_line, task
+from absl import app, flags
+from photo_folder import main_of, task
 
 import keras_dyngate as kd
-from keras_dyngate.export import quiet
 from keras_dyngate.runtime import describe_machine
 from keras_dyngate.visualization import exit_curves
 
@@ -111,16 +110,5 @@ def speed_up() -> None:
     )
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    if (FLAGS.net is None) != (FLAGS.photos is None):
-        raise app.UsageError("--net and --photos go together.")
-    quiet()
-    logging.set_verbosity(logging.ERROR)
-    with one_line():
-        speed_up()
-
-
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main_of(speed_up))

@@ -22,7 +22,7 @@ import numpy as np
 from keras_dyngate._backend import before_assign
 from keras_dyngate._checks import fraction, positive_int
 from keras_dyngate._deprecation import renamed
-from keras_dyngate._walk import controllers, dynamic_layers
+from keras_dyngate._walk import controllers
 from keras_dyngate.callbacks.settling import Shift, largest_shift
 from keras_dyngate.callbacks.step_callback import StepCallback
 from keras_dyngate.cost import CostTable, count_macs
@@ -173,7 +173,7 @@ class CostBudget(StepCallback):
             self.target = self._budget.share(costs)
         self._costs = costs
         self._prices = [
-            (item, variable, _scale(model, gate, item, costs))
+            (item, variable, _scale(gate, item, costs))
             for item, variable, gate in prices_of(model, self.regularizer)
         ]
         self._decider = DecisionModel(model)
@@ -271,18 +271,12 @@ class CostBudget(StepCallback):
 MacBudget = CostBudget  # its name where budgets were of MACs alone
 
 
-def _scale(model: Any, gate: Any, item: GateSparsity, costs: CostTable) -> float:
+def _scale(gate: Any, item: GateSparsity, costs: CostTable) -> float:
     """The coefficient of one controller's regularizer that makes its price 1.
 
     Then all of its gates open cost their share of what the net has under gates.
     """
-    names = [
-        (f"{layer.name}/{decision.key}", decision.groups)
-        for layer in dynamic_layers(model)
-        for decision in layer.decisions()
-        if decision.controller is gate
-    ]
-    open_cost = sum(costs.per_unit(*name).sum() for name in names)
+    open_cost = sum(costs.per_unit(*name).sum() for name in gate.decision_names)
     counted = item.unit_weights(item.unit_costs(gate), gate.units).sum()
     return float(open_cost / costs.gateable / counted) if counted else 0.0
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_dyngate.cost.cost_row import CostRow
+from keras_dyngate._walk import dynamic_layers
+from keras_dyngate.cost.cost_row import CostRow, default_group_size
 
 
 def costs_of_groups(
@@ -39,3 +40,21 @@ def costs_of_groups(
             names = inner or names[-1:]
         found[tuple(names)] += cost
     return dict(found)
+
+
+def executed_together(model: Any, table: Any = None) -> dict[str, int]:
+    """Channels that an exported file runs together, by decision.
+
+    Args:
+        model: The net.
+        table: Of a file of it, whose group sizes count. None, or a table without any:
+            those that a file has by default.
+    """
+    if table is not None and table.group_sizes:
+        return dict(table.group_sizes)
+    return {
+        f"{layer.name}/{item.key}": default_group_size(item.channels, item.groups)
+        for layer in dynamic_layers(model)
+        for item in layer.decisions()
+        if not item.whole
+    }

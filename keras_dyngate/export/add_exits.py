@@ -40,6 +40,7 @@ from keras_dyngate.export.conversion import QUANTIZATIONS
 from keras_dyngate.export.exit_candidates import (
     calibrated_file,
     choose_by,
+    half_way,
     places_of,
     static_rivals,
 )
@@ -178,8 +179,7 @@ def add_exits(
                 f"Received: exits={exits!r}, first=None"
             )
         # None pays by the probes: one is tried all the same, for the table's sake.
-        half = min(placement.probes, key=lambda probe: abs(probe.time_share - 0.5))
-        places = [half.point]
+        places = [half_way(placement)]
     net = add_decision_gates(
         trunk,
         places,

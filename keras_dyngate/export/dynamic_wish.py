@@ -50,19 +50,21 @@ class DynamicWish:
         """Whether accuracy is to be the highest, not time the least."""
         return self.budget is not None and self.budget.unit is not None
 
+    def cost(self, net: Tried) -> float:
+        """Of a net: ms or MACs."""
+        return net.ms if self.in_ms else net.macs
+
     def limit(self, plain: Tried) -> float:
         """What may be spent, in ms or MACs."""
         assert self.budget is not None
-        whole = plain.ms if self.budget.unit == "ms" else plain.macs
-        return self.budget.value * (whole if self.budget.relative else 1.0)
+        whole = self.cost(plain) if self.budget.relative else 1.0
+        return self.budget.value * whole
 
     def share(self, plain: Tried) -> float:
         """That over the plain net's."""
         if not self.by_cost:
             return SHARE
-        assert self.budget is not None
-        whole = plain.ms if self.budget.unit == "ms" else plain.macs
-        return self.limit(plain) / whole
+        return self.limit(plain) / self.cost(plain)
 
     def keeps(self, net: Tried, plain: Tried) -> bool:
         """Whether a net that was timed keeps to it."""
@@ -70,6 +72,4 @@ class DynamicWish:
             return False
         if not self.by_cost:
             return True
-        assert self.budget is not None
-        cost = net.ms if self.budget.unit == "ms" else net.macs
-        return cost <= TIE * self.limit(plain)
+        return self.cost(net) <= TIE * self.limit(plain)

@@ -17,6 +17,7 @@ from keras_dyngate.export.exit_candidates import (
     Choose,
     calibrated_file,
     choose_by,
+    half_way,
     places_of,
 )
 from keras_dyngate.export.latency import measure_latency
@@ -125,8 +126,7 @@ class Candidates:
             self.left_out.append(f"exits: {error}")
             return []
         if not places and first is None and placement is not None:
-            half = min(placement.probes, key=lambda probe: abs(probe.time_share - 0.5))
-            places = [half.point]
+            places = [half_way(placement)]
         if not places and first is None:
             self.left_out.append(
                 "exits: none were asked for, and there is no first net"
@@ -181,8 +181,7 @@ class Candidates:
         """How thresholds are chosen: to keep to so much of a limit."""
         if not self.wish.by_cost:
             return choose_by(accuracy_drop=self.wish.drop)
-        assert self.wish.budget is not None
-        cost = "ms" if self.wish.budget.unit == "ms" else "macs"
+        cost = "ms" if self.wish.in_ms else "macs"
         return choose_by(**{cost: spare * self.wish.limit(self.tried[0])})
 
     def over(self, net: Tried) -> float:

@@ -69,6 +69,11 @@ class CalibratedFile:
     kept: bool
 
 
+def half_way(placement: Any) -> Any:
+    """The probed place nearest to half of the time, to be tried where none pays."""
+    return min(placement.probes, key=lambda probe: abs(probe.time_share - 0.5)).point
+
+
 Choose = Callable[
     [ExitTable, tuple[float, ...], bool], tuple[ExitOutcome, bool]
 ]  # thresholds, and whether they keep to what is wished; True: what is promised counts

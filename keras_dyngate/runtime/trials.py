@@ -249,13 +249,17 @@ def time_trials(
         random = np.random.default_rng(seed).integers(0, 256, spec.shape)
         images = random.astype(spec.dtype)
     images = np.asarray(images, spec.dtype).reshape(-1, *spec.shape[1:])
-    rng, heap = np.random.default_rng(seed), np.zeros(_FLUSHED // 8)
+    rng = np.random.default_rng(seed)
+    heap = np.zeros(_FLUSHED // 8 if cache == "cold" else 0)
     best = np.full(len(trials), np.inf)
-    found = {name: np.inf for name in others or {}}
+    beside = {
+        name: (file, file.table.first("answer") or next(iter(file.signatures)))
+        for name, file in (others or {}).items()
+    }
+    found = dict.fromkeys(beside, np.inf)
 
     def timed(file: LiteRTModel, signature: str, feed: dict[str, Any]) -> float:
-        if cache == "cold":
-            heap[:] = time.perf_counter()
+        heap[:] = time.perf_counter()
         warmup = int(cache == "warm")
         return file.benchmark(signature, feed, repeats=1, warmup=warmup).median_ms
 
@@ -265,8 +269,7 @@ def time_trials(
             ms = timed(model, trials.signature, {**feed, **trials.feed(index)})
             best[index] = min(best[index], ms)
             if done % max(1, len(trials) // 8) == 0:
-                for name, file in (others or {}).items():
-                    answer = file.table.first("answer") or next(iter(file.signatures))
+                for name, (file, answer) in beside.items():
                     found[name] = min(found[name], timed(file, answer, feed))
             if watch is not None:
                 watch((turn + (done + 1) / len(trials)) / rounds)

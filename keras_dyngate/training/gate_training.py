@@ -12,13 +12,12 @@ from typing import Any
 import keras
 
 from keras_dyngate._checks import boolean, fraction, positive_int
-from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.callbacks import CostBudget
 from keras_dyngate.callbacks.cost_budget import prices_of
 from keras_dyngate.channels import prime_gates
 from keras_dyngate.cost import CostTable, count_macs
 from keras_dyngate.cost.budget import Budget, resolve_share
-from keras_dyngate.cost.cost_row import default_group_size
+from keras_dyngate.cost.executed import executed_together
 from keras_dyngate.cost.table_file import check_table
 from keras_dyngate.training.recipe import Recipe, teachable
 
@@ -130,7 +129,7 @@ def train_gates(
     counted = count_macs(model)
     costs = counted if table is None else check_table(table, counted)
     share = min(resolve_share(share, costs), 1.0)
-    sizes = dict(costs.group_sizes) or _executed_together(model)
+    sizes = executed_together(model, costs)
     steps = recipe.steps(x)
     budget = CostBudget(
         share,
@@ -156,13 +155,3 @@ def train_gates(
         settings={"share": share},
         begin=begin if prime else None,
     )
-
-
-def _executed_together(model: keras.Model) -> dict[str, int]:
-    """Channels that an exported file runs together by default, by decision."""
-    return {
-        f"{layer.name}/{item.key}": default_group_size(item.channels, item.groups)
-        for layer in dynamic_layers(model)
-        for item in layer.decisions()
-        if not item.whole
-    }

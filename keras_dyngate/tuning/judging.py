@@ -10,9 +10,9 @@ from keras_dyngate._labels import label_of
 from keras_dyngate._walk import controllers
 from keras_dyngate.cost import CostTable, count_macs
 from keras_dyngate.cost.cost_table import MACS
+from keras_dyngate.cost.executed import executed_together
 from keras_dyngate.decisions import predict_with_decisions
 from keras_dyngate.models.exits.early_exit import EarlyExitModel
-from keras_dyngate.tuning.prices import executed_together
 
 TOLERANCE = 0.02  # over the budget, that is kept still: so near is training to it
 FILE = "model.tflite"
@@ -55,7 +55,7 @@ class Judge:
             folder: Where its file is put. None: it is not kept.
         """
         labels, decisions = self._answers(model)
-        sizes = dict(table.group_sizes) or executed_together(model)
+        sizes = executed_together(model, table)
         counted = count_macs(model)
         cost = float(np.mean(table.of(decisions, sizes)))
         macs = float(np.mean(counted.of(decisions, sizes)))

@@ -14,10 +14,9 @@ import keras
 import numpy as np
 
 from keras_dyngate._checks import built_model
-from keras_dyngate._graph import flat_graph
-from keras_dyngate._logits import squashing_call
 from keras_dyngate._warn import warn
 from keras_dyngate.models.exits.cut_points import check_trunk
+from keras_dyngate.training.recipe import ends_in_raw_scores
 from keras_dyngate.tuning._keras_tuner import keras_tuner as kt
 
 SCOPE = "net"  # of the hyper-parameters that a function declares
@@ -107,12 +106,6 @@ def fingerprint(net: keras.Model) -> int:
     for weight in net.get_weights():
         found = zlib.crc32(np.ascontiguousarray(weight).tobytes(), found)
     return found
-
-
-def ends_in_raw_scores(net: keras.Model) -> bool:
-    """Whether a net has no softmax or sigmoid at its end."""
-    graph = flat_graph(net)
-    return graph is None or squashing_call(graph) is None
 
 
 def _teach(net: keras.Model, x: Any, y: Any, epochs: int, size: int) -> None:

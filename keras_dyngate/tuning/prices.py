@@ -12,10 +12,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_dyngate._walk import dynamic_layers
 from keras_dyngate._warn import warn
 from keras_dyngate.cost import CostTable, count_macs
-from keras_dyngate.cost.cost_row import default_group_size
 from keras_dyngate.cost.table_file import check_table
 
 MEASURE = "measure"
@@ -102,16 +100,6 @@ def _read(path: Path, model: keras.Model) -> CostTable | None:
     except ValueError as error:
         warn(f"The table {path} is made anew: {error}")
         return None
-
-
-def executed_together(model: keras.Model) -> dict[str, int]:
-    """Channels that a file runs together by default, by decision."""
-    return {
-        f"{layer.name}/{item.key}": default_group_size(item.channels, item.groups)
-        for layer in dynamic_layers(model)
-        for item in layer.decisions()
-        if not item.whole
-    }
 
 
 def without_exits(table: CostTable, exits: Iterable[str]) -> CostTable:

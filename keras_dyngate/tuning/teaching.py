@@ -10,12 +10,13 @@ import numpy as np
 from keras_dyngate._walk import controllers
 from keras_dyngate.cost import CostTable
 from keras_dyngate.cost.cost_table import MACS
+from keras_dyngate.cost.executed import executed_together
 from keras_dyngate.decisions import predict_with_decisions
 from keras_dyngate.models.exits.early_exit import EarlyExitModel
 from keras_dyngate.thresholds.wish import Wish
 from keras_dyngate.training.gate_training import train_gates
 from keras_dyngate.tuning.place_features import PlaceFeatures, teach_on_features
-from keras_dyngate.tuning.prices import executed_together, without_exits
+from keras_dyngate.tuning.prices import without_exits
 from keras_dyngate.tuning.space import Setup
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -132,7 +133,7 @@ class Teaching:
         """
         x, y = self.validation
         decisions = predict_with_decisions(model, x)[1]  # nobody leaves yet
-        sizes = dict(table.group_sizes) or executed_together(model)
+        sizes = executed_together(model, table)
         exits = len(model.gates) + 1
         ways = [
             table.of({**decisions, "exit": np.full((len(x), 1), index)}, sizes)

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 import keras_dyngate as kd
-from keras_dyngate.tuning.prices import Prices, executed_together, without_exits
+from keras_dyngate.cost.executed import executed_together
+from keras_dyngate.tuning.prices import Prices, without_exits
 from tests.tuning.nets import net, pictures
 
 

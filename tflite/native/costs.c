@@ -3,35 +3,22 @@
 #include "costs.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "failure.h"
 #include "json.h"
 
 enum { FLUSHED = 64 << 20, PLAIN_PER_ROUND = 8 };
-
-typedef struct {
-  char *text;
-  size_t size;
-} Error;
 
 /* A signature that takes an image, and what else it takes; -1 for what it does not. */
 typedef struct {
   LrtModel *model;
   int signature, image, decisions, thresholds;
 } Call;
-
-static int fail(Error error, const char *format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(error.text, error.size, format, arguments);
-  va_end(arguments);
-  return -1;
-}
 
 static uint32_t next_random(uint32_t *state) {
   *state ^= *state << 13;

@@ -2,29 +2,16 @@
 
 #include <float.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "failure.h"
 #include "json.h"
 
 static const char FORMAT[] = "keras_dyngate trials 1";
 
 enum { MAX_NUMBERS = 1 << 26 }; /* and rows */
-
-typedef struct {
-  char *text;
-  size_t size;
-} Error;
-
-static int fail(Error error, const char *format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(error.text, error.size, format, arguments);
-  va_end(arguments);
-  return -1;
-}
 
 /* How many rows an array has, and how many items each of them; -1 if they differ. */
 static int measure(Json rows, int *count, int *columns) {
