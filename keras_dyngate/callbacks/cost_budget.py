@@ -148,7 +148,7 @@ class CostBudget(StepCallback):
         if settle_from is not None:
             fraction("settle_from", settle_from)
         self.settle_from = settle_from
-        self._settled = -1
+        self._settled = self._measured = -1
         self.share: float | None = None
         self.price = 0.0
         self._sum = 0.0
@@ -171,7 +171,7 @@ class CostBudget(StepCallback):
             costs = check_table(self.table, counted)
         if self._budget is not None:
             self.target = self._budget.share(costs)
-        self._costs = costs
+        self._costs, self._measured = costs, -1
         self._prices = [
             (item, variable, _scale(gate, item, costs))
             for item, variable, gate in prices_of(model, self.regularizer)
@@ -227,8 +227,10 @@ class CostBudget(StepCallback):
             return
         self._settled = self._done
         before_assign(self.model)
-        wanted, spent = min(self.budget(self._done), 1.0), self._spent()
-        self.share = spent
+        if self._measured != self._done:
+            self.share = self._spent()
+        wanted, spent = min(self.budget(self._done), 1.0), self.share
+        assert spent is not None
         if abs(spent - wanted) <= NEAR:
             return
         shift = Shift(self.model if self.watched is None else self.watched)
@@ -246,7 +248,7 @@ class CostBudget(StepCallback):
 
     def _drive(self) -> None:
         before_assign(self.model)
-        self.share = self._spent()
+        self.share, self._measured = self._spent(), self._done
         excess = self.share - self.budget(self._done)
         proportional, integral = self.gain
         self._sum = min(max(self._sum + integral * excess, 0.0), 10.0)

@@ -41,6 +41,7 @@ def train_gates(
     validation_data: Any = None,
     prime: bool = True,
     prime_samples: int = 1024,
+    budget_end: float | None = None,
     budget_samples: int = 128,
     augmentation: Any = "auto",
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -74,6 +75,8 @@ def train_gates(
         prime: Whether the gates begin at the share, by the importance of what they
             gate. False: they begin as they are, and the budget comes down on them.
         prime_samples: Images to prime on. Default 1024.
+        budget_end: Share of the training, 0 to 1, over which the budget falls from the
+            whole net's cost to `share`. None (default): .05 primed, .4 else.
         budget_samples: Images that the spending is measured on. Default 128.
         augmentation: "auto" (default): photos of 64 pixels or more are cropped, mirrored
             and made brighter or darker; None: nothing; or a function of (a batch of
@@ -110,6 +113,9 @@ def train_gates(
     boolean("prime", prime)
     few = slice(positive_int("prime_samples", prime_samples))
     positive_int("budget_samples", budget_samples)
+    if budget_end is None:
+        budget_end = PRIMED_END if prime else UNPRIMED_END
+    fraction("budget_end", budget_end)
     recipe = Recipe(
         epochs=epochs,
         batch_size=batch_size,
@@ -135,7 +141,7 @@ def train_gates(
         share,
         x[:budget_samples],
         total_steps=epochs * steps,
-        end=PRIMED_END if prime else UNPRIMED_END,
+        end=budget_end,
         every=min(5, steps),
         group_size=sizes,
         watched=model,

@@ -37,14 +37,14 @@ from keras_dyngate.tuning.teaching import Teaching
 class DynamicHyperModel(kt.HyperModel):
     """Gates and exits on a trained net, chosen and taught under a budget.
 
-    What is varied, by the name of the hyper-parameter: `channels` and `layers`, how much
-    of what chains cost, and branches, those make up that are gated, the costliest; 0 is
-    none; `grain`, groups of channels; `learning_rate`; `prime`, whether the budget is
-    kept from the start or comes down during the training; `temperature` and `noise` of
-    the gates; `exits`, how many; `exit_1`, `exit_2`, the shares of the MACs they go
-    after; their `head`; `by_gates`, the gates' part of the saving, where exits save the
-    rest. What a function that makes nets declares has "net/" before its name. Defaults
-    are the library's own.
+    What is varied, by the name of the hyper-parameter: `channels` and `layers`, how much of
+    what chains cost, and branches, those make up that are gated, the costliest; 0 is none;
+    `grain`, groups of channels; `learning_rate`; `prime`, whether the budget is kept from
+    the start or comes down while the gates learn, and `budget_end`, the share of the
+    training until which it does; `temperature` and `noise` of the gates; `exits`, how many;
+    `exit_1`, `exit_2`, the shares of the MACs they go after; their `head`; `by_gates`, the
+    gates' part of the saving, where exits save the rest. What a function that makes nets
+    declares has "net/" before its name. Defaults are the library's own.
 
     A trial that cannot keep to the budget, with all of its gates shut and the first exit
     taken, is refused before it is trained. The others are taught by `train_gates`, the

@@ -22,6 +22,7 @@ NEAR = 0.9  # places of nearly the same cost are gated together, or not at all
 GRAINS = ("2 groups", "4 groups", "8 channels", "16 channels")
 PLACES, LATEST = 8, 0.9  # for exits, and the share of the MACs after which none goes
 MIDDLE = 0.4  # of the MACs
+ENDS = (0.2, 0.4, 0.7)  # of the training, where gates are not primed
 BY_GATES = (0.3, 0.6, 0.9)  # of what is to be saved, where exits save the rest
 
 
@@ -36,7 +37,8 @@ class Setup:
         layers: The same of branches.
         learning_rate: Of `train_gates`.
         prime: Whether the budget is kept from the start, by primed gates, or comes down
-            on the gates during the first .4 of the training.
+            on the gates while they learn.
+        budget_end: Share of the training until which it does; None: `train_gates`' own.
         temperature, noise: Of `BinaryGate`.
         exits: Shares of the MACs after which there are exits.
         head: Of exits.
@@ -48,6 +50,7 @@ class Setup:
     layers: float = 0.0
     learning_rate: float = 3e-4
     prime: bool = True
+    budget_end: float | None = None
     temperature: float = 2 / 3
     noise: float = 1.0
     exits: tuple[float, ...] = ()
@@ -201,6 +204,10 @@ class SearchSpace:
                 "learning_rate", 1e-4, 1e-2, sampling="log", default=3e-4
             )
             found["prime"] = hp.Boolean("prime", default=True)
+            with hp.conditional_scope("prime", [False]):
+                found["budget_end"] = hp.Choice(
+                    "budget_end", list(ENDS), default=ENDS[1]
+                )
             found["temperature"] = hp.Float(
                 "temperature", 0.3, 1.5, sampling="log", default=2 / 3
             )

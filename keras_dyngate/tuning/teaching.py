@@ -94,6 +94,7 @@ class Teaching:
                 learning_rate=setup.learning_rate,
                 teacher=net,
                 prime=setup.prime,
+                budget_end=setup.budget_end,
                 checkpoint=None if folder is None else folder / "gates.npz",
                 verbose=0,
                 seed=self.seed,

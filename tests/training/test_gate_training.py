@@ -48,6 +48,26 @@ def test_the_share_is_kept_from_the_first_step(capsys):
     assert capsys.readouterr().out.count("min left") == 3
 
 
+@pytest.mark.parametrize(
+    "prime, end, half_way", [(False, 1.0, 0.75), (False, 0.5, 0.5)]
+)
+def test_the_budget_falls_for_as_long_as_is_said(prime, end, half_way, monkeypatch):
+    made = []
+
+    class Kept(kd.CostBudget):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr("keras_dyngate.training.gate_training.CostBudget", Kept)
+    model = kd.add_channel_gates(nested(), groups=4, regularizers=PRICE)
+    options = {"epochs": 2, "batch_size": 8, "prime": prime, "verbose": 0}
+    kd.train_gates(model, X, Y, 0.5, budget_end=end, **options)
+    assert made[0].budget(6) == pytest.approx(half_way)  # of 12 steps
+    with pytest.raises(ValueError, match="`budget_end`.*Received: budget_end=2"):
+        kd.train_gates(model, X, Y, 0.5, budget_end=2)
+
+
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="exporting needs TensorFlow"
 )

@@ -76,7 +76,7 @@ def test_only_what_is_asked_for_is_varied():
     assert set(_declared(["exits"])) == {"exits", "exit_1", "exit_2", "head"}
     assert "by_gates" in _declared(["exits", "layers"])
     assert set(_declared(["channels"])) == {"channels", "grain"}
-    training = {"learning_rate", "prime", "temperature", "noise"}
+    training = {"learning_rate", "prime", "budget_end", "temperature", "noise"}
     assert set(_declared(["layers", "training"])) == {"layers", *training}
     exits = SearchSpace.of(net(), ["exits"]).default
     assert len(exits.exits) == 1 and not exits.gated
