@@ -55,12 +55,12 @@ flags.DEFINE_integer("seed", 0, "Of everything random.")
 flags.DEFINE_string("out", "outputs/gate_your_own_net", "Folder for what is made.")
 
 
-def small_net(train: Any, classes: int) -> keras.Model:
-    """Inverted residuals, trained here."""
+def small_net(train: Any, classes: int, width: int = 1) -> keras.Model:
+    """Inverted residuals, trained here; `width` times as many channels."""
     layers = keras.layers
     image = keras.Input((32, 32, 3))
     x = layers.Rescaling(1 / 127.5, -1.0)(image)
-    x = layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False)(x)
+    x = layers.Conv2D(16 * width, 3, strides=2, padding="same", use_bias=False)(x)
     for number, (filters, strides) in enumerate(
         ((16, 1), (24, 2), (24, 1), (24, 1), (48, 2), (48, 1), (48, 1)), 1
     ):
@@ -68,7 +68,7 @@ def small_net(train: Any, classes: int) -> keras.Model:
         y = layers.ReLU(6.0)(layers.BatchNormalization(momentum=0.9)(y))
         y = layers.DepthwiseConv2D(3, strides, padding="same", use_bias=False)(y)
         y = layers.ReLU(6.0)(layers.BatchNormalization(momentum=0.9)(y))
-        y = layers.Conv2D(filters, 1, use_bias=False, name=f"narrow{number}")(y)
+        y = layers.Conv2D(filters * width, 1, use_bias=False, name=f"narrow{number}")(y)
         y = layers.BatchNormalization(momentum=0.9)(y)
         x = layers.Add(name=f"sum{number}")([x, y]) if x.shape == y.shape else y
     x = layers.GlobalAveragePooling2D()(x)

@@ -8,12 +8,13 @@ that matter, and training has to repair what they broke. Primed, they are shut f
 where little depends on it, and channels of like importance share a decision.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_dyngate import _hooks
 from keras_dyngate._checks import fraction
 from keras_dyngate._deprecation import renamed
 from keras_dyngate._images import take_images
@@ -21,7 +22,7 @@ from keras_dyngate._walk import dynamic_layers
 from keras_dyngate.callbacks.settling import largest_shift
 from keras_dyngate.channels.importance import decision_importance, gated_masks
 from keras_dyngate.channels.rearranging import reorder_channels
-from keras_dyngate.controllers import BinaryGate
+from keras_dyngate.controllers import BinaryGate, force_open_rate
 from keras_dyngate.cost.budget import Budget, resolve_share
 from keras_dyngate.cost.cost_table import CostTable
 from keras_dyngate.cost.counter import count_macs
@@ -30,6 +31,8 @@ from keras_dyngate.decisions import DecisionModel
 
 LOGIT_BOUND = 4.0  # 98 % open or shut: what is further off hardly learns
 MOST = 256  # images that the spending is measured on
+FEW = 4  # images that tell whether a net still sees a difference
+ALIKE = 1e-5  # of what differs with everything open
 
 
 @renamed(images="x", labels="y", target="share")
@@ -53,8 +56,10 @@ def prime_gates(
     the gates' logits are set from the logarithm of each unit's importance per MAC, a
     gated branch being one unit: one standard deviation over all units is `spread`, and
     what is added to all is such that the decisions on these images spend `share`, from
-    the first step of training on. Nothing else of the gates is changed: do this before
-    they are trained. Design of this library.
+    the first step of training on. A chain without which the net would say the same of
+    every image keeps its most important unit open, whatever that costs; one inside a
+    gated branch begins with a unit that is as open as the branch. Nothing else of the
+    gates is changed: do this before they are trained. Design of this library.
 
     Args:
         model: A built net with gates, whose trunk is trained. Channel gates must be
@@ -107,8 +112,12 @@ def prime_gates(
                 orders[item.key] = order
         if orders:
             reorder_channels(layer, layer, orders)
+    vital = vital_decisions(model, x[:FEW], gates)
     logits = _logits(values, spread)
-    return _settled(model, gates, logits, x, wanted, costs, group_size)
+    for inner, outer in _nested(costs, gates):  # a branch of nothing would be waste
+        best = np.argmax(logits[inner])
+        logits[inner][best] = max(logits[inner][best], logits[outer].max())
+    return _settled(model, gates, logits, vital, x, wanted, costs, group_size)
 
 
 def _primed(model: keras.Model) -> dict[str, Any]:
@@ -133,6 +142,46 @@ def _primed(model: keras.Model) -> dict[str, Any]:
     return found
 
 
+def vital_decisions(model: keras.Model, x: Any, gates: Mapping[str, Any]) -> list[str]:
+    """Decisions without which a net says the same of every image: nothing goes around.
+
+    Args:
+        model: Everything in it is opened for this.
+        x: Some images that differ.
+        gates: Its decisions by full name.
+    """
+    found = []
+    images = keras.ops.convert_to_tensor(x)
+
+    def differs(masks: dict[str, Any]) -> float:
+        with force_open_rate(model, 1.0), _hooks.masking(masks):
+            said = keras.tree.flatten(model(images, training=False))
+        return max(
+            float(np.ptp(keras.ops.convert_to_numpy(y), axis=0).max()) for y in said
+        )
+
+    usual = differs({})
+    for name, item in gates.items():
+        if not item.whole and differs({name: np.zeros((1, item.groups), "f")}) < (
+            ALIKE * usual
+        ):
+            found.append(name)
+    return found
+
+
+def _nested(costs: CostTable, gates: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Decisions about channels, and those about a branch that they are in."""
+    found = {}
+    for row in costs.rows:
+        names = [gating.name_in(row.layer) for gating in row.gatings]
+        names = [name for name in names if name in gates]
+        for inner in names:
+            for outer in names:
+                if gates[outer].whole and not gates[inner].whole and not row.controller:
+                    found[inner, outer] = None
+    return iter(found)
+
+
 def _logits(values: dict[str, np.ndarray], spread: float) -> dict[str, np.ndarray]:
     """Logits in the order of the values, around 0, of the spread asked for."""
     flat = np.concatenate(list(values.values()))
@@ -147,6 +196,7 @@ def _settled(
     model: keras.Model,
     gates: dict[str, Any],
     logits: dict[str, np.ndarray],
+    vital: Sequence[str],
     x: Any,
     share: float,
     costs: CostTable,
@@ -160,6 +210,8 @@ def _settled(
     def spends(shift: float) -> float:
         for name, item in gates.items():
             found = np.clip(logits[name] + shift, -LOGIT_BOUND, LOGIT_BOUND)
+            if name in vital:
+                found[np.argmax(logits[name])] = LOGIT_BOUND
             biases[name] = found.astype("float32")
             bias = item.controller.expand.bias
             values = keras.ops.convert_to_numpy(bias).copy()
