@@ -246,3 +246,47 @@ def test_bad_input():
     other = keras.Model(image, block(image))
     with pytest.raises(ValueError, match=r"must have channel gates that are .BinaryG"):
         kd.prime_gates(other, x, y, 0.5)
+
+
+def row(around):
+    """Two chains of convolutions, the second one with or without an identity around."""
+    layers = keras.layers
+    image = keras.Input((6, 6, 3))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="a")(image)
+    x = layers.Conv2D(4, 1, name="b")(x)
+    y = layers.Conv2D(8, 3, padding="same", activation="relu", name="c")(x)
+    y = layers.Conv2D(4, 1, name="d")(y)
+    x = layers.Add(name="sum")([x, y]) if around else y
+    x = layers.Dense(3, "softmax", name="top")(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(image, x)
+    randomize(model)
+    gates = {"groups": 4, "regularizers": [kd.GateSparsity(0.0, weighting="macs")]}
+    return model, gates
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_what_nothing_goes_around_keeps_its_most_important_unit(around):
+    plain, gates = row(around)
+    model = kd.add_channel_gates(plain, **gates)
+    x, y = labelled()
+    biases = list(kd.prime_gates(model, x, y, share=0.05).values())
+    assert len(biases) == (2 if around else 1)
+    assert biases[0][0] == 4.0
+    rest = [*biases[0][1:], *(bias.max() for bias in biases[1:])]
+    assert max(rest) == -4.0
+    said = to_numpy(model(x, training=False))
+    assert np.ptp(said, axis=0).max() > 1e-4  # it still sees a difference
+
+
+def test_a_branch_begins_with_something_open_in_it():
+    plain, gates = row(True)
+    model = kd.add_layer_gates(
+        kd.add_channel_gates(plain, **gates), regularizers=gates["regularizers"]
+    )
+    (branch,) = [b for b in dynamic_layers(model) if b.decisions()[0].whole]
+    (inside,) = [b for b in dynamic_layers(branch.body) if not b.decisions()[0].whole]
+    x, y = labelled()
+    for share in (0.3, 0.6, 0.9):
+        biases = kd.prime_gates(model, x, y, share=share)
+        opened = biases[f"{branch.name}/layer"].max()
+        assert biases[f"{inside.name}/channel"].max() >= opened
