@@ -49,6 +49,17 @@ def given(tmp_path_factory):
     return folder
 
 
+def other_net(path):
+    """A net that does not suit, by the name of its file."""
+    if path.stem in ("grey", "four"):
+        image = keras.Input((24, 24, 1 if path.stem == "grey" else 3))
+        x = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(image))
+        keras.Model(image, layers.Dense(4)(x)).save(path)
+    elif path.stem == "README":
+        path.write_text("no net")
+    return path
+
+
 def command(given, out, *more):
     return [
         "speed-up",
@@ -81,9 +92,15 @@ def test_speed_up(given, tmp_path, capsys, budget, status):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"--budget": "fast"}, "`budget` must be like"),
-        ({"--data": "nowhere"}, "nowhere"),
-        ({"net": "none.keras"}, "There is no file"),
+        ({"--budget": "fast"}, "`--budget` must be like"),
+        ({"--data": "nowhere"}, "--data: there is no folder 'nowhere'"),
+        ({"net": "none.keras"}, "net: there is no file"),
+        ({"net": "README.md"}, "README.md' is no Keras model"),
+        ({"net": "grey.keras"}, "square colour photos of one size"),
+        (
+            {"net": "four.keras"},
+            "has 2 folders, one per class; the net tells 4 classes",
+        ),
         ({"--max-accuracy-drop": "3"}, "`max_accuracy_drop` must be"),
     ],
 )
@@ -91,7 +108,7 @@ def test_one_line(given, tmp_path, capsys, change, message):
     words = command(given, tmp_path / "out")
     for name, value in change.items():
         if name == "net":
-            words[1] = value
+            words[1] = str(other_net(tmp_path / value))
         elif name in words:
             words[words.index(name) + 1] = value
         else:
@@ -102,6 +119,17 @@ def test_one_line(given, tmp_path, capsys, change, message):
     error = capsys.readouterr().err
     assert error.startswith("keras-dyngate: ") and message in error
     assert error.count("\n") == 1 and not (tmp_path / "out" / "net.tflite").exists()
+
+
+def test_another_run_in_the_same_folder_is_refused(given, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(command(given, out, "--budget", "macs:0.9x", "--gates", "none")) == 0
+    before = (out / "result.json").read_bytes()
+    capsys.readouterr()
+    assert main(command(given, out, "--budget", "macs:0.8x", "--gates", "none")) == 2
+    error = capsys.readouterr().err
+    assert "--out:" in error and "['budget']" in error and error.count("\n") == 1
+    assert (out / "result.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("words", [[], ["speed-up"], ["slow-down"]])

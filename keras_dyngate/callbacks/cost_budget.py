@@ -23,7 +23,7 @@ from keras_dyngate._backend import before_assign
 from keras_dyngate._checks import fraction, positive_int
 from keras_dyngate._deprecation import renamed
 from keras_dyngate._walk import controllers
-from keras_dyngate.callbacks.settling import Shift, largest_shift
+from keras_dyngate.callbacks.settling import Shift, spend_just
 from keras_dyngate.callbacks.step_callback import StepCallback
 from keras_dyngate.cost import CostTable, count_macs
 from keras_dyngate.cost.budget import Budget
@@ -31,9 +31,6 @@ from keras_dyngate.cost.cost_table import MACS
 from keras_dyngate.cost.table_file import check_table
 from keras_dyngate.decisions import DecisionModel
 from keras_dyngate.regularizers import GateSparsity, LinearSchedule
-
-NEAR = 0.01  # of the budget: gates that are as near are not moved
-FAR = 8.0  # logits that they are moved by at most
 
 
 class CostBudget(StepCallback):
@@ -229,22 +226,16 @@ class CostBudget(StepCallback):
         before_assign(self.model)
         if self._measured != self._done:
             self.share = self._spent()
-        wanted, spent = min(self.budget(self._done), 1.0), self.share
-        assert spent is not None
-        if abs(spent - wanted) <= NEAR:
-            return
+        assert self.share is not None
         shift = Shift(self.model if self.watched is None else self.watched)
 
         def spends(by: float) -> float:
             before_assign(self.model)
             shift.to(by)
-            self.share = self._spent()
-            return self.share
+            return self._spent()
 
-        low, high = (-FAR, 0.0) if spent > wanted else (0.0, FAR)
-        largest_shift(spends, wanted, low, high)
-        if self.share > wanted + NEAR:  # however far: these gates do not move it
-            self.share = spends(0.0)
+        wanted = min(self.budget(self._done), 1.0)
+        self.share = spend_just(spends, self.share, wanted)
 
     def _drive(self) -> None:
         before_assign(self.model)

@@ -1,6 +1,6 @@
 """Biases of gates moved alike, until what the net spends is what it may."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -8,6 +8,11 @@ import numpy as np
 
 from keras_dyngate._walk import controllers
 from keras_dyngate.controllers import BinaryGate
+from keras_dyngate.cost.cost_table import CostTable
+from keras_dyngate.decisions import DecisionModel
+
+NEAR = 0.01  # of the budget: gates that are as near are not moved
+FAR = 8.0  # logits that they are moved by at most
 
 
 def largest_shift(
@@ -32,6 +37,60 @@ def largest_shift(
         low, high = (low, middle) if spends(middle) > share else (middle, high)
     spends(low)
     return low
+
+
+def spend_just(spends: Callable[[float], float], spent: float, wanted: float) -> float:
+    """Shift gates until what is spent is what may be; where no shift does, not at all.
+
+    Args:
+        spends: As in `largest_shift`.
+        spent: With a shift of 0.
+        wanted: That may be spent; what is as near as `NEAR` is left.
+
+    Returns:
+        What is spent in the end.
+    """
+    if abs(spent - wanted) <= NEAR:
+        return spent
+    last = [spent]
+
+    def tried(shift: float) -> float:
+        last[0] = spends(shift)
+        return last[0]
+
+    largest_shift(tried, wanted, *((-FAR, 0.0) if spent > wanted else (0.0, FAR)))
+    if last[0] > wanted + NEAR:  # however far: these gates do not move it
+        tried(0.0)
+    return last[0]
+
+
+def settle(
+    model: keras.Model,
+    x: Any,
+    share: float,
+    costs: CostTable,
+    group_size: int | Mapping[str, int] | None = None,
+) -> float:
+    """Move all binary gates of a net alike, so that some images spend a share.
+
+    Args:
+        model: With gates.
+        x: The images.
+        share: Of the plain net's cost.
+        costs: What it costs.
+        group_size: As in `CostTable.of`.
+
+    Returns:
+        The share that is spent in the end.
+    """
+    decider, shift = DecisionModel(model), Shift(model)
+
+    def spends(by: float) -> float:
+        shift.to(by)
+        found = decider.predict(x, verbose=0)["decisions"]
+        return float(np.mean(costs.of(found, group_size))) / costs.total
+
+    return spend_just(spends, spends(0.0), share)
 
 
 class Shift:

@@ -19,6 +19,7 @@ from keras_dyngate._checks import fraction
 from keras_dyngate._deprecation import renamed
 from keras_dyngate._images import take_images
 from keras_dyngate._walk import dynamic_layers
+from keras_dyngate._warn import warn
 from keras_dyngate.callbacks.settling import largest_shift
 from keras_dyngate.channels.importance import decision_importance, gated_masks
 from keras_dyngate.channels.rearranging import reorder_channels
@@ -73,6 +74,9 @@ def prime_gates(
 
     Returns:
         The biases, by the name of the decision: float32 `[units]`.
+
+    Warns:
+        UserWarning: If so little would leave a net that says the same of every image.
 
     Raises:
         ValueError: If the model has other channel gates or no gate that can be primed,
@@ -221,5 +225,11 @@ def _settled(
         return float(costs.of(found, group_size).mean()) / costs.total
 
     all_shut, all_open = -LOGIT_BOUND - flat.max(), LOGIT_BOUND - flat.min()
-    largest_shift(spends, share, all_shut, all_open)
+    shift = largest_shift(spends, share, all_shut, all_open)
+    if vital and shift == all_shut and (least := spends(shift)) > share:
+        warn(
+            f"`share` is {share:.3f}, and the net spends {least:.3f} with one unit open "
+            f"of each chain that nothing goes around: {list(vital)[:3]}. With less it "
+            "would say the same of every image."
+        )
     return dict(biases)

@@ -50,7 +50,7 @@ class Budget:
     """
 
     def __init__(self, text: "str | Budget", name: str = "budget") -> None:
-        words = str(text)
+        words, self.name = str(text), name
         match, drop = _FORM.fullmatch(words), _ACCURACY.fullmatch(words)
         self.text, self.relative = words, False
         self.unit: str | None = None
@@ -74,7 +74,8 @@ class Budget:
         if not fits:
             raise ValueError(
                 f"`{name}` must be like 'macs:0.6x', 'macs:120M', 'latency:8.0ms', "
-                "'latency:0.7x', 'instructions:0.7x' or 'accuracy:-1.0'. "
+                "'latency:0.7x', 'instructions:0.7x' or 'accuracy:-1.0': a cost above "
+                "0, or points of accuracy between -100 and 100; without spaces. "
                 f"Received: {name}={text!r}"
             )
 
@@ -115,23 +116,22 @@ class Budget:
         """
         if self.unit is None:
             raise ValueError(
-                "`budget` must be of a cost, like 'latency:0.7x'. "
-                f"Received: budget={self.text!r}"
+                f"`{self.name}` must be of a cost, like 'latency:0.7x'. "
+                f"Received: {self.name}={self.text!r}"
             )
+        if not isinstance(table, CostTable):
+            raise ValueError(f"`table` must be a CostTable. Received: table={table!r}")
         if table.unit != self.unit:
             how = {"ms": "measure_latency", MACS: "count_macs"}.get(self.unit)
             hint = "" if how is None else f", as `kd.{how}(model)` returns one"
             raise ValueError(
-                f"`budget={self.text!r}` needs a table in {self.unit}{hint}. "
+                f"`{self.name}={self.text!r}` needs a table in {self.unit}{hint}. "
                 f"Received: a table in {table.unit}"
             )
         wanted = self.value * table.total if self.relative else self.value
         if wanted < table.least:
             raise ValueError(
-                f"`budget` cannot be kept: with everything shut the net costs "
-                f"{shown_cost(table.least)} {table.unit} still, "
-                f"{table.least / table.total:.3f}x of the plain net. "
-                f"Received: budget={self.text!r}"
+                f"{_too_low(self.name, table)} Received: {self.name}={self.text!r}"
             )
         return wanted
 
@@ -147,13 +147,29 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def resolve_share(budget: Any, table: CostTable) -> float:
+def _too_low(name: str, table: CostTable) -> str:
+    """That a net cannot spend so little, and what is the least."""
+    return (
+        f"`{name}` cannot be kept: with everything shut the net costs "
+        f"{shown_cost(table.least)} {table.unit} still, "
+        f"{table.least / table.total:.3f}x of the plain net."
+    )
+
+
+def resolve_share(budget: Any, table: CostTable, name: str = "share") -> float:
     """A budget as a share of the plain net's cost: of a number, itself.
 
     Args:
         budget: A share, 0 to 1, a `Budget` or its text.
         table: Of the net.
+        name: Of the argument, for the message of an error.
+
+    Raises:
+        ValueError: If it is less than the net costs with everything shut.
     """
     if isinstance(budget, (str, Budget)):
-        return Budget(budget).share(table)
-    return float(budget)
+        return Budget(budget, name).share(table)
+    share = float(budget)
+    if share * table.total < table.least:
+        raise ValueError(f"{_too_low(name, table)} Received: {name}={budget!r}")
+    return share

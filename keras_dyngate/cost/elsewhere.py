@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from keras_dyngate._checks import built_model
+from keras_dyngate.cost.budget import UNITS
 from keras_dyngate.cost.cost_table import CostTable
 from keras_dyngate.cost.counter import count_macs
 from keras_dyngate.cost.fitting import fit_costs
@@ -127,9 +128,11 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
         noted = json.loads(Path(path).read_bytes())
         if noted["format"] != FORMAT:
             raise ValueError(f"format {noted['format']!r}")
-        if not isinstance(noted["unit"], str):
-            raise ValueError("unit")
-        np.asarray(noted["costs"], np.float64)
+        if noted["unit"] not in UNITS.values():
+            raise ValueError(f"unit {noted['unit']!r}, none of {[*UNITS.values()]}")
+        costs = np.asarray(noted["costs"], np.float64)
+        if len(costs) > 1 and np.ptp(costs) == 0:
+            raise ValueError("costs that are all the same")
     except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
         raise ValueError(
             f"`costs` must be a file of the format {FORMAT!r}. Received: "

@@ -60,8 +60,8 @@ def fit_costs(
 
     Raises:
         ImportError: Without SciPy.
-        ValueError: If costs are not positive numbers, one for each trial, or the
-            decisions are of another model.
+        ValueError: If costs are not positive numbers, one for each trial, or fewer than
+            there are unknowns, or the decisions are of another model.
     """
     values = np.asarray(costs, np.float64)
     counts = {len(found) for found in decisions.values()} or {len(values)}
@@ -81,6 +81,11 @@ def fit_costs(
             table, rows=tuple(dataclasses.replace(row, gatings=()) for row in rows)
         )
     keys, columns = _columns(table, decisions, group_sizes, len(values))
+    if len(values) < len(keys):
+        raise ValueError(
+            f"`costs` must be of {len(keys)} trials or more, for as many unknowns. "
+            f"Received: {len(values)}"
+        )
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(values))
     out = order[: int(len(values) * HELD_OUT)]
@@ -104,6 +109,8 @@ def fit_costs(
         worst=worst,
     )
     found_rows = _spread(table.rows, solution)
+    if plain is not None:
+        found_rows = _apart(found_rows, plain)
     if by_stage:
         pairs = zip(rows, found_rows, strict=False)
         found_rows = tuple(
@@ -117,6 +124,43 @@ def fit_costs(
         measured=noted,
         plain=plain,
     )
+
+
+def unknowns(table: CostTable) -> int:
+    """How many costs `fit_costs` looks for."""
+    return len({((), 0), *map(_key, table.rows)})
+
+
+def _apart(rows: tuple[CostRow, ...], plain: float) -> tuple[CostRow, ...]:
+    """Rows, what always runs parted into the plain net's and that of gates and branches.
+
+    The first is what the plain net costs beyond all that is under a decision or behind
+    an exit; the rest goes to the controllers that always run, or to a row "branches".
+    """
+
+    def always(row: CostRow) -> bool:
+        return not row.gatings and not row.stage
+
+    fixed = sum(row.cost for row in rows if always(row))
+    other = sum(r.cost for r in rows if not always(r) and not r.controller)
+    own = min(max(plain - other, 0.0), fixed)
+    sums = {
+        kind: sum(r.cost for r in rows if always(r) and r.controller == kind)
+        for kind in (False, True)
+    }
+    wanted = {False: own, True: fixed - own}
+    found = [
+        dataclasses.replace(
+            row, cost=row.cost / sums[row.controller] * wanted[row.controller]
+        )
+        if always(row) and sums[row.controller]
+        else row
+        for row in rows
+    ]
+    for kind, name in ((False, "fixed"), (True, "branches")):
+        if not sums[kind] and wanted[kind]:
+            found.append(CostRow("", name, wanted[kind], controller=kind))
+    return tuple(found)
 
 
 def _key(row: CostRow) -> Key:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_dyngate._files import writable_target, write_whole
+from keras_dyngate.cost.budget import UNITS
 from keras_dyngate.cost.cost_row import CostRow, Gating
 from keras_dyngate.cost.cost_table import CostTable
 from keras_dyngate.cost.measured import Measured
@@ -35,7 +36,11 @@ def table_from_config(config: Mapping[str, Any]) -> CostTable:
     """
     try:
         if config["format"] != FORMAT:
-            raise ValueError(f"format {config['format']!r}")
+            newer = str(config["format"]).startswith(FORMAT[:-1])
+            raise ValueError(
+                f"format {config['format']!r}"
+                + (", of a newer version of keras_dyngate" if newer else "")
+            )
         rows = tuple(
             CostRow(**{**row, "gatings": tuple(Gating(**g) for g in row["gatings"])})
             for row in config["rows"]
@@ -56,14 +61,32 @@ def table_from_config(config: Mapping[str, Any]) -> CostTable:
             measured,
             config["plain"],
         )
-        if not all(row.cost >= 0 for row in table.rows):
-            raise ValueError("a cost below 0")
+        _check_numbers(table)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             "`config` must be a cost table that was saved. "
             f"Received: {type(error).__name__}: {error}"
         ) from None
     return table
+
+
+def _check_numbers(table: CostTable) -> None:
+    """Refuse what no table holds."""
+    if table.unit not in UNITS.values():
+        raise ValueError(f"unit {table.unit!r}, which is none of {[*UNITS.values()]}")
+    plain = () if table.plain is None else (table.plain,)
+    costs = (
+        *(row.cost for row in table.rows),
+        *table.per_subnetwork,
+        *table.per_step,
+        *plain,
+    )
+    for cost in costs:
+        number = isinstance(cost, (int, float)) and not isinstance(cost, bool)
+        if not number or not 0 <= cost < math.inf:
+            raise ValueError(f"the cost {cost!r}")
+    if table.plain == 0 or not all(isinstance(name, str) for name in table.unknown):
+        raise ValueError("a plain net that costs nothing, or names that are none")
 
 
 def save_table(table: CostTable, path: str | os.PathLike[str]) -> None:
@@ -76,10 +99,11 @@ def load_table(path: str | os.PathLike[str]) -> CostTable:
     """Read a table; see `CostTable.load`."""
     try:
         return table_from_config(json.loads(Path(path).read_bytes()))
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, UnicodeDecodeError, IsADirectoryError) as error:
+        why = str(error).partition("Received: ")
         raise ValueError(
             "`path` must be a file that `CostTable.save` wrote. "
-            f"Received: {os.fspath(path)!r} ({error})"
+            f"Received: {os.fspath(path)!r} ({why[2] or why[0]})"
         ) from None
 
 

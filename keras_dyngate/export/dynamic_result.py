@@ -49,7 +49,8 @@ class DynamicResult:
         path: Its file.
         answer: Its name in `tried`.
         tried: All nets that were tried, the plain net first, in the file's precision.
-        budget: What was asked for.
+        budget: What was asked for: the answer is the best that keeps to it, by accuracy
+            or, for a budget of accuracy, by time.
         max_accuracy_drop: The accuracy that may be lost, 0 to 1; None: any.
         thresholds: Of the answer's exits; None: it has none.
         table: Measured costs of the gated net that was tried; None: there was none.
@@ -97,8 +98,19 @@ class DynamicResult:
 
     @property
     def pays(self) -> bool:
-        """Whether a net that decides per picture is the answer."""
-        return self.best.dynamic
+        """Whether a net that decides per picture is the answer, and none beats it."""
+        return self.best.dynamic and self.better is None
+
+    @property
+    def better(self) -> Tried | None:
+        """A static net that is faster and no less accurate than a dynamic answer."""
+        best = self.best
+        found = [
+            net
+            for net in self.tried
+            if not net.dynamic and net.ms <= best.ms and net.accuracy >= best.accuracy
+        ]
+        return min(found, key=lambda net: net.ms) if found and best.dynamic else None
 
     @property
     def sentence(self) -> str:
@@ -113,6 +125,12 @@ class DynamicResult:
             return (
                 f"Nothing that was tried keeps to {self.asked}. The closest is "
                 f"{best.name}: {took}."
+            )
+        if self.better is not None:
+            return (
+                f"It does not pay here: {best.name} keeps to {self.asked}, {took}; but "
+                f"{self.better.name}, in {self.better.quantization}, takes "
+                f"{self.better.ms:.2f} ms at {self.better.accuracy:.1%}."
             )
         others = [net for net in self.tried if net.dynamic != best.dynamic]
         if self.pays:

@@ -9,7 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dyngate.callbacks.settling import settle
 from keras_dyngate.cost import CostTable, count_macs
+from keras_dyngate.cost.executed import executed_together
 from keras_dyngate.export.candidates import Maker, arrays_of
 from keras_dyngate.export.dynamic_result import Tried
 from keras_dyngate.export.dynamic_wish import TIE, DynamicWish
@@ -36,6 +38,7 @@ ROOM = 0.05  # between a share and the least that gates can reach
 MARGIN = 0.97  # of a limit, that thresholds keep to: time differs from run to run
 CHOICES = 3  # of thresholds, where the first take more time than they should
 TRIALS, ROUNDS = 150, 3  # of the table that says what gates cost
+SETTLED_ON = 256  # training pictures, what gates spend is measured on
 SMALLEST = 64  # pixels of a smaller static net
 
 
@@ -219,7 +222,7 @@ class Candidates:
             verbose=self.teaching.verbose,
             seed=self.teaching.seed,
         )
-        self.dynamic(name, model)
+        self.dynamic(name, model, x)
         if places or first is not None:
             behind = self.same_places(model, places)
             self.taught_exits(f"exits and {name}", model, behind, first)
@@ -287,12 +290,17 @@ class Candidates:
                 found.append(near)
         return found
 
-    def dynamic(self, name: str, model: keras.Model) -> None:
-        """A net that decides without exits, as a candidate."""
-        litert = self.maker.file(model, self.maker.quantization)
-        found = litert.evaluate(self.maker.x, self.maker.y)
-        self.tried.append(
-            Tried(
+    def dynamic(self, name: str, model: keras.Model, x: np.ndarray) -> None:
+        """A net that decides without exits, as a candidate.
+
+        Its table is of calls one after another; in turn with another net a file takes
+        longer, and the gates are moved until it keeps to the limit so.
+        """
+        share = self.share
+        for _ in range(CHOICES):
+            litert = self.maker.file(model, self.maker.quantization)
+            found = litert.evaluate(self.maker.x, self.maker.y)
+            net = Tried(
                 name,
                 True,
                 model,
@@ -302,7 +310,14 @@ class Candidates:
                 float(found["median_ms"]),
                 float(found["mean_executed_macs"]),
             )
-        )
+            over = self.over(net)
+            if over <= 1 or self.table is None:
+                break
+            self.say(f"{name} take {over:.2f} of the limit: moves the gates")
+            share *= MARGIN / over
+            sizes = executed_together(model, self.table)
+            settle(model, x[:SETTLED_ON], share, self.table, sizes)
+        self.tried.append(net)
 
     def smaller(self) -> None:
         """The plain net at a lower resolution, taught as long as the gated one."""

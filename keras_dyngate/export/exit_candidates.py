@@ -80,7 +80,10 @@ Choose = Callable[
 
 
 def choose_by(**wish: Any) -> Choose:
-    """Thresholds by a `Wish`; if none keep to it, nobody leaves."""
+    """Thresholds by a `Wish`.
+
+    If none keep to it, nobody leaves; if it is of a cost, all leave at the first exit.
+    """
     confidence = wish.pop("confidence", None)
 
     def choose(
@@ -91,7 +94,8 @@ def choose_by(**wish: Any) -> Choose:
         try:
             return Wish(gates, **wish, **sure, path_ms=path_ms).choose(table), True
         except ValueError:
-            return outcome(table, np.full(gates, np.inf), path_ms), False
+            limit = -np.inf if {"ms", "macs"} & set(wish) else np.inf
+            return outcome(table, np.full(gates, limit), path_ms), False
 
     return choose
 

@@ -5,23 +5,26 @@ table.of(kd.decide(model, images))           # ms of each image
 table.save("desktop_int8.json")
 """
 
+import contextlib
 import dataclasses
 import datetime
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_dyngate._checks import built_model, one_of, positive_int
+from keras_dyngate._checks import built_model, one_of, positive_int, whole_number
 from keras_dyngate.cost import CostTable, Measured, count_macs
-from keras_dyngate.cost.fitting import fit_costs
+from keras_dyngate.cost.fitting import fit_costs, unknowns
 from keras_dyngate.export.arguments import calibration_images
 from keras_dyngate.export.exporter import export_tflite
 from keras_dyngate.export.options import AnytimeOptions, GateOptions
 from keras_dyngate.models.anytime.model import AnytimeModel
+from keras_dyngate.models.exits.early_exit import EarlyExitModel
 from keras_dyngate.runtime import LiteRTModel
 from keras_dyngate.runtime.machine import describe_machine
 from keras_dyngate.runtime.trials import (
@@ -98,6 +101,7 @@ def measure_latency(
     one_of("cache", cache, CACHES)
     positive_int("num_threads", num_threads)
     positive_int("trials", trials)
+    whole_number("seed", seed)
     if rounds is not None:
         positive_int("rounds", rounds)
     table = count_macs(model)
@@ -116,15 +120,12 @@ def measure_latency(
         target = Path(folder) / "net.tflite" if path is None else Path(path)
         if isinstance(model, AnytimeModel):
             return _of_subnetworks(model, table, measured, target, common)
-        if not any(row.gatings or row.stage for row in table.rows):
-            raise ValueError(
-                "`model` must hold gates or exits for their cost to be measured. "
-                f"Received: {model.name!r} without any"
-            )
+        _check_decides(model, table, what, trials)
         options = GateOptions(group_size, forcible=True)
-        report = export_tflite(model, target, options=options, **common)
         plain = Path(folder) / "plain.tflite"
-        export_tflite(model, plain, options=GateOptions(ungated=True), **common)
+        with _some_thresholds(model):
+            report = export_tflite(model, target, options=options, **common)
+            export_tflite(model, plain, options=GateOptions(ungated=True), **common)
         file = LiteRTModel(target, num_threads=num_threads)
         drawn = draw_trials(file, trials, what=what, seed=seed)
         others = {"plain": LiteRTModel(plain, num_threads=num_threads)}
@@ -154,6 +155,43 @@ def measure_latency(
         by_stage=what == "exits",
         seed=seed,
     )
+
+
+def _check_decides(
+    model: keras.Model, table: CostTable, what: str, trials: int
+) -> None:
+    """Refuse what there is nothing to measure of, or too few trials for it."""
+    exits = len(table.per_exit) > 1
+    if what == "exits" and not exits:
+        raise ValueError(
+            "`what='exits'` is for a net with exits. "
+            f"Received: what={what!r} for {model.name!r}, which has none"
+        )
+    if not exits and not any(row.gatings for row in table.rows):
+        raise ValueError(
+            "`model` must hold gates or exits for their cost to be measured. "
+            f"Received: {model.name!r} without any"
+        )
+    least = len(table.per_exit) if what == "exits" else unknowns(table)
+    if trials < least:
+        raise ValueError(
+            f"`trials` must be {least} or more, for as many unknown costs. "
+            f"Received: trials={trials}"
+        )
+
+
+@contextlib.contextmanager
+def _some_thresholds(model: keras.Model) -> Iterator[None]:
+    """A file needs thresholds; which does not matter where exits are forced."""
+    before = getattr(model, "thresholds", None)
+    if not isinstance(model, EarlyExitModel) or before is None:
+        yield
+        return
+    try:
+        model.thresholds = np.zeros_like(before)
+        yield
+    finally:
+        model.thresholds = before
 
 
 def _pictures(data: Any, file: LiteRTModel, signature: str) -> np.ndarray | None:

@@ -55,8 +55,11 @@ class GateSparsity(GateRegularizer):
         super().__init__(coefficient, name)
         if isinstance(weighting, dict):
             weighting = table_from_config(weighting)
-        if not isinstance(weighting, CostTable):
-            one_of("weighting", weighting, (None, "macs"))
+        if not isinstance(weighting, CostTable) and weighting not in (None, "macs"):
+            raise ValueError(
+                "`weighting` must be None, 'macs' or a CostTable. "
+                f"Received: weighting={weighting!r}"
+            )
         self.weighting = weighting
         self.reduction = one_of("reduction", reduction, ("sum", "mean"))
         self.norm = one_of("norm", norm, ("l0", "l1"))

@@ -247,7 +247,7 @@ class ParetoFront:
 
         Raises:
             FileNotFoundError: If its file is gone, or was never kept.
-            ValueError: If no point is called so.
+            ValueError: If no point is called so, or the file is damaged.
         """
         import keras
 
@@ -257,7 +257,13 @@ class ParetoFront:
                 f"The net of {found.name!r} must be where the search has kept it. "
                 f"Received: no file {found.model!r}"
             )
-        model = keras.models.load_model(found.model, compile=False)
+        try:
+            model = keras.models.load_model(found.model, compile=False)
+        except Exception as error:  # Keras' own vary
+            raise ValueError(
+                f"The net of the point {found.name!r} is damaged. "
+                f"Received: {found.model!r} ({type(error).__name__})"
+            ) from error
         return built_model("model", model)
 
     def export(

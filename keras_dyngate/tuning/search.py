@@ -202,9 +202,13 @@ def _open(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
         known = json.loads(path.read_bytes())
     except FileNotFoundError:
         known = settings
-    except ValueError:
-        known = None  # damaged: what it said is not known
-    if known is not None and known != settings:
+    except ValueError as error:
+        raise ValueError(
+            f"{str(path)!r}, which says what the search is of, is damaged: {error}. Begin "
+            "anew with `overwrite=True`, or delete that file to go on with the trials "
+            "that are there. Received: a search whose settings are not known"
+        ) from None
+    if known != settings:
         theirs = known if isinstance(known, dict) else {}
         names = {*theirs, *settings}
         other = sorted(n for n in names if theirs.get(n) != settings.get(n))

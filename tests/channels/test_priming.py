@@ -1,5 +1,7 @@
 """Importance is judged by finite differences, priming by what the net computes after."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -269,7 +271,13 @@ def test_what_nothing_goes_around_keeps_its_most_important_unit(around):
     plain, gates = row(around)
     model = kd.add_channel_gates(plain, **gates)
     x, y = labelled()
-    biases = list(kd.prime_gates(model, x, y, share=0.05).values())
+    table = kd.count_macs(model)
+    share = table.least / table.total + 0.01
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        found = kd.prime_gates(model, x, y, share=share)
+    assert any(f"`share` is {share:.3f}, and the net spends" in str(w) for w in seen)
+    biases = list(found.values())
     assert len(biases) == (2 if around else 1)
     assert biases[0][0] == 4.0
     rest = [*biases[0][1:], *(bias.max() for bias in biases[1:])]

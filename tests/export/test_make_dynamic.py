@@ -220,6 +220,19 @@ def test_where_it_does_not_pay():
     assert "The best dynamic net, exits, takes 6.00 ms at 79.0%" in found.sentence
 
 
+def test_an_answer_that_a_static_net_beats_does_not_pay():
+    """It keeps to a budget of MACs, which the net in 8 bits does not, being faster."""
+    rows = [ROWS[0], row("exits", 0.60, 7.0, 60, True)]
+    rows.append(row("the plain net in 8 bits", 0.79, 3.0, 100, False))
+    found = result(rows, "macs:0.7x")
+    assert found.answer == "exits" and found.kept and not found.pays
+    assert found.better.name == "the plain net in 8 bits"
+    assert found.sentence.startswith("It does not pay here: exits keeps to the budget")
+    assert "the plain net in 8 bits, in int8, takes 3.00 ms at 79.0%" in (
+        found.sentence
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

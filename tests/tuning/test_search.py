@@ -32,7 +32,11 @@ def test_another_search_is_not_gone_on_with(tmp_path):
     kd.search_gates(Described(tmp_path / "log", "b"), **options, overwrite=True)
     settings = json.loads((tmp_path / "one" / "search.json").read_text())
     assert settings["budget"] == "b"
-    (tmp_path / "one" / "search.json").write_text("{")
+    for content in ("{", ""):  # of what search the trials are is not known then
+        (tmp_path / "one" / "search.json").write_text(content)
+        with pytest.raises(ValueError, match="search.json', which says.*is damaged"):
+            kd.search_gates(Described(tmp_path / "log", "a"), **options)
+    (tmp_path / "one" / "search.json").unlink()
     kd.search_gates(Described(tmp_path / "log", "b"), **options)
 
 

@@ -103,6 +103,10 @@ class CalibratedExits(DynamicPrediction):
             "exit_shares": exit_shares,
             "ms": ms,
         }
+        if budget is None and set(wishes.values()) == {None}:
+            raise ValueError(
+                f"Give one of {[*wishes]}, or `budget`. Received: none of them"
+            )
         if budget is not None:
             given = [name for name, value in wishes.items() if value is not None]
             if given:
@@ -201,7 +205,7 @@ def _wished(
     if budget.unit is None:
         return {"accuracy_drop": budget.accuracy_drop}
     if budget.unit == MACS:
-        return {"macs": budget.cost(counted)}
+        return {"macs": budget.cost(counted if table is None else table)}
     if table is None:
         raise ValueError(
             f"`table` must be given for a budget in {budget.unit}. "
