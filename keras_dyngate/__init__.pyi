@@ -16,6 +16,7 @@ from keras_dyngate import losses as losses
 from keras_dyngate import metrics as metrics
 from keras_dyngate import models as models
 from keras_dyngate import pictures as pictures
+from keras_dyngate import quantization as quantization
 from keras_dyngate import regularizers as regularizers
 from keras_dyngate import runtime as runtime
 from keras_dyngate import taxonomy as taxonomy
@@ -189,6 +190,8 @@ from keras_dyngate.models.resnet import resnet101 as resnet101
 from keras_dyngate.models.resnet import resnet110 as resnet110
 from keras_dyngate.models.resnet import resnet152 as resnet152
 from keras_dyngate.models.weights import load_trunk_weights as load_trunk_weights
+from keras_dyngate.quantization.quantize_aware import quantize_aware as quantize_aware
+from keras_dyngate.quantization.strip import strip_quantization as strip_quantization
 from keras_dyngate.regularizers.batch_shaping import BatchShaping as BatchShaping
 from keras_dyngate.regularizers.gate_agreement import GateAgreement as GateAgreement
 from keras_dyngate.regularizers.gate_sparsity import GateSparsity as GateSparsity

@@ -175,7 +175,7 @@ def vital_decisions(model: keras.Model, x: Any, gates: Mapping[str, Any]) -> lis
 
 def _nested(costs: CostTable, gates: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Decisions about channels, and those about a branch that they are in."""
-    found = {}
+    found: dict[tuple[str, str], None] = {}
     for row in costs.rows:
         names = [gating.name_in(row.layer) for gating in row.gatings]
         names = [name for name in names if name in gates]

@@ -128,7 +128,11 @@ def check_table(table: Any, model_table: CostTable, name: str = "table") -> Cost
         missing, more = sorted(ours - theirs)[:3], sorted(theirs - ours)[:3]
         raise ValueError(
             f"`{name}` must be of this model. Received: a table in {table.unit} "
-            f"without {missing} and with {more}"
+            + " and ".join(
+                f"{word} {names}"
+                for word, names in (("without", missing), ("with", more))
+                if names
+            )
         )
     return table
 

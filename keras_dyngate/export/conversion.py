@@ -39,7 +39,7 @@ def convert(
         functions: Concrete functions by signature name.
         quantization: None, "float16", "dynamic" (int8 weights) or "int8" (all).
         feed: For "int8": yields (signature, inputs) for calibration; must reach every
-            branch of every signature.
+            branch of every signature. None: the functions hold the ranges.
 
     Returns:
         The file, read. Weights used by several signatures are stored once.
@@ -54,10 +54,13 @@ def convert(
             converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if quantization == "float16":
             converter.target_spec.supported_types = [tf.float16]
-        elif quantization == "int8":
+        elif quantization == "int8" and feed is not None:
             converter.representative_dataset = feed
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
+            warnings.filterwarnings(
+                "ignore", "Statistics for quantized inputs were exp"
+            )
             return flatbuffer.read(bytes(converter.convert()))
 
 

@@ -51,6 +51,7 @@ from keras_dyngate.export.plan import Plan, plan
 from keras_dyngate.export.report import ExportReport
 from keras_dyngate.export.views import keep_signatures
 from keras_dyngate.flatfile import flatbuffer
+from keras_dyngate.quantization.fake_quantize import is_quantize_aware
 from keras_dyngate.runtime import LiteRTModel
 
 # The converter and its calibration are not made for several at a time.
@@ -110,15 +111,16 @@ def export_tflite(
             they were trained in. The model and Keras stay as they are.
         path: Of the file to write; an existing one is replaced at the very end.
         quantization: None or "float32", "float16" (weights), "dynamic" (int8 weights)
-            or "int8" (weights and activations). The kernels of decision gates and of
+            or "int8" (weights and activations), which is the one for a model that
+            `quantize_aware` made. The kernels of decision gates and of
             the last linear layers of heads stay float32 in the last two, those of
             depthwise convolutions in "dynamic". A first net of an int8 file has 8-bit
             weights alone, which is faster: see `eight_bit_weights`.
-        representative_data: For "int8", and for "dynamic" if at hand (features then keep
-            their means through 8-bit kernels): images 0 to 255, an array `[N, height,
-            width, channels]`, arrays (images, labels), a dataset of images or (image,
-            label), or TensorFlow's form, a function that yields lists or dicts of one
-            batch.
+        representative_data: For "int8" (a quantize-aware model needs none), and for
+            "dynamic" if at hand (features then keep their means through 8-bit kernels):
+            images 0 to 255, an array `[N, height, width, channels]`, arrays (images,
+            labels), a dataset of images or (image, label), or TensorFlow's form, a
+            function that yields lists or dicts of one batch.
         options: What one kind of net takes only: `GateOptions`, of an anytime net
             `AnytimeOptions`. None: their defaults.
         input_type: "float32", or "uint8" for camera frames; always 0 to 255.
@@ -175,9 +177,18 @@ def export_tflite(
     images = None
     count = positive_int("calibration_samples", calibration_samples)
     given = representative_data is not None
+    rounds = is_quantize_aware(model)
+    if rounds and quantization != "int8":
+        raise ValueError(
+            "`quantization` must be 'int8' for a quantize-aware model, which computes as "
+            "such a file does; for others export `kd.strip_quantization(model)`. "
+            f"Received: quantization={quantization!r}"
+        )
     if quantization == "int8":
         check_recurrent(made.graphs)
-    if quantization == "int8" or (quantization == "dynamic" and given):
+    if (quantization == "int8" and (given or not rounds)) or (
+        quantization == "dynamic" and given
+    ):
         images = calibration_images(representative_data, shape, count)
         if images.ndim == 4:
             watch = RangeWatch()
@@ -186,12 +197,14 @@ def export_tflite(
     compared = parity_images(parity_data, images, shape, input_type)
     with _one_at_a_time:
         traced = made.trace(
-            input_type=input_type, int8=quantization == "int8", images=images
+            input_type=input_type,
+            int8=quantization == "int8",
+            images=None if rounds else images,
         )
         if signatures is not None:
             check_signatures(traced.table, signatures)
         feed = None
-        if images is not None and quantization == "int8":
+        if images is not None and quantization == "int8" and not rounds:
             feed = traced.feed(images)
         file = convert(traced.functions, quantization, feed)
         metadata = {
@@ -207,7 +220,9 @@ def export_tflite(
             "labels": names,
             **traced.metadata,
         }
-        traced = dataclasses.replace(traced, metadata=metadata)
+        if rounds:
+            metadata["quantize_aware"] = True
+        traced = dataclasses.replace(traced, metadata=metadata, rounds=rounds)
         for each in passes(quantization):
             each(file, traced)
     content = flatbuffer.write(file)

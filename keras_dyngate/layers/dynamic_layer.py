@@ -117,6 +117,7 @@ class DynamicLayer(KeepsFrozen, keras.layers.Layer):
         """What the controllers say of `x`, by key; each is called once."""
         said: dict[int, Any] = {}
         found = {}
+        x = self.gate_input(x, training)
         for item in self.decisions():
             gate = item.controller
             if id(gate) not in said:
@@ -126,6 +127,10 @@ class DynamicLayer(KeepsFrozen, keras.layers.Layer):
                 score = score[:, item.units]
             found[item.key] = _hooks.masked(f"{self.name}/{item.key}", score)
         return found
+
+    def gate_input(self, x: Any, training: bool | None = None) -> Any:
+        """What the controllers are given of `x`: itself, or the means of its channels."""
+        return x
 
     def told(self, scores: dict[str, Any]) -> dict[str, Any]:
         """Scores as they are recorded: those of a skipped layer's channels read 0."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_dyngate._checks import boolean
 from keras_dyngate.controllers import Controller
 from keras_dyngate.cost.cost_row import CostRow, Gating
 from keras_dyngate.cost.counter import kernel_macs
@@ -43,6 +44,20 @@ class Zone(NamedTuple):
     stop: int
 
 
+class Worn(NamedTuple):
+    """What a chain computes, link by link.
+
+    Attributes:
+        links, shortcut, after: As the chain's methods of these names give them.
+        scaled: What follows a layer gate's factor. None: nothing.
+    """
+
+    links: tuple[Link, ...]
+    shortcut: tuple[Link, ...] | None
+    after: tuple[Link, ...]
+    scaled: Any = None
+
+
 class GatedChain(DynamicLayer):
     """Base of the blocks whose inner channels are gated: links, masks, a shortcut.
 
@@ -55,6 +70,9 @@ class GatedChain(DynamicLayer):
     that takes: batch normalization of a channel that is shut would not be 0. Where a
     squeeze-and-excite stands between, it stands before that. A layer gate of score 0
     leaves the shortcut alone.
+
+    Args:
+        quantized: Whether it computes as an int8 file will; `quantize_aware` sets it.
 
     Example:
         ```python
@@ -80,8 +98,10 @@ class GatedChain(DynamicLayer):
     channel_gate: Controller | None
     layer_gate: Controller | None
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, quantized: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.quantized = boolean("quantized", quantized)
+        self.dress: Any = None  # the roundings of a quantized chain
         self.channel_gate = self.layer_gate = None
 
     def links(self) -> tuple[Link, ...]:
@@ -108,17 +128,32 @@ class GatedChain(DynamicLayer):
             if gate is not None and not gate.built:
                 gate.build(input_shape)
         self.set_unit_macs(input_shape)
+        if self.quantized:
+            from keras_dyngate.quantization.dress import Dress  # it needs TensorFlow
+
+            self.dress = Dress(self, name="dress")
+            self.dress.build(input_shape)
         self.freeze_again()
 
-    def zones(self) -> tuple[Zone, ...]:
-        """The channels between the chain's kernels, in order."""
-        links = self.links()
+    def worn(self) -> "Worn":
+        """What is computed: the links, with the roundings of a quantized chain."""
+        if self.dress is not None:
+            return self.dress.worn()
+        return Worn(self.links(), self.shortcut_links(), self.after_links())
+
+    def zones(self, links: Sequence[Link] | None = None) -> tuple[Zone, ...]:
+        """The channels between the chain's kernels, in order.
+
+        Args:
+            links: Where roundings stand between them too. None: `links()`.
+        """
+        links = self.links() if links is None else links
         kernels = [index for index, link in enumerate(links) if mixes(link)]
         found = []
         for start, stop in zip(kernels, kernels[1:], strict=False):
             weighed = [n for n in range(start, stop) if weighs(links[n])]
             mask = stop
-            while is_padding(links[mask - 1]):
+            while stays_behind(links[mask - 1]):
                 mask -= 1
             mask = weighed[0] if weighed else mask
             found.append(Zone(start, mask, stop))
@@ -183,21 +218,32 @@ class GatedChain(DynamicLayer):
         )
 
     def dense(self, x: Any, scores: dict[str, Any], training: bool | None) -> Any:
-        links, zones = self.links(), self.zones()
+        worn = self.worn()
+        links, zones = worn.links, self.zones(worn.links)
         y, at = x, 0
         if self.channel_gate is not None:
             for key, index in zip(self.channel_keys, self.masked, strict=True):
                 zone = zones[index]
-                y = run(links[at : zone.mask], y, training)
+                y = self.run(links[at : zone.mask], y, training)
                 y, at = y * spread(scores[key], y), zone.mask
-        y = run(links[at:], y, training)
+                if self.dress is not None and training:
+                    between = self.run(links[at : zone.stop], y, training)
+                    self.dress.watch_sums(index, between, training)
+        y = self.run(links[at:], y, training)
         if self.layer_gate is not None:
             shape = (-1, *[1] * (len(y.shape) - 1))
             y = y * ops.cast(ops.reshape(scores["layer"], shape), y.dtype)
-        shortcut = self.shortcut_links()
-        if shortcut is not None:
-            y = y + run(shortcut, x, training)
-        return run(self.after_links(), y, training)
+            y = y if worn.scaled is None else worn.scaled(y, training=training)
+        if worn.shortcut is not None:
+            y = y + self.run(worn.shortcut, x, training)
+        return self.run(worn.after, y, training)
+
+    def run(self, links: Sequence[Link], x: Any, training: bool | None) -> Any:
+        """What some links make of `x`, one after the other."""
+        return run(links, x, training)
+
+    def gate_input(self, x: Any, training: bool | None = None) -> Any:
+        return x if self.dress is None else self.dress.means(x, training)
 
     def lower(self, x: Any, tools: Any) -> Any:
         return tools.chain(self, x)
@@ -254,11 +300,20 @@ class GatedChain(DynamicLayer):
             CostRow(self.name, f"{link.name}/pointwise", macs - each, around),
         ]
 
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        return {**config, "quantized": True} if self.quantized else config
+
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         shape = tuple(input_shape)
         for link in (*self.links(), *self.after_links()):
             shape = shape_after(link, shape)
         return shape
+
+
+def stays_behind(link: Any) -> bool:
+    """Whether a mask stands before a link, though it mixes nothing."""
+    return is_padding(link) or getattr(link, "behind_mask", False)
 
 
 def weighs(link: Any) -> bool:

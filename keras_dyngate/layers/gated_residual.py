@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from keras_dyngate import _hooks, controllers
+from keras_dyngate._checks import boolean
 from keras_dyngate._graph import flat_graph
 from keras_dyngate._registration import serializable
 from keras_dyngate._saving import revived
@@ -30,6 +31,7 @@ class GatedResidual(DynamicLayer):
         body: The branch: a functional or Sequential model, built, from a tensor to one of
             the same shape. It may hold gated layers.
         layer_gate: A `Controller` with one unit, or an identifier for `controllers.get`.
+        quantized: Whether it computes as an int8 file will; `quantize_aware` sets it.
 
     Input shape: That of `body`.
     Output shape: The same.
@@ -46,8 +48,16 @@ class GatedResidual(DynamicLayer):
         ```
     """
 
-    def __init__(self, body: Any, layer_gate: Any = "binary", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        body: Any,
+        layer_gate: Any = "binary",
+        quantized: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.quantized = boolean("quantized", quantized)
+        self.dress: Any = None  # the roundings of a quantized residual
         self.body = body = revived(body)
         graph = flat_graph(body) if isinstance(body, keras.Model) else None
         if graph is None or len(graph.inputs) != 1 or len(graph.outputs) != 1:
@@ -73,6 +83,11 @@ class GatedResidual(DynamicLayer):
         if not self.layer_gate.built:
             self.layer_gate.build(input_shape)
         self.set_unit_macs(input_shape)
+        if self.quantized:
+            from keras_dyngate.quantization.dress import SumDress  # it needs TensorFlow
+
+            self.dress = SumDress(not self.layer_gate.binary, name="dress")
+            self.dress.build(input_shape)
         self.freeze_again()
 
     def decisions(self) -> tuple[Decision, ...]:
@@ -84,7 +99,12 @@ class GatedResidual(DynamicLayer):
             y = self.body(x, training=bool(training))
         shape = (-1, *[1] * (len(y.shape) - 1))
         y = y * ops.cast(ops.reshape(score, shape), y.dtype)
+        if self.dress is not None:
+            return self.dress.sum(x, y, training)
         return x + ops.cast(y, x.dtype)
+
+    def gate_input(self, x: Any, training: bool | None = None) -> Any:
+        return x if self.dress is None else self.dress.means(x, training)
 
     def lower(self, x: Any, tools: Any) -> Any:
         return tools.residual(self, x)
@@ -121,4 +141,5 @@ class GatedResidual(DynamicLayer):
             **super().get_config(),
             "body": serialize(self.body),
             "layer_gate": serialize(self.layer_gate),
+            **({"quantized": True} if self.quantized else {}),
         }

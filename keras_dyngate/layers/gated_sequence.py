@@ -81,8 +81,8 @@ class GatedSequence(GatedChain):
     def build(self, input_shape: Any) -> None:
         self.build_links(input_shape)
 
-    def dense(self, x: Any, scores: dict[str, Any], training: bool | None) -> Any:
-        return super().dense(x, scores, False if self.at_rest else training)
+    def run(self, links: Sequence[Link], x: Any, training: bool | None) -> Any:
+        return super().run(links, x, False if self.at_rest else training)
 
     def narrowed(self, config: dict[str, Any], widths: Sequence[int]) -> dict[str, Any]:
         places = [index for index, layer in enumerate(self.held) if mixes(layer)]

@@ -1,11 +1,12 @@
 """What an int8 file does with each kind of layer and operator, as far as ranges go."""
 
+import inspect
 import math
 from typing import Any
 
 import keras
 
-from keras_dyngate.quantization.quantized_layer import QuantizedLayer
+from keras_dyngate.quantization.quantized_layer import QuantizedLayer, kernels
 
 _layers = keras.layers
 # The numbers that come out have the scale of those that come in.
@@ -17,7 +18,7 @@ _SAME = """
     Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianDropout
     GaussianNoise AlphaDropout ActivityRegularization Identity
     Squeeze ExpandDims Transpose GetItem Slice Pad Split Flip Tile Repeat MaxPool
-    AveragePool Moveaxis Swapaxes BroadcastTo Ravel Copy Take
+    AveragePool Moveaxis Swapaxes BroadcastTo Ravel Copy Take Padding Subsampling linear
 """.split()
 SAME = frozenset(_SAME)
 # A ReLU after these is part of them.
@@ -35,7 +36,9 @@ _FACTORS = (_layers.BatchNormalization, _layers.PReLU, _layers.Normalization)
 def kind_name(operation: Any) -> str:
     """Of a layer its activation's name if it is nothing else, or else the class."""
     if isinstance(operation, _layers.Activation):
-        return str(getattr(operation.activation, "__name__", "activation"))
+        operation = operation.activation
+    if inspect.isfunction(operation):
+        return str(operation.__name__)
     return type(operation).__name__
 
 
@@ -66,8 +69,6 @@ def fixed_range(operation: Any) -> tuple[float, float] | None:
 
 def is_kernel(operation: Any) -> bool:
     """Whether it is a layer with a kernel that can be rounded."""
-    from keras_dyngate.quantization.quantized_layer import kernels
-
     return isinstance(operation, keras.Layer) and bool(kernels(operation))
 
 

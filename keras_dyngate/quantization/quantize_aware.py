@@ -14,8 +14,8 @@ import numpy as np
 from keras_dyngate._checks import boolean, positive_int
 from keras_dyngate._graph import FlatGraph, flat_graph, graph_of
 from keras_dyngate._images import finite_images, take_images
-from keras_dyngate.models.gating.rebuilding import Copies
 from keras_dyngate.quantization import _tfmot
+from keras_dyngate.quantization.copies import RoundedCopies
 from keras_dyngate.quantization.fake_quantize import (
     FakeQuantize,
     is_quantize_aware,
@@ -96,7 +96,7 @@ def quantize_aware(
         shape = tuple(graph.inputs[0].shape[1:])
         images = take_images("representative_data", representative_data, shape, count)
         images = finite_images("representative_data", images)
-    copies = Copies()
+    copies = RoundedCopies()
     inputs = [
         keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name)
         for x in graph.inputs

@@ -10,6 +10,7 @@ from keras_dyngate import _hooks
 from keras_dyngate._registration import serializable
 from keras_dyngate._saving import KeepsFrozen, revived
 from keras_dyngate.cost.counter import kernel_macs
+from keras_dyngate.layers.links import mixes
 from keras_dyngate.quantization import _tfmot
 
 _layers = keras.layers
@@ -82,6 +83,26 @@ class QuantizedLayer(KeepsFrozen, keras.layers.Layer):
         with keras.StatelessScope(state_mapping=pairs):
             return self.layer(x)
 
+    def share(self, x: Any, cut: slice) -> Any:
+        """What some of the channels that come in give, without bias and activation.
+
+        Args:
+            x: Those channels.
+            cut: Which they are.
+        """
+        layer = self.layer
+        kernel = ops.convert_to_tensor(layer.kernel)[..., cut, :]
+        if isinstance(layer, _layers.Dense):
+            return ops.matmul(x, kernel)
+        return ops.conv(
+            x,
+            kernel,
+            strides=list(layer.strides),
+            padding=layer.padding,
+            data_format=layer.data_format,
+            dilation_rate=list(layer.dilation_rate),
+        )
+
     def kernel_macs(self, input_shape: Any) -> int | None:
         """MACs for one image: those of the layer."""
         return kernel_macs(self.layer, input_shape)
@@ -92,3 +113,8 @@ class QuantizedLayer(KeepsFrozen, keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         layer = keras.saving.serialize_keras_object(self.layer)
         return {**super().get_config(), "layer": layer}
+
+
+@mixes.register(QuantizedLayer)
+def _mixes(link: Any) -> bool:
+    return mixes(link.layer)

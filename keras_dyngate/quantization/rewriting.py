@@ -12,6 +12,7 @@ import keras
 from keras_dyngate._copying import made_anew
 from keras_dyngate._graph import Call, FlatGraph, run_calls
 from keras_dyngate._logits import squashing_call
+from keras_dyngate.layers.dynamic_layer import DynamicLayer
 from keras_dyngate.models.gating.rebuilding import Copies
 from keras_dyngate.models.gating.regions import Readers
 from keras_dyngate.quantization.fake_quantize import FakeQuantize
@@ -62,7 +63,9 @@ class Rewriting:
         refused = [
             f"{call.operation.name!r}, {why}"
             for call in self.graph.calls
-            if not self.in_float(call) and (why := why_not(call.operation))
+            if not isinstance(call.operation, DynamicLayer)
+            and not self.in_float(call)
+            and (why := why_not(call.operation))
         ]
         if refused:
             raise ValueError(
@@ -91,7 +94,11 @@ class Rewriting:
         if self.in_float(call):
             run_calls([call], self.table, self.copies.of)
             return
-        if is_kernel(operation):
+        if isinstance(operation, DynamicLayer):
+            self.rounded(call)
+            run_calls([call], self.table, self.copies.of)
+            self.grid |= {id(x) for x in call.outputs}
+        elif is_kernel(operation):
             self.rounded(call)
             self.kernel(call)
         elif all(id(x) in self.raw for x in call.inputs):

@@ -18,8 +18,11 @@ from keras_dyngate.export.lowering.steps import (
     Kernel,
     Step,
     Weigh,
+    again,
     compiled,
+    rounded,
     run_steps,
+    zero_to_one,
 )
 from keras_dyngate.layers.dynamic_layer import Decision
 from keras_dyngate.layers.links import shape_after
@@ -92,7 +95,9 @@ class _Chain:
 
     def __init__(self, chain: Any, x: Any, tools: Any) -> None:
         self.chain, self.x, self.tools = chain, x, tools
-        links, zones = chain.links(), chain.zones()
+        self.worn = chain.worn()
+        links = self.worn.links
+        zones = chain.zones(links)
         shapes = [tuple(x.shape)]
         for link in links:
             shapes.append(shape_after(link, shapes[-1]))
@@ -122,6 +127,8 @@ class _Chain:
             for zone, item in zip(chain.masked, chain.decisions(), strict=False):
                 size = _group_size(item, tools.owner.group_size)
                 self.masks[zone] = _Mask(item, size)
+        for zone, shares, sums in chain.dress.partial() if chain.dress else ():
+            self.parts[zone + 1].kernel.rounds = shares.constant, sums.constant
         self._account()
 
     def _account(self) -> None:
@@ -145,7 +152,7 @@ class _Chain:
 
     def lower(self) -> Any:
         chain, tools = self.chain, self.tools
-        start, links = None, chain.shortcut_links()
+        start, links = None, self.worn.shortcut
         if links is not None:
             start = run_steps(compiled(links), self.x)
         sizes = {mask.size for mask in self.masks.values()}
@@ -164,7 +171,9 @@ class _Chain:
 
         def run(inside: Any) -> Any:
             hard = chain.layer_gate.binary
-            return self.gated(start, None if hard else tools.forced_open(score), inside)
+            self.x = again(self.x)
+            scale = None if hard else tools.forced_open(score)
+            return self.gated(None if start is None else again(start), scale, inside)
 
         def skip() -> Any:
             return self.after(
@@ -172,6 +181,8 @@ class _Chain:
             )
 
         y = tools.skippable("layer", score, run, skip)
+        ends = compiled(self.worn.after) or [*self.parts[-1].rest, *self.parts[-1].tail]
+        y = rounded(ends, y)
         steps = [
             step
             for part in self.parts
@@ -185,7 +196,7 @@ class _Chain:
 
     def after(self, y: Any) -> Any:
         """What follows the sum."""
-        return run_steps(compiled(self.chain.after_links()), y)
+        return run_steps(compiled(self.worn.after), y)
 
     def gated(self, start: Any, scale: Any, tools: Any) -> Any:
         """The chain under its masks, added to `start`; `scale` is a layer's score."""
@@ -196,6 +207,7 @@ class _Chain:
         # A squeeze-and-excite between the two would see it in its means.
         taken = bool(self.masks) and max(self.masks) == len(self.parts) - 2
         taken = taken and not end.rest and self.parts[-2].weigh is None
+        taken = taken and self.worn.scaled is None
         flags, factors = self.asked(scale if taken else None, tools)
         # In float the sum starts from the shortcut. In int8 it has a scale of its own,
         # finer than the shortcut's, and the two are added once, at the end.
@@ -207,6 +219,7 @@ class _Chain:
         y = run_steps(end.rest, y)
         if scale is not None and not taken:
             y = y * scale
+            y = y if self.worn.scaled is None else self.worn.scaled.constant(y)
         if apart and start is not None:
             y = start + y
         return self.after(y)
@@ -252,8 +265,7 @@ class _Chain:
             mask = self.masks.get(index)
             if mask is not None:
                 if groups:  # several read each
-                    before = self.parts[index - 1]
-                    groups = self.branches_of(groups, before.handed, tools)
+                    groups = self.branches_of(groups, self.parts[index - 1], tools)
                 makes = self.makes(part, mask, whole, groups, factors[index], tools)
                 triples = zip(flags[index], mask.cuts, makes, strict=True)
                 groups = [_Group(*triple) for triple in triples]
@@ -269,13 +281,17 @@ class _Chain:
                 whole, groups = run_steps(part.tail, y), []
         return self.product(self.parts[-1], whole, groups, total, tools)
 
-    def branches_of(self, groups: list[_Group], shape: Any, tools: Any) -> list[_Group]:
+    def branches_of(
+        self, groups: list[_Group], before: _Part, tools: Any
+    ) -> list[_Group]:
         """Groups that several others read: each a branch of its own, or zeros."""
+        shape = before.handed
         size = groups[0].cut.stop - groups[0].cut.start
         zeros = tf.zeros([*shape[:-1], size])
         found = []
         for group in groups:
             h = tools.when(group.flag, group.make, zeros)
+            h = rounded([*before.rest, *before.tail], h)
             found.append(_Group(group.flag, group.cut, _held(h)))
         return found
 
@@ -290,12 +306,13 @@ class _Chain:
                 h = group.make()
                 return h, tf.reduce_mean(h, [1, 2])
 
-            found.append(tools.when(group.flag, run, nothing))
+            h, means = tools.when(group.flag, run, nothing)
+            found.append((rounded(part.rest, h), means))
         assert part.weigh is not None
         scale = part.weigh.scale(tf.concat([means for _, means in found], -1))
 
         def make(h: Any, cut: slice) -> Any:
-            return run_steps(part.tail, h * scale[..., cut], cut)
+            return run_steps(part.tail, again(h) * scale[..., cut], cut)
 
         return [
             _Group(group.flag, group.cut, functools.partial(make, h, group.cut))
@@ -318,9 +335,15 @@ class _Chain:
             if sources:
                 y = _sum(part.kernel, sources, cut, empty, True, tools)
             else:
-                y = part.kernel.product(whole, outer=cut)
+                y = part.kernel.product(again(whole), outer=cut)
             y = run_steps(part.rest, part.kernel.shifted(y, cut), cut)
-            y = y if factor is None else y * factor
+            if factor is not None:
+                if self.chain.dress is None:
+                    y = y * factor
+                elif mask.decision.controller.binary:  # the product has y's steps
+                    y = rounded(part.rest, y * zero_to_one(factor))
+                else:  # its own follow
+                    y = y * factor
             return y if part.weigh is not None else run_steps(part.tail, y, cut)
 
         pairs = zip(mask.cuts, factors, strict=True)
@@ -348,7 +371,7 @@ def _parted(steps: list[Step]) -> tuple[list[Step], Kernel, list[Step]]:
 
 
 def _held(x: Any) -> Callable[[], Any]:
-    return lambda: x
+    return lambda: again(x)
 
 
 def _sum(
@@ -360,13 +383,16 @@ def _sum(
     tools: Any,
 ) -> Any:
     """`total`, which may be `zero`, and what a kernel makes of the open groups."""
+    round_share, round_sum = kernel.rounds
     for group in groups:
 
         def run(total: Any = total, group: _Group = group) -> Any:
             part = kernel.product(group.make(), group.cut, outer)
-            return part if zero and group.cut.start == 0 else total + part
+            if zero and group.cut.start == 0:
+                return round_sum(part)
+            return round_sum(again(total) + round_share(part))
 
-        total = tools.when(group.flag, run, total)
+        total = round_sum(tools.when(group.flag, run, total))
     return total
 
 

@@ -9,6 +9,7 @@ from keras_dyngate.export.lowering.constants import (
     stored_parameters,
     weights_as_constants,
 )
+from keras_dyngate.export.lowering.steps import again
 from keras_dyngate.export.preparing import Prepared
 
 
@@ -21,14 +22,16 @@ def lower_residual(layer: Any, x: Any, tools: Any) -> Any:
     first = len(tools.owner.branches)
 
     def run(inside: Any) -> Any:
+        whole = again(x)
         with weights_as_constants(prepared.layers):
-            y = prepared.run(graph.whole, x)
+            y = prepared.run(graph.whole, whole)
         if not (layer.layer_gate.binary or inside.owner.ungated):
             scale = tools.forced_open(score)
             y = y * tf.reshape(scale, [1] * len(y.shape))
-        return x + y
+        return whole + y if layer.dress is None else layer.dress.sum(whole, y)
 
     y = tools.skippable("layer", score, run, lambda: tf.identity(x))
+    y = y if layer.dress is None else layer.dress.total.constant(y)
     rows, name = layer.cost_rows(tuple(x.shape)), f"{layer.name}/layer"
     macs = sum(row.macs for row in rows if row.is_under(name))
     size = stored_parameters([layer.body])

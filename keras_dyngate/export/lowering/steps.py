@@ -16,6 +16,8 @@ from keras_dyngate._graph import Call, flat_graph, run_calls
 from keras_dyngate.export.lowering.constants import value, weights_as_constants
 from keras_dyngate.layers.links import Link
 from keras_dyngate.layers.squeeze_excite import SqueezeExcite
+from keras_dyngate.quantization.fake_quantize import FakeQuantize
+from keras_dyngate.quantization.quantized_layer import QuantizedLayer
 
 ALL = slice(None)
 
@@ -30,6 +32,10 @@ def conv2d(
     """A convolution by a constant made here, in the branch that calls it."""
     constant = tf.constant(np.ascontiguousarray(kernel))
     return tf.nn.conv2d(x, constant, strides, padding, dilations=dilations)
+
+
+def _as_it_is(x: Any) -> Any:
+    return x
 
 
 @dataclasses.dataclass
@@ -65,7 +71,13 @@ class Folding:
 
 
 class Kernel(Folding):
-    """A kernel that mixes channels: `[..., inner, outer]`."""
+    """A kernel that mixes channels: `[..., inner, outer]`.
+
+    Attributes:
+        rounds: What rounds a group's share of the output, and the sum so far.
+    """
+
+    rounds: tuple[Callable[[Any], Any], Callable[[Any], Any]] = (_as_it_is, _as_it_is)
 
     def product(self, x: Any, inner: slice = ALL, outer: slice = ALL) -> Any:
         """What some channels of the input give to some of the output, without a bias."""
@@ -91,6 +103,11 @@ class Each:
 
     def run(self, x: Any, cut: slice = ALL) -> Any:
         return self.apply(x, cut)
+
+
+@dataclasses.dataclass
+class Round(Each):
+    """The steps of an 8-bit number, of a quantize-aware net."""
 
 
 @dataclasses.dataclass
@@ -125,7 +142,7 @@ class Weigh:
         return x * self.scale(tf.reduce_mean(x, [1, 2]))
 
 
-Step = Kernel | Depthwise | Each | Affine | Weigh
+Step = Kernel | Depthwise | Each | Affine | Weigh  # Round is an Each
 
 _NOTHING = (  # at inference
     keras.layers.Dropout,
@@ -175,6 +192,16 @@ def _stretch(link: Any) -> list[Step]:
         return table[id(graph.outputs[0])]
 
     return [Each(run, sum(int(np.prod(w.shape)) for w in link.weights))]
+
+
+@steps_of.register(FakeQuantize)
+def _round(link: Any) -> list[Step]:
+    return [Round(lambda x, cut: link.constant(x))]
+
+
+@steps_of.register(QuantizedLayer)
+def _kernel_of(link: Any) -> list[Step]:
+    return steps_of(link.layer)  # the converter rounds it
 
 
 @steps_of.register(SqueezeExcite)
@@ -276,6 +303,34 @@ def compiled(links: Sequence[Link]) -> list[Step]:
             else:
                 found.append(step)
     return found
+
+
+def rounded(steps: Sequence[Step], x: Any) -> Any:
+    """`x`, which comes out of a branch that ended in some steps, rounded as there."""
+    last = [step for step in steps if isinstance(step, Round)]
+    return last[-1].run(x) if last else x
+
+
+def zero_to_one(x: Any) -> Any:
+    """Numbers from 0 to 1 in the steps of 8 bits; 0 and 1 stay as they are."""
+    return tf.quantization.fake_quant_with_min_max_args(x, 0.0, 1.0, 8)
+
+
+_SAME_RANGE = frozenset(
+    """Identity Reshape MaxPool AvgPool Pad PadV2 StridedSlice Transpose Squeeze ExpandDims
+    ResizeNearestNeighbor ResizeBilinear""".split()
+)
+
+
+def again(x: Any) -> Any:
+    """A tensor from outside a branch, rounded inside as it was outside, if it was."""
+    op = x.op
+    while op.type in _SAME_RANGE:
+        op = op.inputs[0].op
+    if op.type != "FakeQuantWithMinMaxArgs":
+        return x
+    low, high = op.get_attr("min"), op.get_attr("max")
+    return tf.quantization.fake_quant_with_min_max_args(x, low, high, 8)
 
 
 def run_steps(steps: Sequence[Step], x: Any, cut: slice = ALL) -> Any:

@@ -125,6 +125,7 @@ class Tools:
         if self.owner.ungated:
             score = tf.ones([1, controller.units])
             return tf.cast(score, tf.bool) if controller.binary else score
+        x = self.layer.gate_input(x)
         with as_constants(controller):
             score = controller(x, training=False).score
         if self.owner.held is not None:

@@ -42,6 +42,7 @@ class Traced:
         gate_kernels: `[features, classes]` of exits, to stay float in 8-bit files; of
             each the forms that it may have.
         metadata: More entries for the file.
+        rounds: Whether it is of a quantize-aware net, which has the ranges in it.
     """
 
     functions: dict[str, Any]
@@ -57,6 +58,7 @@ class Traced:
     float_kernels: int = 0
     gate_kernels: tuple[tuple[np.ndarray, ...], ...] = ()
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    rounds: bool = False
 
 
 def call_traced(

@@ -81,8 +81,8 @@ class CalibratedExits(DynamicPrediction):
             budget: A `Budget`, or its text: "latency:8.0ms", "macs:0.5x",
                 "accuracy:-1.0"; a share is of what the net costs without exits.
             table: In place of `path_ms`, what the ways to the exits cost, all gates
-                open: `measure_latency(model)`, or one from elsewhere; needed for a
-                budget of time.
+                open: `measure_latency(model, what="exits")`, or one from elsewhere;
+                needed for a budget of time.
 
         Returns:
             An `ExitOutcome` on this data.

@@ -39,11 +39,16 @@ class Copies:
         own = operation.name
         name = self.name(own if own not in self._names else call.path.replace("/", "_"))
         if isinstance(operation, keras.layers.Layer):
-            made = _layer_copy(operation, name)
-            self._pairs.append((made, operation))
+            made = self.layer(operation, name)
         else:
             made = same_but(operation, name=name, _inbound_nodes=[], _outbound_nodes=[])
         self._made[id(operation)] = made
+        return made
+
+    def layer(self, layer: Any, name: str) -> Any:
+        """The copy of a layer."""
+        made = _layer_copy(layer, name)
+        self.note(made, layer)
         return made
 
     def note(self, made: Any, layer: Any) -> None:
@@ -54,6 +59,16 @@ class Copies:
         """Give the copies their originals' weights."""
         for made, layer in self._pairs:
             made.set_weights(layer.get_weights())
+
+
+class Sharing(Copies):
+    """No copies: layers and operators themselves, in another graph."""
+
+    def of(self, call: Call) -> Any:
+        return call.operation
+
+    def fill(self) -> None:
+        pass
 
 
 def _layer_copy(layer: Any, name: str) -> Any:
