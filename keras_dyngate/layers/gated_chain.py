@@ -301,8 +301,7 @@ class GatedChain(DynamicLayer):
         ]
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        return {**config, "quantized": True} if self.quantized else config
+        return {**super().get_config(), "quantized": self.quantized}
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         shape = tuple(input_shape)

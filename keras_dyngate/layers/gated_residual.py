@@ -141,5 +141,5 @@ class GatedResidual(DynamicLayer):
             **super().get_config(),
             "body": serialize(self.body),
             "layer_gate": serialize(self.layer_gate),
-            **({"quantized": True} if self.quantized else {}),
+            "quantized": self.quantized,
         }
