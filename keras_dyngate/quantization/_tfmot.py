@@ -2,11 +2,12 @@
 
 They are TensorFlow code that asks a layer for two weights. tfmot itself works with
 tf_keras alone and, when imported, tells all of TensorFlow to use that: what it changes
-in the environment is changed back, and Keras 3 is imported before.
+in the environment is changed back, and `tf.keras` is looked up before.
 """
 
 import functools
 import os
+import warnings
 from typing import Any
 
 import keras
@@ -25,9 +26,16 @@ def quantizers() -> Any:
             "Quantization-aware training needs the TensorFlow backend. "
             f"Received: {keras.backend.backend()!r}"
         )
+    import tensorflow as tf
+
+    _ = tf.keras.layers  # looked up once, by the environment: now as that of Keras 3
     before = dict(os.environ)
     try:
-        from tensorflow_model_optimization.quantization.keras import quantizers as found
+        with warnings.catch_warnings():  # of its own imports
+            warnings.simplefilter("ignore")
+            from tensorflow_model_optimization.quantization.keras import (
+                quantizers as found,
+            )
     except ImportError as error:
         raise ImportError(
             "Quantization-aware training needs tensorflow-model-optimization and "

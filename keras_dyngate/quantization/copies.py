@@ -1,5 +1,6 @@
 """Copies of a net's layers, in which those that decide are rounded too."""
 
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -33,20 +34,24 @@ class RoundedCopies(Copies):
 
     def residual(self, layer: GatedResidual, name: str) -> GatedResidual:
         """A gated residual whose body is rounded."""
+        gate = made_anew(layer.layer_gate, lambda config: config)
+        self.note(gate, layer.layer_gate)
+        body = self.body(layer.body)
+        return GatedResidual(body, gate, quantized=True, name=name)
+
+    def body(self, model: keras.Model, keep_float: Collection[str] = ()) -> keras.Model:
+        """A net inside another, rounded; what it takes is rounded already."""
         from keras_dyngate.quantization.rewriting import Rewriting
 
-        graph = flat_graph(layer.body)
+        graph = flat_graph(model)
         assert graph is not None
-        inside = type(self)()
+        inside = type(self)()  # names of its own
         x = keras.Input(batch_shape=graph.inputs[0].shape, dtype=graph.inputs[0].dtype)
-        rewriting = Rewriting(graph, inside, ())
+        rewriting = Rewriting(graph, inside, keep_float)
         rewriting.grid.add(id(graph.inputs[0]))
         rewriting.squashing = None  # nothing ends here
-        body = keras.Model(x, rewriting.run([x])[0], name=layer.body.name)
-        gate = made_anew(layer.layer_gate, lambda config: config)
-        made = GatedResidual(body, gate, quantized=True, name=name)
+        made = keras.Model(x, rewriting.run([x])[0], name=model.name)
         self._pairs += inside._pairs
-        self.note(gate, layer.layer_gate)
         return made
 
     def fill(self) -> None:

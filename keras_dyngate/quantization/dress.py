@@ -26,7 +26,7 @@ from keras_dyngate.quantization.kinds import (
     kind_name,
     why_not,
 )
-from keras_dyngate.quantization.quantized_layer import QuantizedLayer
+from keras_dyngate.quantization.quantized_layer import quantized_form
 
 WATCHED = 4  # images of a batch that sums are watched on
 _BN = keras.layers.BatchNormalization
@@ -85,7 +85,7 @@ class Dress(keras.layers.Layer):
             if is_kernel(link):
                 fused = ends_in_relu(link)
                 bare = link if fused else same_but(link, activation=_LINEAR)
-                made = QuantizedLayer(bare, name=f"quantized_{name}")
+                made = quantized_form(bare, f"quantized_{name}")
                 self.held.append(made)
                 found.append(made)
                 if not fused:

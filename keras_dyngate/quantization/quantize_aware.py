@@ -14,8 +14,10 @@ import numpy as np
 from keras_dyngate._checks import boolean, positive_int
 from keras_dyngate._graph import FlatGraph, flat_graph, graph_of
 from keras_dyngate._images import finite_images, take_images
+from keras_dyngate.models.exits.early_exit import EarlyExitModel
 from keras_dyngate.quantization import _tfmot
 from keras_dyngate.quantization.copies import RoundedCopies
+from keras_dyngate.quantization.exits import rounded_exits
 from keras_dyngate.quantization.fake_quantize import (
     FakeQuantize,
     is_quantize_aware,
@@ -47,9 +49,11 @@ def quantize_aware(
     needs no data for that.
 
     Args:
-        model: A trained functional or Sequential net of one input, in float32 and on the
-            TensorFlow backend. Nested models are opened: the copy is flat. It stays as
-            it is.
+        model: A trained functional or Sequential net of one input, or one with early
+            exits (`add_decision_gates`), in float32 and on the TensorFlow backend. Gated
+            blocks compute as their files do, their decisions in float32; a first net and
+            the last linear layers of heads stay in float32. Nested models are opened: the
+            copy is flat. It stays as it is.
         representative_data: Images for the ranges to begin with, as in `export_tflite`;
             some hundred. None: the first batch of the training sets them.
         keep_float: Names of layers, or paths ("base/conv1"), that stay in float32: those
@@ -97,17 +101,10 @@ def quantize_aware(
         images = take_images("representative_data", representative_data, shape, count)
         images = finite_images("representative_data", images)
     copies = RoundedCopies()
-    inputs = [
-        keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name)
-        for x in graph.inputs
-    ]
-    outputs = Rewriting(graph, copies, keep_float).run(inputs)
-    found: Any = graph_of(model)
-    made = keras.Model(
-        keras.tree.pack_sequence_as(found.input, inputs),
-        keras.tree.pack_sequence_as(found.output, outputs),
-        name=model.name,
-    )
+    if isinstance(model, EarlyExitModel):
+        made = rounded_exits(model, copies, keep_float)
+    else:
+        made = _rounded_net(model, graph, copies, keep_float)
     copies.fill()
     if freeze_norms:
         for layer in made._flatten_layers():
@@ -116,6 +113,26 @@ def quantize_aware(
     if images is not None:
         set_ranges(made, images)
     return made
+
+
+def _rounded_net(
+    model: keras.Model,
+    graph: FlatGraph,
+    copies: RoundedCopies,
+    keep_float: Collection[str],
+) -> keras.Model:
+    """A functional net, rounded, its weights still to be filled in."""
+    inputs = [
+        keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name)
+        for x in graph.inputs
+    ]
+    outputs = Rewriting(graph, copies, keep_float).run(inputs)
+    found: Any = graph_of(model)
+    return keras.Model(
+        keras.tree.pack_sequence_as(found.input, inputs),
+        keras.tree.pack_sequence_as(found.output, outputs),
+        name=model.name,
+    )
 
 
 def set_ranges(model: keras.Model, images: np.ndarray) -> None:
@@ -130,7 +147,8 @@ def set_ranges(model: keras.Model, images: np.ndarray) -> None:
 
 def _checked(model: Any) -> FlatGraph:
     """The calls of a net that can be made quantize-aware."""
-    graph = flat_graph(model) if isinstance(model, keras.Model) else None
+    net = model.trunk if isinstance(model, EarlyExitModel) else model
+    graph = flat_graph(net) if isinstance(net, keras.Model) else None
     if graph is None or len(graph.inputs) != 1:
         raise ValueError(
             "`model` must be a functional or Sequential model of one input, built. "

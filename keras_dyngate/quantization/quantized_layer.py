@@ -1,6 +1,7 @@
 """A layer whose kernel is rounded to 8 bits when it is used, apart for each channel."""
 
 import functools
+import math
 from typing import Any
 
 import keras
@@ -10,46 +11,63 @@ from keras_dyngate import _hooks
 from keras_dyngate._registration import serializable
 from keras_dyngate._saving import KeepsFrozen, revived
 from keras_dyngate.cost.counter import kernel_macs
-from keras_dyngate.layers.links import mixes
+from keras_dyngate.layers.links import mixes, run
 from keras_dyngate.quantization import _tfmot
+from keras_dyngate.quantization.fake_quantize import FakeQuantize
 
 _layers = keras.layers
 
 
+Axes = tuple[int, ...]
+
+
 @functools.singledispatch
-def kernels(layer: Any) -> tuple[tuple[Any, int], ...]:
-    """The weights of a layer that are rounded, and the axis of a scale each; none: ()."""
+def kernels(layer: Any) -> tuple[tuple[Any, Axes], ...]:
+    """The weights of a layer that are rounded, and the axes of its scales; none: ()."""
     return ()
 
 
 @kernels.register(_layers.Conv1D)
 @kernels.register(_layers.Conv2D)
 @kernels.register(_layers.Dense)
-def _mixing(layer: Any) -> tuple[tuple[Any, int], ...]:
-    return ((layer.kernel, len(layer.kernel.shape) - 1),)
+def _mixing(layer: Any) -> tuple[tuple[Any, Axes], ...]:
+    return ((layer.kernel, (len(layer.kernel.shape) - 1,)),)
 
 
 @kernels.register(_layers.Conv2DTranspose)
+def _transposed(layer: Any) -> tuple[tuple[Any, Axes], ...]:
+    return ((layer.kernel, (2,)),)
+
+
 @kernels.register(_layers.DepthwiseConv2D)
-def _second_last(layer: Any) -> tuple[tuple[Any, int], ...]:
-    return ((layer.kernel, len(layer.kernel.shape) - 2),)
+def _depthwise(layer: Any) -> tuple[tuple[Any, Axes], ...]:
+    return ((layer.kernel, (2, 3)),)
 
 
-def rounded(kernel: Any, axis: int) -> Any:
+@kernels.register(_layers.SeparableConv2D)
+def _separable(layer: Any) -> tuple[tuple[Any, Axes], ...]:
+    return ((layer.depthwise_kernel, (2, 3)), (layer.pointwise_kernel, (3,)))
+
+
+def rounded(kernel: Any, axes: Axes) -> Any:
     """A kernel as an int8 file has it: symmetric, a scale for each channel.
 
     Its range is that of its own numbers, as the converter takes it: none is cut off.
+
+    Args:
+        kernel: A variable.
+        axes: Of the channels that are put out.
     """
     value = ops.convert_to_tensor(kernel.value)
-    last = len(value.shape) - 1
-    order = [n for n in range(last + 1) if n != axis] + [axis]
-    back = sorted(range(last + 1), key=order.__getitem__)
-    moved = value if axis == last else ops.transpose(value, order)
-    most = ops.max(ops.abs(moved), axis=tuple(range(last)))
-    most = ops.stop_gradient(ops.maximum(most, 1e-8))
-    ends = {"min_var": -most, "max_var": most}
-    found = _tfmot.of_weights()(moved, False, ends)
-    return found if axis == last else ops.transpose(found, back)
+    rank = len(value.shape)
+    order = [*(n for n in range(rank) if n not in axes), *axes]
+    moved = ops.transpose(value, order)
+    channels = math.prod(value.shape[n] for n in axes)
+    flat = ops.reshape(moved, (-1, channels))
+    most = ops.stop_gradient(ops.maximum(ops.max(ops.abs(flat), axis=0), 1e-8))
+    found = _tfmot.of_weights()(flat, False, {"min_var": -most, "max_var": most})
+    back = sorted(range(rank), key=order.__getitem__)
+    return ops.transpose(ops.reshape(found, moved.shape), back)
 
 
 @serializable
@@ -79,7 +97,7 @@ class QuantizedLayer(KeepsFrozen, keras.layers.Layer):
     def call(self, x: Any) -> Any:
         if _hooks.exporting():
             return self.layer(x)
-        pairs = [(v, rounded(v, axis)) for v, axis in kernels(self.layer)]
+        pairs = [(v, rounded(v, axes)) for v, axes in kernels(self.layer)]
         with keras.StatelessScope(state_mapping=pairs):
             return self.layer(x)
 
@@ -97,10 +115,10 @@ class QuantizedLayer(KeepsFrozen, keras.layers.Layer):
         return ops.conv(
             x,
             kernel,
-            strides=list(layer.strides),
+            strides=tuple(layer.strides),
             padding=layer.padding,
             data_format=layer.data_format,
-            dilation_rate=list(layer.dilation_rate),
+            dilation_rate=tuple(layer.dilation_rate),
         )
 
     def kernel_macs(self, input_shape: Any) -> int | None:
@@ -113,6 +131,100 @@ class QuantizedLayer(KeepsFrozen, keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         layer = keras.saving.serialize_keras_object(self.layer)
         return {**super().get_config(), "layer": layer}
+
+
+@serializable
+class QuantizedSeparable(QuantizedLayer):
+    """A separable convolution, which a file has as two, with a range between them.
+
+    Args:
+        layer: `SeparableConv2D`, "channels_last".
+    """
+
+    def __init__(self, layer: Any, **kwargs: Any) -> None:
+        super().__init__(layer, **kwargs)
+        self.between = FakeQuantize(name="between_range")
+
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+        self.between.build((*self.compute_output_shape(input_shape)[:-1], None))
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        layer = self.layer
+        each, mixing = (
+            ops.convert_to_tensor(v) if _hooks.exporting() else rounded(v, axes)
+            for v, axes in kernels(layer)
+        )
+        y = self.between(self._filtered(x, each), training=training)
+        y = ops.conv(y, mixing, padding="valid", data_format=layer.data_format)
+        y = y + layer.bias if layer.use_bias else y
+        return layer.activation(y)
+
+    def share(self, x: Any, cut: slice) -> Any:
+        each, mixing = (ops.convert_to_tensor(v) for v, _ in kernels(self.layer))
+        y = self.between(self._filtered(x, each[:, :, cut]))
+        return ops.conv(y, mixing[..., cut, :], padding="valid")
+
+    def _filtered(self, x: Any, kernel: Any) -> Any:
+        layer = self.layer
+        return ops.depthwise_conv(
+            x,
+            kernel,
+            strides=tuple(layer.strides),
+            padding=layer.padding,
+            data_format=layer.data_format,
+            dilation_rate=tuple(layer.dilation_rate),
+        )
+
+
+def quantized_form(layer: Any, name: str) -> QuantizedLayer:
+    """The quantized form of a layer with kernels."""
+    separable = isinstance(layer, _layers.SeparableConv2D)
+    return (QuantizedSeparable if separable else QuantizedLayer)(layer, name=name)
+
+
+@serializable
+class FloatLayer(KeepsFrozen, keras.layers.Layer):
+    """A layer that stays in float32 in an int8 file.
+
+    Between two roundings the converter would take it for one of 8 bits: in a file its
+    inputs and outputs pass as the bits of int32, which it leaves alone.
+
+    Args:
+        layer: Any, of one input and one output.
+    """
+
+    def __init__(self, layer: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.layer = revived(layer)
+
+    def build(self, input_shape: Any) -> None:
+        if not self.layer.built:
+            self.layer.build(input_shape)
+        self.freeze_again()
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        x = _as_bits(x)
+        return _as_bits(run((self.layer,), x, training))
+
+    def kernel_macs(self, input_shape: Any) -> int | None:
+        """MACs for one image: those of the layer."""
+        return kernel_macs(self.layer, input_shape)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return self.layer.compute_output_shape(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        layer = keras.saving.serialize_keras_object(self.layer)
+        return {**super().get_config(), "layer": layer}
+
+
+def _as_bits(x: Any) -> Any:
+    if not _hooks.exporting():
+        return x
+    import tensorflow as tf
+
+    return tf.bitcast(tf.bitcast(x, tf.int32), x.dtype)
 
 
 @mixes.register(QuantizedLayer)

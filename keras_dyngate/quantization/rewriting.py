@@ -26,7 +26,7 @@ from keras_dyngate.quantization.kinds import (
     kind_name,
     why_not,
 )
-from keras_dyngate.quantization.quantized_layer import QuantizedLayer
+from keras_dyngate.quantization.quantized_layer import FloatLayer, quantized_form
 
 _layers = keras.layers
 
@@ -38,6 +38,7 @@ class Rewriting:
         graph: Of the net.
         copies: Makes the copies.
         keep_float: Names of layers that stay in float, by themselves or by their path.
+        stops: Paths of calls whose outputs are rounded themselves: others read them too.
     """
 
     def __init__(
@@ -45,16 +46,19 @@ class Rewriting:
         graph: FlatGraph,
         copies: Copies,
         keep_float: Collection[str],
+        stops: Collection[str] = (),
     ) -> None:
         self.graph, self.copies = graph, copies
         self.readers = Readers(graph)
-        self.keep_float = set(keep_float)
+        self.keep_float, self.stops = set(keep_float), set(stops)
+        self.ends: dict[str, str] = {}  # by path, the layer that its output comes from
         self.named: set[str] = set()
         self.squashing = squashing_call(graph)
         self.table: dict[int, Any] = {}
         self.raw: set[int] = set()  # from the input alone, before any kernel
         self.grid: set[int] = set()  # rounded already
         self._kernels: dict[int, Any] = {}
+        self._names: dict[int, str] = {}  # of the roundings, by the tensor
 
     def run(self, inputs: list[Any]) -> list[Any]:
         """The outputs of the new net for its inputs."""
@@ -74,6 +78,8 @@ class Rewriting:
             )
         for call in self.graph.calls:
             self.add(call)
+            if call.path in self.stops:
+                self.ends[call.path] = self.named_end(call)
         unknown = self.keep_float - self.named
         if unknown:
             raise ValueError(
@@ -92,7 +98,7 @@ class Rewriting:
         """Append what becomes of a call."""
         operation = call.operation
         if self.in_float(call):
-            run_calls([call], self.table, self.copies.of)
+            run_calls([call], self.table, self.kept)
             return
         if isinstance(operation, DynamicLayer):
             self.rounded(call)
@@ -134,8 +140,18 @@ class Rewriting:
                 copy = made_anew(layer, lambda config: {**config, **named})
                 self.copies.note(copy, layer)
             name = self.copies.name(f"quantized_{copy.name}")
-            self._kernels[id(layer)] = QuantizedLayer(copy, name=name)
+            self._kernels[id(layer)] = quantized_form(copy, name)
         return self._kernels[id(layer)]
+
+    def kept(self, call: Call) -> Any:
+        """What stays in float: a layer's form, or an operator."""
+        copy, key = self.copies.of(call), id(call.operation)
+        if not isinstance(copy, keras.Layer) or len(call.inputs) != 1:
+            return copy
+        if key not in self._kernels:
+            name = self.copies.name(f"float_{copy.name}")
+            self._kernels[key] = FloatLayer(copy, name=name)
+        return self._kernels[key]
 
     def other(self, call: Call) -> None:
         """What has no kernel: it keeps a range, fuses, or has a range of its own."""
@@ -163,7 +179,7 @@ class Rewriting:
     def waits(self, call: Call) -> bool:
         """Whether what a call puts out is rounded behind what follows: a file fuses it."""
         operation = call.operation
-        if len(call.outputs) != 1 or self.in_float(call):
+        if len(call.outputs) != 1 or self.in_float(call) or call.path in self.stops:
             return False
         reader = self.readers.only(call.outputs[0])
         if reader is None or self.in_float(reader):
@@ -176,6 +192,11 @@ class Rewriting:
             return True
         takes = kernel or normed or kind_name(operation) in TAKE_RELU
         return takes and is_relu(reader.operation)
+
+    def named_end(self, call: Call) -> str:
+        """The name of the layer whose output stands for a call's."""
+        known = self._names.get(id(call.outputs[0]))
+        return str(self.copies.of(call).name) if known is None else known
 
     def rounded(self, call: Call) -> None:
         """Let what a call reads be rounded."""
@@ -191,3 +212,4 @@ class Rewriting:
         name = self.copies.name(f"{path.replace('/', '_')}_range")
         self.table[id(x)] = FakeQuantize(fixed, name=name)(self.table[id(x)])
         self.grid.add(id(x))
+        self._names[id(x)] = name

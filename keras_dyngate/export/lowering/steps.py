@@ -17,7 +17,10 @@ from keras_dyngate.export.lowering.constants import value, weights_as_constants
 from keras_dyngate.layers.links import Link
 from keras_dyngate.layers.squeeze_excite import SqueezeExcite
 from keras_dyngate.quantization.fake_quantize import FakeQuantize
-from keras_dyngate.quantization.quantized_layer import QuantizedLayer
+from keras_dyngate.quantization.quantized_layer import (
+    QuantizedLayer,
+    QuantizedSeparable,
+)
 
 ALL = slice(None)
 
@@ -204,6 +207,12 @@ def _kernel_of(link: Any) -> list[Step]:
     return steps_of(link.layer)  # the converter rounds it
 
 
+@steps_of.register(QuantizedSeparable)
+def _separable_of(link: Any) -> list[Step]:
+    first, *rest = steps_of(link.layer)
+    return [first, *steps_of(link.between), *rest]
+
+
 @steps_of.register(SqueezeExcite)
 def _weigh(link: Any) -> list[Step]:
     return [Weigh(link)]
@@ -317,8 +326,8 @@ def zero_to_one(x: Any) -> Any:
 
 
 _SAME_RANGE = frozenset(
-    """Identity Reshape MaxPool AvgPool Pad PadV2 StridedSlice Transpose Squeeze ExpandDims
-    ResizeNearestNeighbor ResizeBilinear""".split()
+    """Bitcast Identity Reshape MaxPool AvgPool Pad PadV2 StridedSlice Transpose Squeeze
+    ExpandDims ResizeNearestNeighbor ResizeBilinear""".split()
 )
 
 

@@ -5,6 +5,7 @@ with what follows. A threshold is compared with what the second makes, in float3
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -17,6 +18,8 @@ from keras_dyngate.export.mean_correction import keep_means
 from keras_dyngate.export.preparing import Prepared
 from keras_dyngate.layers import DecisionGate, ExitHead
 from keras_dyngate.models.exits.early_exit import EarlyExitModel
+from keras_dyngate.quantization.fake_quantize import FakeQuantize
+from keras_dyngate.quantization.kinds import SAME, kind_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,18 @@ class Head:
         return (*self.front.calls, *self.last.calls)
 
 
+def _roundings(calls: Iterable[Call]) -> dict[int, FakeQuantize]:
+    """What the tensors of a quantize-aware net were rounded by, by their ids."""
+    found: dict[int, FakeQuantize] = {}
+    for call in calls:
+        if isinstance(call.operation, FakeQuantize):
+            found |= {id(x): call.operation for x in call.outputs}
+        elif kind_name(call.operation) in SAME and call.inputs:
+            if (known := found.get(id(call.inputs[0]))) is not None:
+                found |= {id(x): known for x in call.outputs}
+    return found
+
+
 class ExitParts:
     """The stages of a model, and the heads at their ends, in float32.
 
@@ -77,6 +92,7 @@ class ExitParts:
             for index in range(len(model.stages))
         ]
         self.prepared = Prepared(self._calls(), end, *graphs.values())
+        self.roundings = _roundings(call for s in self.stretches for call in s.calls)
 
     def _calls(self) -> list[Call]:
         """All, in the order of execution."""
@@ -95,6 +111,11 @@ class ExitParts:
         for some, whole in ((own, False), (rest, int8)):
             if some:
                 keep_means(self.prepared, entry, some, images, whole)
+
+    def entered(self, index: int, x: Any) -> Any:
+        """What a stage is given, rounded as the stage before did in a quantized net."""
+        steps = self.roundings.get(id(self.stretches[index].inputs[0]))
+        return x if steps is None else steps.constant(x)
 
     def features(self, index: int, x: Any) -> Any:
         """What a stage makes of what the one before made; the last: raw scores."""

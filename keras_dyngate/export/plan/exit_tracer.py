@@ -82,7 +82,7 @@ class ExitTracer:
         prepared, calls = self.parts.prepared, self.parts.stretches[index].calls
         constant = weights_as_constants(prepared.layers_of(calls), prepared.shifts)
         with constant, _hooks.lowering(lowering), exact_norms(self.int8):
-            features = self.parts.features(index, x)
+            features = self.parts.features(index, self.parts.entered(index, x))
         rows = [row for row in self.profile.layers if row.stage == index]
         return features, executed_counts(rows, lowering.opened)
 
@@ -91,7 +91,8 @@ class ExitTracer:
         prepared = self.parts.prepared
         layers = prepared.layers_of(stretch.calls)
         constant = weights_as_constants(layers, prepared.shifts, lowered=False)
-        with constant, exact_norms(int8):
+        nobody = Lowering()  # heads decide nothing: roundings are to be constants
+        with constant, _hooks.lowering(nobody), exact_norms(int8):
             return prepared.run(stretch, x)
 
     def takes_image(self, index: int) -> bool:

@@ -1,0 +1,203 @@
+"""What a quantize-aware net computes, beside NumPy, its file, and the net it is of."""
+
+import keras
+import numpy as np
+import pytest
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("quantizing needs TensorFlow", allow_module_level=True)
+pytest.importorskip("ai_edge_litert")
+
+import keras_dyngate as kd
+from keras_dyngate.flatfile import flatbuffer
+from keras_dyngate.quantization.fake_quantize import FakeQuantize
+from tests.quantization.nets import CLASSES, NETS, X, Y, mobile, plain
+
+pytestmark = pytest.mark.heavy
+layers = keras.layers
+KERNELS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 0, "TRANSPOSE_CONV": 2}
+
+
+def probabilities(model, x=X):
+    found = model.predict(x, verbose=0)
+    return found["logits"] if isinstance(found, dict) else found
+
+
+def learn(model, epochs=1, rate=1e-3):
+    loss = keras.losses.SparseCategoricalCrossentropy()
+    if not isinstance(model.output_shape, tuple):  # exits end in raw scores
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(rate), loss)
+    return model.fit(X, Y, batch_size=16, epochs=epochs, verbose=0).history["loss"]
+
+
+def operators(path):
+    """Names of a file's operators, and whether what each reads is int8."""
+    file = flatbuffer.read(path.read_bytes())
+    for _, graph, operator in flatbuffer.walk(file):
+        name = flatbuffer.op_name(file, operator)
+        tensor = graph.tensors[operator.inputs[KERNELS.get(name, 0)]]
+        yield name, tensor.type == 9  # int8
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_net_is_trained_saved_stripped_and_exported(name, tmp_path):
+    net = NETS[name]()
+    before = [keras.ops.convert_to_numpy(w) for w in net.weights]
+    model = kd.quantize_aware(net, X)
+    # It computes what the net does, but for the rounding.
+    theirs = probabilities(net)
+    # Decisions near the threshold may fall otherwise: those pictures differ more.
+    off = np.abs(probabilities(model) - theirs).max(-1) / np.ptp(theirs)
+    assert np.quantile(off, 0.8) < 0.1
+    bare = kd.strip_quantization(model)
+    np.testing.assert_allclose(probabilities(bare), theirs, atol=1e-5)
+    for ours, old in zip(net.weights, before, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(ours), old)
+    # It learns, and is saved.
+    learn(model)
+    changed = kd.strip_quantization(model)
+    assert np.abs(probabilities(changed) - theirs).max() > 1e-4
+    model.save(tmp_path / "net.keras")
+    loaded = keras.models.load_model(tmp_path / "net.keras", compile=False)
+    np.testing.assert_array_equal(probabilities(loaded), probabilities(model))
+    # Its file computes the same in 8 bits, without any data.
+    path = tmp_path / "net.tflite"
+    report = kd.export_tflite(loaded, path, quantization="int8", parity_data=X)
+    parity = report.parity
+    assert parity.clear_argmax_agreement >= 0.97
+    assert parity.decision_agreement is None or parity.decision_agreement >= 0.97
+    assert parity.clear_exit_agreement is None or parity.clear_exit_agreement >= 0.97
+    found = list(operators(path))
+    assert [quantized for op, quantized in found if op in KERNELS] and all(
+        quantized for op, quantized in found if op in KERNELS
+    )
+    file = kd.LiteRTModel(path)
+    assert file.metadata["quantize_aware"] is True
+    assert not {op for op, _ in found} & {"CUSTOM", "FLEX"}
+    executed = file.evaluate(X, Y)["mean_executed_macs"]
+    table = kd.count_macs(net)
+    assert executed <= table.total + table.controllers + 1000  # told in thousands
+    if table.gateable:
+        assert "IF" in {op for op, _ in found}
+
+
+def test_the_file_of_a_plain_net_is_its_equal_to_a_step(tmp_path):
+    """Logits differ by a step or two of the last range: rounding is not chaos."""
+    net = mobile()
+    model = kd.quantize_aware(net, X)
+    path = tmp_path / "net.tflite"
+    report = kd.export_tflite(model, path, quantization="int8", parity_data=X)
+    low, high = [x for x in model.layers if isinstance(x, FakeQuantize)][-1].range()
+    assert report.parity.max_difference <= 3.01 * (high - low) / 255
+    post = kd.export_tflite(
+        net, path, quantization="int8", representative_data=X, parity_data=X
+    )
+    assert report.bytes == pytest.approx(post.bytes, rel=0.1)
+
+
+def test_ranges_follow_the_training():
+    model = kd.quantize_aware(mobile())
+    steps = [x for x in model.layers if isinstance(x, FakeQuantize)]
+    with pytest.raises(ValueError, match="so that ranges are known. Received: .*none"):
+        steps[0].range()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(X[:16], Y[:16], batch_size=16, verbose=0, shuffle=False)
+    low, high = steps[0].range()
+    scaled = X[:16] / 127.5 - 1
+    assert (low, high) == pytest.approx((scaled.min(), scaled.max()), rel=1e-4)
+    model.fit(X[:16] * 0 + 255, Y[:16], batch_size=16, verbose=0)
+    assert steps[0].range()[1] == pytest.approx(high + 0.001 * (1 - high), rel=1e-4)
+    assert steps[0].range()[0] == pytest.approx(low - 0.001 * low, rel=1e-4)
+
+
+def test_normalizations_are_frozen_unless_they_are_to_learn():
+    for frozen in (True, False):
+        model = kd.quantize_aware(mobile(), X, freeze_norms=frozen)
+        norms = [x for x in model.layers if isinstance(x, layers.BatchNormalization)]
+        before = keras.ops.convert_to_numpy(norms[0].moving_mean)
+        learn(model)
+        after = keras.ops.convert_to_numpy(norms[0].moving_mean)
+        assert np.array_equal(before, after) is frozen
+
+
+def test_named_layers_stay_in_float(tmp_path):
+    net = plain()
+    model = kd.quantize_aware(net, X, keep_float=["silu", "wide"])
+    path = tmp_path / "net.tflite"
+    kd.export_tflite(model, path, quantization="int8", parity_data=False)
+    kinds = [quantized for op, quantized in operators(path) if op == "CONV_2D"]
+    assert kinds.count(False) == 2 and kinds.count(True) == 3
+
+
+def test_it_is_fine_tuned_and_gone_on_with(tmp_path):
+    net = mobile()
+    ends = []
+    for epochs in ([2], [1, 2]):
+        keras.utils.set_random_seed(0)
+        model = kd.quantize_aware(net, X)
+        path = tmp_path / f"{len(epochs)}.npz"
+        for count in epochs:
+            options = {"epochs": 2, "batch_size": 16, "verbose": 0, "checkpoint": path}
+            if count == 1:
+                stop = keras.callbacks.LambdaCallback(on_epoch_end=_stop)
+                with pytest.raises(KeyboardInterrupt):
+                    kd.fine_tune(model, X, Y, callbacks=[stop], **options)
+                model = kd.quantize_aware(net, X)
+            else:
+                kd.fine_tune(model, X, Y, **options)
+        ends.append(probabilities(model))
+    np.testing.assert_allclose(*ends, atol=1e-5)
+
+
+def _stop(epoch, logs):
+    raise KeyboardInterrupt
+
+
+def unsupported():
+    image = keras.Input((8, 8, 3))
+    x = layers.Reshape((64, 3))(image)
+    x = layers.LSTM(4, name="lstm")(x)
+    return keras.Model(image, layers.Dense(CLASSES)(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (lambda: kd.quantize_aware(mobile()), {}, "not be quantize-aware already"),
+        (unsupported, {}, r"named in `keep_float`. Received: 'lstm', a LSTM"),
+        (mobile, {"keep_float": ["none"]}, r"`keep_float` must hold.*\['none'\]"),
+        (mobile, {"representative_data": np.full((2, 16, 16, 3), np.nan)}, "finite"),
+        (mobile, {"representative_data": np.ones((2, 8, 8, 3))}, "representative_data"),
+        (mobile, {"freeze_norms": "yes"}, "`freeze_norms` must be"),
+        (lambda: "net", {}, "`model` must be a functional"),
+    ],
+)
+def test_bad_arguments(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        kd.quantize_aware(make(), **options)
+
+
+def test_mixed_precision_is_refused():
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        net = mobile()
+    finally:
+        keras.config.set_dtype_policy(policy)
+    with pytest.raises(ValueError, match="must compute in float32.*mixed_bfloat16"):
+        kd.quantize_aware(net)
+
+
+def test_exports_that_do_not_suit_it(tmp_path):
+    model = kd.quantize_aware(mobile())
+    for other in (None, "float16", "dynamic"):
+        with pytest.raises(
+            ValueError, match="`quantization` must be 'int8' for a quan"
+        ):
+            kd.export_tflite(model, tmp_path / "x.tflite", quantization=other)
+    with pytest.raises(ValueError, match="must have been trained, or made with `repr"):
+        kd.export_tflite(model, tmp_path / "x.tflite", quantization="int8")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="`model` must be one that `quantize_aware`"):
+        kd.strip_quantization(mobile())
