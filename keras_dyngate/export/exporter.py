@@ -44,6 +44,7 @@ from keras_dyngate.export.arguments import (
     parity_images,
 )
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert
+from keras_dyngate.export.float_layers import in_float
 from keras_dyngate.export.options import AnytimeOptions, GateOptions, from_keywords
 from keras_dyngate.export.parity import warn_of
 from keras_dyngate.export.passes import note_metadata, passes
@@ -222,7 +223,9 @@ def export_tflite(
         }
         if rounds:
             metadata["quantize_aware"] = True
-        traced = dataclasses.replace(traced, metadata=metadata, rounds=rounds)
+        traced = dataclasses.replace(
+            traced, metadata=metadata, **(in_float(model, traced) if rounds else {})
+        )
         for each in passes(quantization):
             each(file, traced)
     content = flatbuffer.write(file)

@@ -11,6 +11,7 @@ from keras_dyngate.export.conversion import convert
 from keras_dyngate.export.eight_bit_weights import eight_bit_weights
 from keras_dyngate.export.filled_constants import fill_constants
 from keras_dyngate.export.float_kernels import check_int8, float_gates, float_thin
+from keras_dyngate.export.float_layers import float_layers
 from keras_dyngate.export.int8_borders import int8_borders
 from keras_dyngate.export.plan.traced import Traced
 from keras_dyngate.export.views import add_view, freeze_input, make_default
@@ -40,6 +41,11 @@ def _check_int8(file: schema.ModelT, traced: Traced) -> None:
 
 def _eight_bit_weights(file: schema.ModelT, traced: Traced) -> None:
     eight_bit_weights(file, [k for forms in traced.gate_kernels for k in forms])
+
+
+def _float_layers(file: schema.ModelT, traced: Traced) -> None:
+    if traced.float_layers:
+        float_layers(file, traced.float_layers)
 
 
 def _carry_bytes(file: schema.ModelT, traced: Traced) -> None:
@@ -74,7 +80,13 @@ def note_metadata(file: schema.ModelT, traced: Traced) -> None:
 
 _OWN: dict[str | None, tuple[Pass, ...]] = {
     "dynamic": (_float_gates, _float_thin),
-    "int8": (_int8_borders, _check_int8, _eight_bit_weights, _carry_bytes),
+    "int8": (
+        _int8_borders,
+        _check_int8,
+        _eight_bit_weights,
+        _float_layers,
+        _carry_bytes,
+    ),
 }
 _ALL: tuple[Pass, ...] = (_fill_constants, _add_signatures, note_metadata)
 

@@ -187,8 +187,8 @@ def quantized_form(layer: Any, name: str) -> QuantizedLayer:
 class FloatLayer(KeepsFrozen, keras.layers.Layer):
     """A layer that stays in float32 in an int8 file.
 
-    Between two roundings the converter would take it for one of 8 bits: in a file its
-    inputs and outputs pass as the bits of int32, which it leaves alone.
+    Between two roundings the converter takes it for one of 8 bits; `export_tflite` puts
+    it back.
 
     Args:
         layer: Any, of one input and one output.
@@ -204,8 +204,7 @@ class FloatLayer(KeepsFrozen, keras.layers.Layer):
         self.freeze_again()
 
     def call(self, x: Any, training: bool | None = None) -> Any:
-        x = _as_bits(x)
-        return _as_bits(run((self.layer,), x, training))
+        return run((self.layer,), x, training)
 
     def kernel_macs(self, input_shape: Any) -> int | None:
         """MACs for one image: those of the layer."""
@@ -217,14 +216,6 @@ class FloatLayer(KeepsFrozen, keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         layer = keras.saving.serialize_keras_object(self.layer)
         return {**super().get_config(), "layer": layer}
-
-
-def _as_bits(x: Any) -> Any:
-    if not _hooks.exporting():
-        return x
-    import tensorflow as tf
-
-    return tf.bitcast(tf.bitcast(x, tf.int32), x.dtype)
 
 
 @mixes.register(QuantizedLayer)

@@ -43,6 +43,7 @@ class Traced:
             each the forms that it may have.
         metadata: More entries for the file.
         rounds: Whether it is of a quantize-aware net, which has the ranges in it.
+        float_layers: Kernels that are put back to float32 in an int8 file, by name.
     """
 
     functions: dict[str, Any]
@@ -59,6 +60,7 @@ class Traced:
     gate_kernels: tuple[tuple[np.ndarray, ...], ...] = ()
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
     rounds: bool = False
+    float_layers: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def call_traced(
