@@ -43,7 +43,7 @@ def rounded_exits(
         for gate, stage in zip(model.gates, model.stages, strict=False)
     ]
     made = EarlyExitModel(trunk, after, gates, combine=model.combine, name=model.name)
-    made.thresholds, made.mixing = model.thresholds, model.mixing
+    made.thresholds, made.mixing = model.thresholds.tolist(), model.mixing
     return made
 
 

@@ -115,21 +115,24 @@ def _bare(call: Call) -> Call:
     return dataclasses.replace(call, operation=layer, path=layer.name)
 
 
+def _bare_gate(gate: Any, copies: BareCopies) -> Any:
+    """A gate or head without roundings."""
+    if isinstance(gate, ExitHead):
+        body = copies.inner(gate.body)
+        return made_anew(gate, lambda config: {**config, "body": body})
+    made = made_anew(gate, lambda config: config)
+    copies.note(made, gate)
+    return made
+
+
 def _bare_exits(model: EarlyExitModel, copies: BareCopies) -> EarlyExitModel:
     """A net with exits."""
     trunk, names = copies.net(model.trunk)
-    gates = []
-    for gate in model.gates:
-        if isinstance(gate, ExitHead):
-            body = copies.inner(gate.body)
-            gates.append(made_anew(gate, lambda c, body=body: {**c, "body": body}))
-        else:
-            gates.append(made_anew(gate, lambda config: config))
-            copies.note(gates[-1], gate)
+    gates = [_bare_gate(gate, copies) for gate in model.gates]
     after = [
         trunk.inputs[0].name if stage.at_input else names.get(path, path)
         for path, stage in zip(model.after, model.stages, strict=False)
     ]
     made = EarlyExitModel(trunk, after, gates, combine=model.combine, name=model.name)
-    made.thresholds, made.mixing = model.thresholds, model.mixing
+    made.thresholds, made.mixing = model.thresholds.tolist(), model.mixing
     return made
