@@ -20,6 +20,7 @@ from keras_dyngate.tuning._keras_tuner import keras_tuner as kt
 from keras_dyngate.tuning.oracles import ORACLES
 from keras_dyngate.tuning.pareto import ParetoFront
 from keras_dyngate.tuning.results import results_in
+from keras_dyngate.tuning.safe_oracle import was_refused
 from keras_dyngate.tuning.tuner import GateTuner
 
 SETTINGS = "search.json"
@@ -142,7 +143,21 @@ def search_gates(
             f"The search in {folder} ends, as three trials in a row crashed; called "
             f"again, it goes on. The last:\n{found.broken}"
         )
+    if verbose != 0 and not worker and max_trials is not None:
+        _say_why(found, max_trials)
     return ParetoFront.of_search(folder)
+
+
+def _say_why(oracle: Any, max_trials: int) -> None:
+    """Say that a search ended with fewer trials than it may have."""
+    done = [trial for trial in oracle.trials.values() if not was_refused(trial)]
+    if len(done) < max_trials:
+        print(
+            f"The search ends after {len(done)} of {max_trials} trials, "
+            f"{len(oracle.trials) - len(done)} more being refused: it found no other "
+            "values that it had not tried.",
+            flush=True,
+        )
 
 
 def refusals(folder: "str | os.PathLike[str]") -> dict[str, str]:

@@ -1,11 +1,14 @@
 """What a search asks for, and what it leaves alone."""
 
 import json
+import types
 
 import keras_tuner as kt
 import pytest
 
 import keras_dyngate as kd
+from keras_dyngate.tuning.safe_oracle import REFUSED, Status
+from keras_dyngate.tuning.search import _say_why
 from tests.tuning.fakes import Quadratic, trials
 
 
@@ -108,3 +111,18 @@ def test_keras_tuner_itself_reads_what_was_written(tmp_path):
     oracle.reload()
     (best,) = oracle.get_best_trials()
     assert best.score == max(1 - (run[0] - 0.3) ** 2 for run in model.runs())
+
+
+def test_it_is_said_that_a_search_ended_early(capsys):
+    def trial(status):
+        return types.SimpleNamespace(status=status, message=REFUSED)
+
+    oracle = types.SimpleNamespace(
+        trials={str(n): trial(Status.COMPLETED) for n in range(2)}
+        | {"refused": trial(Status.FAILED)}
+    )
+    _say_why(oracle, 2)
+    assert not capsys.readouterr().out
+    _say_why(oracle, 5)
+    said = capsys.readouterr().out
+    assert said.startswith("The search ends after 2 of 5 trials, 1 more being refused")
