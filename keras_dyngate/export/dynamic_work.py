@@ -173,7 +173,7 @@ class Candidates:
                 float(np.dot(chosen.shares, made.path_ms)),
                 float(chosen.macs),
             )
-            over = self.over(found) if made.kept else 0.0
+            over = self.over(found.content) if made.kept else 0.0
             if over <= 1:
                 break
             spare *= MARGIN / over  # the ways to exits take longer in turn with others
@@ -187,12 +187,12 @@ class Candidates:
         cost = "ms" if self.wish.in_ms else "macs"
         return choose_by(**{cost: spare * self.wish.limit(self.tried[0])})
 
-    def over(self, net: Tried) -> float:
+    def over(self, content: bytes) -> float:
         """Time over the limit, in turn with the plain net; 0 without a limit in ms."""
         if not self.wish.by_cost or not self.wish.in_ms:
             return 0.0
         plain = self.tried[0]
-        ms = self.maker.time_files({"plain": plain.content, "net": net.content})
+        ms = self.maker.time_files({"plain": plain.content, "net": content})
         limit = self.wish.limit(dataclasses.replace(plain, ms=ms["plain"]))
         return ms["net"] / limit
 
@@ -310,7 +310,7 @@ class Candidates:
                 float(found["median_ms"]),
                 float(found["mean_executed_macs"]),
             )
-            over = self.over(net)
+            over = self.over(net.content)
             if over <= 1 or self.table is None:
                 break
             self.say(f"{name} take {over:.2f} of the limit: moves the gates")
@@ -320,24 +320,32 @@ class Candidates:
         self.tried.append(net)
 
     def smaller(self) -> None:
-        """The plain net at a lower resolution, taught as long as the gated one."""
+        """The plain net at a lower resolution, taught as long as the gated one.
+
+        The largest of which the MACs suit the budget, and of a budget of time its file.
+        """
         shape: Any = self.model.input_shape
         if len(shape) != 4 or None in shape[1:3] or self.share >= 1:
             return
         side = min(shape[1:3])
         size = int(side * math.sqrt(self.share)) // 16 * 16
-        if size < min(SMALLEST, side) or size >= side:
-            self.left_out.append(
-                f"the plain net at a lower resolution: {size} pixels would be left"
-            )
-            return
-        try:
-            model = at_size(
-                self.model, size * shape[1] // side, size * shape[2] // side
-            )
-        except ValueError as error:
-            self.left_out.append(f"the plain net at {size} pixels: {error}")
-            return
+        while True:
+            if size < min(SMALLEST, side) or size >= side:
+                self.left_out.append(
+                    f"the plain net at a lower resolution: {size} pixels would be left"
+                )
+                return
+            try:
+                model = at_size(
+                    self.model, size * shape[1] // side, size * shape[2] // side
+                )
+            except ValueError as error:
+                self.left_out.append(f"the plain net at {size} pixels: {error}")
+                return
+            timed = self.wish.by_cost and self.wish.in_ms
+            if not timed or self.over(self.file_of(model)) <= 1:
+                break
+            size -= 16
         self.say(f"teaches the plain net at {size} pixels")
         x, y = self.arrays()
         fine_tune(
@@ -346,12 +354,16 @@ class Candidates:
             y,
             epochs=self.teaching.epochs,
             teacher=self.model,
-            checkpoint=self.teaching.file("smaller.npz"),
+            checkpoint=self.teaching.file(f"smaller_{size}.npz"),
             verbose=self.teaching.verbose,
             seed=self.teaching.seed,
         )
         name = f"the plain net at {size} pixels"
         self.static(name, model, self.maker.quantization)
+
+    def file_of(self, model: keras.Model) -> bytes:
+        """A net's file, whatever it has learned."""
+        return self.maker.file(model, self.maker.quantization).path.read_bytes()
 
     def time(self) -> None:
         """All files in turn, on the same pictures; what keeps to the wish."""
