@@ -65,6 +65,8 @@ from keras_dyngate.export.make_dynamic import make_dynamic as make_dynamic
 from keras_dyngate.export.options import AnytimeOptions as AnytimeOptions
 from keras_dyngate.export.options import GateOptions as GateOptions
 from keras_dyngate.export.report import ExportReport as ExportReport
+from keras_dyngate.export.sensitivity import LayerError as LayerError
+from keras_dyngate.export.sensitivity import layer_errors as layer_errors
 from keras_dyngate.layers.batch_normalization import (
     BatchNormalization as BatchNormalization,
 )

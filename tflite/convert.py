@@ -19,6 +19,9 @@ the rest inside. A net that seems to need this gets a warning.
 together run together; the net computes what it did. `--golden` keeps some inputs and what
 this machine answers, to test others against: see README.md.
 
+`--quantization auto` makes a file of every kind, times them in turn, and writes the fastest
+that hardly differs from the float32 one; the table says what each takes and loses.
+
 It ends with what was made: size, signatures, branches, MACs (multiply-accumulates, MMACs
 are millions; a file's own output `executed_macs` is in thousands) beside measured time,
 and, if verified, the agreement with Keras. Exit status: 1 for an error, 3 if the file
@@ -47,9 +50,14 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum(
     "quantization",
     "none",
-    ["none", "float16", "dynamic", "int8"],
+    ["none", "float16", "dynamic", "int8", "auto"],
     "Of the weights: float16 halves them, dynamic makes them 8 bits. int8: 8 bits for "
-    "weights and computing, which needs --images.",
+    "weights and computing, which needs --images (a quantize-aware net needs none). auto: "
+    "the fastest of these, and of int8 with some layers in float32, of which no more than "
+    "--tolerance of the labels differ on --verify; needs --images.",
+)
+flags.DEFINE_float(
+    "tolerance", 0.005, "For auto: labels that may differ from the float file's.", 0, 1
 )
 flags.DEFINE_string(
     "images",
@@ -147,6 +155,8 @@ def convert(source: str, target: str) -> kd.ExportReport:
         signatures=FLAGS.signatures,
         labels=labels,
         parity_data=verify,
+        guard_data=verify,
+        tolerance=FLAGS.tolerance,
     )
     if FLAGS.golden:
         write_golden(target, FLAGS.golden, np.round(verify[: FLAGS.cases]))

@@ -44,7 +44,8 @@ from keras_dyngate.export.arguments import (
     parity_images,
 )
 from keras_dyngate.export.conversion import QUANTIZATIONS, convert
-from keras_dyngate.export.float_layers import in_float
+from keras_dyngate.export.float_layers import in_float, named_kernels
+from keras_dyngate.export.guard import export_guarded
 from keras_dyngate.export.options import AnytimeOptions, GateOptions, from_keywords
 from keras_dyngate.export.parity import warn_of
 from keras_dyngate.export.passes import note_metadata, passes
@@ -99,6 +100,9 @@ def export_tflite(
     signatures: Sequence[str] | None = None,
     parity_data: Any = None,
     calibration_samples: int = 128,
+    tolerance: float = 0.005,
+    guard_data: Any = None,
+    keep_float: Sequence[str] = (),
     group_size: int | None = None,
     subnetworks: Sequence[int] | None = None,
     share_weights: bool | None = None,
@@ -116,7 +120,9 @@ def export_tflite(
             `quantize_aware` made. The kernels of decision gates and of
             the last linear layers of heads stay float32 in the last two, those of
             depthwise convolutions in "dynamic". A first net of an int8 file has 8-bit
-            weights alone, which is faster: see `eight_bit_weights`.
+            weights alone, which is faster: see `eight_bit_weights`. "auto": the fastest
+            of all that keeps to `tolerance`, int8 with some layers in float32 among
+            them; the report's `tried` has a row for each.
         representative_data: For "int8" (a quantize-aware model needs none), and for
             "dynamic" if at hand (features then keep their means through 8-bit kernels):
             images 0 to 255, an array `[N, height, width, channels]`, arrays (images,
@@ -133,6 +139,13 @@ def export_tflite(
             `representative_data`, or random ones, and no more than fit into 20 seconds;
             so every export is compared. False: no comparison.
         calibration_samples: How many images of `representative_data` to use.
+        tolerance: For "auto": accuracy that may be lost against the float32 file, 0 to
+            1; of data without labels, the share of labels that may differ. Default .005.
+        guard_data: For "auto", to judge on: arrays (images, labels), or images. None:
+            `representative_data`.
+        keep_float: For "int8": names, or paths, of convolutions and dense layers that
+            stay in float32 (`layer_errors` says which lose most). Those of a
+            quantize-aware net are named when it is made.
         group_size, subnetworks, share_weights: As in `options`, in the form of version
             0.1.0; they will go in version 0.3.
 
@@ -167,10 +180,24 @@ def export_tflite(
         subnetworks=subnetworks,
         share_weights=share_weights,
     )
+    one_of("quantization", quantization, ("float32", *QUANTIZATIONS, "auto"))
+    if quantization == "auto":
+        return export_guarded(
+            export_tflite,
+            model,
+            writable_target("path", path),
+            tolerance=tolerance,
+            guard_data=guard_data,
+            representative_data=representative_data,
+            options=options,
+            input_type=input_type,
+            labels=labels,
+            signatures=signatures,
+            calibration_samples=calibration_samples,
+        )
     made = plan(model, options)
     graph = made.graph
     shape: tuple[int, ...] = tuple(graph.inputs[0].shape[1:])
-    one_of("quantization", quantization, ("float32", *QUANTIZATIONS))
     quantization = None if quantization == "float32" else quantization
     one_of("input_type", input_type, ("float32", "uint8"))
     names = check_labels(labels, class_count(graph))
@@ -184,6 +211,13 @@ def export_tflite(
             "`quantization` must be 'int8' for a quantize-aware model, which computes as "
             "such a file does; for others export `kd.strip_quantization(model)`. "
             f"Received: quantization={quantization!r}"
+        )
+    kernels = named_kernels(made.graphs, keep_float)
+    if kernels and (rounds or quantization != "int8"):
+        raise ValueError(
+            "`keep_float` goes with `quantization='int8'` of a net that is not "
+            f"quantize-aware. Received: keep_float={list(keep_float)!r}, "
+            f"quantization={quantization!r}"
         )
     if quantization == "int8":
         check_recurrent(made.graphs)
@@ -223,9 +257,8 @@ def export_tflite(
         }
         if rounds:
             metadata["quantize_aware"] = True
-        traced = dataclasses.replace(
-            traced, metadata=metadata, **(in_float(model, traced) if rounds else {})
-        )
+        floats = in_float(model, traced) if rounds else {"float_layers": kernels}
+        traced = dataclasses.replace(traced, metadata=metadata, **floats)
         for each in passes(quantization):
             each(file, traced)
     content = flatbuffer.write(file)

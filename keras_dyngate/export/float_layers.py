@@ -7,13 +7,14 @@ that was folded in.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from keras_dyngate._graph import FlatGraph
 from keras_dyngate.controllers import Controller
 from keras_dyngate.export.lowering.constants import value
 from keras_dyngate.export.plan.traced import Traced
@@ -36,6 +37,38 @@ def stored_kernel(layer: keras.Layer) -> np.ndarray | None:
     if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
         return np.moveaxis(value(layer.kernel), -1, 0)
     return None
+
+
+def named_kernels(
+    graphs: Iterable[FlatGraph], names: Collection[str]
+) -> dict[str, np.ndarray]:
+    """Kernels of the layers that are to stay in float32; see `export_tflite`.
+
+    Args:
+        graphs: Of what is exported.
+        names: Of layers, or their paths.
+
+    Raises:
+        ValueError: If there is no such layer, or it has no kernel.
+    """
+    if isinstance(names, str):
+        raise ValueError(
+            f"`keep_float` must be a list of names. Received: keep_float={names!r}"
+        )
+    found: dict[str, np.ndarray] = {}
+    for graph in graphs:
+        for call in graph.calls:
+            for name in {call.path, call.operation.name} & set(names):
+                kernel = stored_kernel(call.operation)
+                if kernel is not None:
+                    found[name] = kernel
+    missing = set(names) - set(found)
+    if missing:
+        raise ValueError(
+            "`keep_float` must name convolutions or dense layers of the model, outside "
+            f"gated blocks. Received: {sorted(missing)}"
+        )
+    return found
 
 
 def in_float(model: keras.Model, traced: Traced) -> dict[str, Any]:
@@ -84,6 +117,8 @@ def float_layers(model: schema.ModelT, kernels: Mapping[str, np.ndarray]) -> Non
             "`keep_float` must name layers whose kernels a file has as a whole; those in "
             f"gated blocks are cut into groups. Received: {sorted(missing)}"
         )
+    for graph in model.subgraphs:
+        _join(model, graph)
     flatbuffer.drop_unused_buffers(model)
 
 
@@ -117,6 +152,32 @@ def _exact(
 def _axis(kernel: np.ndarray) -> int:
     """Of the channels that are put out, in a file."""
     return 3 if kernel.ndim == 4 and kernel.shape[0] == 1 else 0
+
+
+def _join(model: schema.ModelT, graph: schema.SubGraphT) -> None:
+    """Let one float operator read another's output as it is, not rounded between."""
+    names = {id(op): flatbuffer.op_name(model, op) for op in graph.operators}
+    exact = {
+        int(op.outputs[0]): int(op.inputs[0])
+        for op in graph.operators
+        if names[id(op)] == "QUANTIZE"
+        and graph.tensors[op.inputs[0]].type == schema.TensorType.FLOAT32
+    }
+    same: dict[int, int] = {}
+    for op in list(graph.operators):
+        if names[id(op)] == "DEQUANTIZE" and int(op.inputs[0]) in exact:
+            if int(op.outputs[0]) not in map(int, graph.outputs):
+                same[int(op.outputs[0])] = exact[int(op.inputs[0])]
+                graph.operators.remove(op)
+    for op in graph.operators:
+        op.inputs = [same.get(int(t), int(t)) for t in op.inputs]
+    read = {int(t) for op in graph.operators for t in op.inputs}
+    read |= set(map(int, graph.outputs))
+    graph.operators = [
+        op
+        for op in graph.operators
+        if names[id(op)] != "QUANTIZE" or int(op.outputs[0]) in read
+    ]
 
 
 def _float_twin(graph: schema.SubGraphT, index: int) -> int:

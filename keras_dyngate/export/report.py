@@ -9,6 +9,40 @@ from keras_dyngate.export.plan.subnetwork_costs import SubnetworkCost
 
 
 @dataclasses.dataclass(frozen=True)
+class TriedQuantization:
+    """One file that `quantization="auto"` made.
+
+    Attributes:
+        name: Its quantization, with the layers that stay in float32.
+        ms: Median of an image; all files in turn.
+        bytes: Of the file.
+        accuracy: On the data it was judged on; None without labels.
+        agreement: Share of labels that are the float32 file's.
+        decision_agreement: Share of gates' decisions that are Keras'; None: no gates.
+        exit_agreement: The same of exits.
+        kept: Whether it keeps to the tolerance.
+    """
+
+    name: str
+    ms: float
+    bytes: int
+    accuracy: float | None
+    agreement: float
+    decision_agreement: float | None
+    exit_agreement: float | None
+    kept: bool
+
+    def __str__(self) -> str:
+        def shown(value: float | None) -> str:
+            return f"{'-':>9}" if value is None else f"{value:9.2%}"
+
+        shares = (self.accuracy, self.agreement, self.decision_agreement)
+        numbers = "".join(map(shown, (*shares, self.exit_agreement)))
+        kept = "yes" if self.kept else "no"
+        return f"{self.ms:8.3f}{self.bytes / 1e6:8.2f}{numbers}{kept:>6}  {self.name}"
+
+
+@dataclasses.dataclass(frozen=True)
 class ExportReport:
     """The result of `export_tflite`.
 
@@ -27,6 +61,7 @@ class ExportReport:
             `path_ms`.
         subnetworks: Of an anytime net, what each step and sub-network costs.
         parity: Agreement with Keras; None if `parity_data` was False.
+        tried: With `quantization="auto"` all files that were made, the fastest first.
 
     Example:
         ```python
@@ -49,6 +84,7 @@ class ExportReport:
     exit_ms: tuple[float, ...] | None = None
     subnetworks: tuple[SubnetworkCost, ...] = ()
     parity: Parity | None = None
+    tried: tuple[TriedQuantization, ...] = ()
 
     def __str__(self) -> str:
         inside = {name.split("/")[0] for name in (b.name for b in self.branches)}
@@ -79,6 +115,12 @@ class ExportReport:
             lines.append(f"not counted, of unknown kind: {', '.join(unknown)}")
         if self.parity is not None:
             lines.append(self._agreement(self.parity))
+        if self.tried:
+            lines.append(
+                f"{'ms':>8}{'MB':>8}{'accuracy':>9}{'labels':>9}{'gates':>9}{'exits':>9}"
+                f"{'kept':>6}  (labels as in float32; gates and exits as in Keras)"
+            )
+            lines += map(str, self.tried)
         return "\n".join(lines)
 
     def _agreement(self, parity: Parity) -> str:

@@ -75,6 +75,26 @@ def test_int8_from_pictures_and_verified(folder):
     assert litert.signatures["classify"].inputs["image"].dtype == np.uint8
 
 
+def test_the_fastest_quantization_within_a_tolerance(folder):
+    target = folder / "auto.tflite"
+    status, stdout, stderr = run(
+        folder / "net.keras",
+        target,
+        "--quantization=auto",
+        f"--images={folder / 'pictures'}",
+        f"--verify={folder / 'x.npz'}",
+        "--samples=12",
+        "--tolerance=0.2",
+    )
+    assert status == 0, stderr
+    table = stdout[stdout.index("labels as in float32") :].splitlines()[1:]
+    names = [line.split("  ")[-1] for line in table]
+    assert {"float32", "float16", "dynamic", "int8"} <= set(names)
+    kept = next(line for line in table if " yes  " in line)
+    quantization = kd.LiteRTModel(target).metadata["quantization"] or "float32"
+    assert kept.split("  ")[-1].startswith(quantization)
+
+
 def test_a_net_that_was_gated_afterwards(folder):
     """Channel and layer gates on a net with squeeze-and-excite, from its .keras file."""
     x = tinted(24)
