@@ -352,7 +352,7 @@ class Candidates:
                 self.left_out.append(f"the plain net at {size} pixels: {error}")
                 return
             timed = self.wish.by_cost and self.wish.in_ms
-            if not timed or self.over(self.file_of(model)) <= 1:
+            if not timed or self.over(self.file_of(model)) <= MARGIN:
                 break
             size -= 16
         self.say(f"teaches the plain net at {size} pixels")

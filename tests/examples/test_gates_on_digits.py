@@ -25,21 +25,23 @@ def test_a_net_is_gated_and_both_files_are_judged(tmp_path):
     found = json.loads((tmp_path / "result.json").read_text())
     rows = found["rows"]
     plain = kd.count_macs(keras.models.load_model(tmp_path / "plain.keras")).total
-    assert rows["untouched"]["macs"] == plain
-    assert found["macs_ratio"] == rows["gated"]["macs"] / plain < 0.8
+    assert rows["untouched"]["macs"] == pytest.approx(plain, abs=1000)  # in thousands
+    ratio = rows["gated"]["macs"] / rows["untouched"]["macs"]
+    assert found["macs_ratio"] == ratio < 0.85
     assert all(row["ms"] > 0 for row in rows.values())
 
 
-def test_budgets_of_macs_and_ms_are_kept(tmp_path):
+def test_budgets_are_kept_and_a_run_is_gone_on_with(tmp_path):
     small_net(tmp_path / "plain.keras")
-    arguments = (f"--out={tmp_path}", "--shares=0.8", "--seeds=1", "--steps=2")
-    done = run("keep_budgets.py", *arguments, "--units=macs")
+    arguments = (f"--out={tmp_path}", "--shares=0.8", "--units=macs", "--steps=2")
+    done = run("keep_budgets.py", *arguments, "--seeds=1")
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = json.loads((tmp_path / "rows.json").read_text())
     assert abs(row["spent"] - 0.8) < 0.1
     table = kd.CostTable.load(tmp_path / "table.json")
     assert table.unit == "ms" and table.measured.trials > 0
-    done = run("keep_budgets.py", *arguments, "--units=macs,ms")  # one is there
+    done = run("keep_budgets.py", *arguments, "--seeds=2")  # one is there
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())
-    assert rows[0] == row and [r["unit"] for r in rows] == ["macs", "ms"]
+    assert rows[0] == row and [r["seed"] for r in rows] == [0, 1]
+    assert "furthest from its budget: 0." in done.stdout
