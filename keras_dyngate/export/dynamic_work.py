@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -211,18 +212,20 @@ class Candidates:
         name, model = found
         self.say(f"teaches {name} to spend {self.share:.2f} of the cost")
         x, y = self.arrays()
-        train_gates(
-            model,
-            x,
-            y,
-            self.share,
-            epochs=self.teaching.epochs,
-            teacher=self.model,
-            table=self.table if self.wish.in_ms else None,
-            checkpoint=self.teaching.file("gates.npz"),
-            verbose=self.teaching.verbose,
-            seed=self.teaching.seed,
-        )
+        with warnings.catch_warnings():  # whether it keeps to the budget is seen later
+            warnings.filterwarnings("ignore", "`share` is .* and the net spends")
+            train_gates(
+                model,
+                x,
+                y,
+                self.share,
+                epochs=self.teaching.epochs,
+                teacher=self.model,
+                table=self.table if self.wish.in_ms else None,
+                checkpoint=self.teaching.file("gates.npz"),
+                verbose=self.teaching.verbose,
+                seed=self.teaching.seed,
+            )
         self.dynamic(name, model, x)
         if places or first is not None:
             behind = self.same_places(model, places)
