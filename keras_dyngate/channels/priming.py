@@ -19,7 +19,6 @@ from keras_dyngate._checks import fraction
 from keras_dyngate._deprecation import renamed
 from keras_dyngate._images import take_images
 from keras_dyngate._walk import dynamic_layers
-from keras_dyngate._warn import warn
 from keras_dyngate.callbacks.settling import largest_shift
 from keras_dyngate.channels.importance import decision_importance, gated_masks
 from keras_dyngate.channels.rearranging import reorder_channels
@@ -58,7 +57,7 @@ def prime_gates(
     gated branch being one unit: one standard deviation over all units is `spread`, and
     what is added to all is such that the decisions on these images spend `share`, from
     the first step of training on. A chain without which the net would say the same of
-    every image keeps its most important unit open, whatever that costs; one inside a
+    every image keeps its most important unit open, if the share allows; one inside a
     gated branch begins with a unit that is as open as the branch. Nothing else of the
     gates is changed: do this before they are trained. Design of this library.
 
@@ -74,9 +73,6 @@ def prime_gates(
 
     Returns:
         The biases, by the name of the decision: float32 `[units]`.
-
-    Warns:
-        UserWarning: If so little would leave a net that says the same of every image.
 
     Raises:
         ValueError: If the model has other channel gates or no gate that can be primed,
@@ -210,11 +206,13 @@ def _settled(
     decider = DecisionModel(model)
     flat = np.concatenate(list(logits.values()))
     biases: dict[str, np.ndarray] = {}
+    spent: list[float] = []
+    held: Sequence[str] = vital
 
     def spends(shift: float) -> float:
         for name, item in gates.items():
             found = np.clip(logits[name] + shift, -LOGIT_BOUND, LOGIT_BOUND)
-            if name in vital:
+            if name in held:
                 found[np.argmax(logits[name])] = LOGIT_BOUND
             biases[name] = found.astype("float32")
             bias = item.controller.expand.bias
@@ -222,14 +220,12 @@ def _settled(
             values[item.units] = biases[name]
             bias.assign(values)
         found = decider.predict(x[:MOST], batch_size=32, verbose=0)["decisions"]
-        return float(costs.of(found, group_size).mean()) / costs.total
+        spent.append(float(costs.of(found, group_size).mean()) / costs.total)
+        return spent[-1]
 
     all_shut, all_open = -LOGIT_BOUND - flat.max(), LOGIT_BOUND - flat.min()
-    shift = largest_shift(spends, share, all_shut, all_open)
-    if vital and shift == all_shut and (least := spends(shift)) > share:
-        warn(
-            f"`share` is {share:.3f}, and the net spends {least:.3f} with one unit open "
-            f"of each chain that nothing goes around: {list(vital)[:3]}. With less it "
-            "would say the same of every image."
-        )
+    for held in (vital, ()):  # what costs too much may be shut after all
+        largest_shift(spends, share, all_shut, all_open)
+        if not held or spent[-1] <= share:
+            break
     return dict(biases)

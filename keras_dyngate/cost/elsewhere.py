@@ -85,6 +85,11 @@ def cost_table_from(
             "`costs` must be of the file that the trials are for. "
             f"Received: {os.fspath(costs)!r}, of a file of another hash"
         )
+    if len(values) > 1 and np.ptp(values) == 0 < values[0]:
+        raise ValueError(
+            "`costs` must differ from trial to trial: nothing was skipped. "
+            f"Received: {len(values)} times {values[0]:g}"
+        )
     drawn = drawn[: len(values)]
     channels = {
         gating.name_in(row.layer): gating.channels
@@ -130,9 +135,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError(f"format {noted['format']!r}")
         if noted["unit"] not in UNITS.values():
             raise ValueError(f"unit {noted['unit']!r}, none of {[*UNITS.values()]}")
-        costs = np.asarray(noted["costs"], np.float64)
-        if len(costs) > 1 and np.ptp(costs) == 0:
-            raise ValueError("costs that are all the same")
+        np.asarray(noted["costs"], np.float64)
     except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
         raise ValueError(
             f"`costs` must be a file of the format {FORMAT!r}. Received: "

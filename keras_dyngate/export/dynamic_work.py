@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -212,20 +211,18 @@ class Candidates:
         name, model = found
         self.say(f"teaches {name} to spend {self.share:.2f} of the cost")
         x, y = self.arrays()
-        with warnings.catch_warnings():  # whether it keeps to the budget is seen later
-            warnings.filterwarnings("ignore", "`share` is .* and the net spends")
-            train_gates(
-                model,
-                x,
-                y,
-                self.share,
-                epochs=self.teaching.epochs,
-                teacher=self.model,
-                table=self.table if self.wish.in_ms else None,
-                checkpoint=self.teaching.file("gates.npz"),
-                verbose=self.teaching.verbose,
-                seed=self.teaching.seed,
-            )
+        train_gates(
+            model,
+            x,
+            y,
+            self.share,
+            epochs=self.teaching.epochs,
+            teacher=self.model,
+            table=self.table if self.wish.in_ms else None,
+            checkpoint=self.teaching.file("gates.npz"),
+            verbose=self.teaching.verbose,
+            seed=self.teaching.seed,
+        )
         self.dynamic(name, model, x)
         if places or first is not None:
             behind = self.same_places(model, places)

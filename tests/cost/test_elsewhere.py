@@ -76,6 +76,12 @@ def test_refused(drawn, tmp_path):
         kd.cost_table_from(model, good, other)
     with pytest.raises(ValueError, match="`costs` must be positive"):
         kd.cost_table_from(model, good, written(folder, trials, 0 * costs))
+    with pytest.raises(ValueError, match="`costs` must differ from trial to trial"):
+        kd.cost_table_from(model, good, written(folder, trials, 0 * costs + 1))
+    with pytest.raises(ValueError, match=r"`costs` must be of \d+ trials or more"):
+        kd.cost_table_from(model, good, written(folder, trials, costs[:2]))
+    with pytest.raises(ValueError, match="unit 'joule', none of"):
+        kd.cost_table_from(model, good, written(folder, trials, costs, unit="joule"))
     with pytest.raises(FileNotFoundError):
         kd.cost_table_from(model, good, tmp_path / "none.json")
     with pytest.raises(ValueError, match="`trials` must be drawn for a file of this"):
