@@ -226,7 +226,7 @@ class GatedChain(DynamicLayer):
                 zone = zones[index]
                 y = self.run(links[at : zone.mask], y, training)
                 y, at = y * spread(scores[key], y), zone.mask
-                if self.dress is not None and training:
+                if self.dress is not None and self.dress.watches(training):
                     between = self.run(links[at : zone.stop], y, training)
                     self.dress.watch_sums(index, between, training)
         y = self.run(links[at:], y, training)

@@ -1,7 +1,7 @@
 """The roundings of a gated chain: of its kernels, and of what its file computes.
 
 In a file every group of channels adds its share to a sum, one after the other; these sums
-and shares have ranges of their own, which are watched on some images of each batch.
+and shares have ranges of their own, which are watched beside.
 """
 
 import weakref
@@ -17,7 +17,7 @@ from keras_dyngate.cost.cost_row import default_group_size
 from keras_dyngate.layers.gated_chain import Worn, weighs
 from keras_dyngate.layers.links import Link, is_padding, shape_after
 from keras_dyngate.models.gating.rebuilding import Sharing
-from keras_dyngate.quantization.fake_quantize import FakeQuantize
+from keras_dyngate.quantization.fake_quantize import FakeQuantize, is_watching
 from keras_dyngate.quantization.kinds import (
     SAME,
     ends_in_relu,
@@ -28,7 +28,6 @@ from keras_dyngate.quantization.kinds import (
 )
 from keras_dyngate.quantization.quantized_layer import quantized_form
 
-WATCHED = 4  # images of a batch that sums are watched on
 _BN = keras.layers.BatchNormalization
 
 
@@ -165,7 +164,12 @@ class Dress(keras.layers.Layer):
         """What the gates are given: the means of the channels, rounded."""
         return _means(self.pooled, x, training)
 
-    def watch_sums(self, index: int, x: Any, training: bool) -> None:
+    @staticmethod
+    def watches(training: bool | None) -> bool:
+        """Whether ranges follow what is computed now."""
+        return bool(training) or is_watching()
+
+    def watch_sums(self, index: int, x: Any, training: bool | None) -> None:
         """Let the ranges of the groups' sums follow a batch.
 
         Args:
@@ -181,7 +185,7 @@ class Dress(keras.layers.Layer):
         factor = _factor(self.links[zones[index].stop + 1 :])
         units = chain.channel_gate.units // chain.masks
         size = default_group_size(int(x.shape[-1]), units)  # as a file runs them
-        x = ops.stop_gradient(x[:WATCHED])
+        x = ops.stop_gradient(x)
         total, shares, sums = None, [], []
         for start in range(0, x.shape[-1], size):
             cut = slice(start, start + size)

@@ -32,6 +32,11 @@ def watching() -> Iterator[None]:
         _watching.reset(token)
 
 
+def is_watching() -> bool:
+    """Whether ranges are being noted."""
+    return _watching.get()
+
+
 @serializable
 class FakeQuantize(keras.layers.Layer):
     """Rounds to the 256 steps of an 8-bit number, whose range follows the data.
@@ -81,7 +86,7 @@ class FakeQuantize(keras.layers.Layer):
     def call(self, x: Any, training: bool | None = None) -> Any:
         if _hooks.exporting():
             return self.constant(x)
-        if _watching.get():
+        if is_watching():
             if self.fixed is None and not isinstance(x, keras.KerasTensor):
                 numbers = keras.ops.convert_to_numpy(x)
                 self.seen.append((float(numbers.min()), float(numbers.max())))

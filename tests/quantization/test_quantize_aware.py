@@ -11,7 +11,7 @@ pytest.importorskip("ai_edge_litert")
 import keras_dyngate as kd
 from keras_dyngate.flatfile import flatbuffer
 from keras_dyngate.quantization.fake_quantize import FakeQuantize
-from tests.quantization.nets import CLASSES, NETS, X, Y, mobile, plain
+from tests.quantization.nets import CLASSES, NETS, X, Y, channels, mobile, plain
 
 pytestmark = pytest.mark.heavy
 layers = keras.layers
@@ -82,14 +82,16 @@ def test_a_net_is_trained_saved_stripped_and_exported(name, tmp_path):
         assert "IF" in {op for op, _ in found}
 
 
-def test_the_file_of_a_plain_net_is_its_equal_to_a_step(tmp_path):
-    """Logits differ by a step or two of the last range: rounding is not chaos."""
-    net = mobile()
+@pytest.mark.parametrize("make", [mobile, channels])
+def test_a_file_is_its_equal_to_some_steps_without_training(make, tmp_path):
+    """Logits differ by a few steps of the last range: rounding is not chaos."""
+    net = make()
     model = kd.quantize_aware(net, X)
     path = tmp_path / "net.tflite"
     report = kd.export_tflite(model, path, quantization="int8", parity_data=X)
     low, high = [x for x in model.layers if isinstance(x, FakeQuantize)][-1].range()
-    assert report.parity.max_difference <= 3.01 * (high - low) / 255
+    off = report.parity.max_difference * max(-low, high)  # it is relative
+    assert off <= 6.01 * (high - low) / 255
     post = kd.export_tflite(
         net, path, quantization="int8", representative_data=X, parity_data=X
     )
