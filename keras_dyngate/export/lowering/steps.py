@@ -333,6 +333,8 @@ _SAME_RANGE = frozenset(
 
 def again(x: Any) -> Any:
     """A tensor from outside a branch, rounded inside as it was outside, if it was."""
+    if not tf.is_symbolic_tensor(x):
+        return x
     op = x.op
     while op.type in _SAME_RANGE:
         op = op.inputs[0].op
