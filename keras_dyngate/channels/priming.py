@@ -162,7 +162,7 @@ def vital_decisions(model: keras.Model, x: Any, gates: Mapping[str, Any]) -> lis
 
     usual = differs({})
     for name, item in gates.items():
-        if not item.whole and differs({name: np.zeros((1, item.groups), "f")}) < (
+        if not item.whole and differs({name: keras.ops.zeros((1, item.groups))}) < (
             ALIKE * usual
         ):
             found.append(name)
