@@ -17,13 +17,12 @@ from collections.abc import Mapping, Sized
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_dyngate._backend import before_assign
 from keras_dyngate._checks import fraction, positive_int
 from keras_dyngate._deprecation import renamed
 from keras_dyngate._walk import controllers
-from keras_dyngate.callbacks.settling import Shift, spend_just
+from keras_dyngate.callbacks.settling import Shift, share_spent, spend_just
 from keras_dyngate.callbacks.step_callback import StepCallback
 from keras_dyngate.cost import CostTable, count_macs
 from keras_dyngate.cost.budget import Budget
@@ -211,9 +210,7 @@ class CostBudget(StepCallback):
     def _spent(self) -> float:
         """Share of the cost that the images spend now."""
         assert self._decider is not None and self._costs is not None
-        found = self._decider.predict(self.images, verbose=0)["decisions"]
-        costs = self._costs.of(found, self.group_size)
-        return float(np.mean(costs)) / self._costs.total
+        return share_spent(self._decider, self.images, self._costs, self.group_size)
 
     def _settle(self) -> None:
         """Move all gates alike to where the budget is spent, late in the training."""

@@ -64,6 +64,26 @@ def spend_just(spends: Callable[[float], float], spent: float, wanted: float) ->
     return last[0]
 
 
+def share_spent(
+    decider: DecisionModel,
+    x: Any,
+    costs: CostTable,
+    group_size: int | Mapping[str, int] | None = None,
+    batch_size: int | None = None,
+) -> float:
+    """Share of the plain net's cost that some images spend, their mean.
+
+    Args:
+        decider: Of the net.
+        x: The images.
+        costs: What the net costs.
+        group_size: As in `CostTable.of`.
+        batch_size: Of the pass over the images.
+    """
+    found = decider.predict(x, batch_size=batch_size, verbose=0)["decisions"]
+    return float(np.mean(costs.of(found, group_size))) / costs.total
+
+
 def settle(
     model: keras.Model,
     x: Any,
@@ -87,8 +107,7 @@ def settle(
 
     def spends(by: float) -> float:
         shift.to(by)
-        found = decider.predict(x, verbose=0)["decisions"]
-        return float(np.mean(costs.of(found, group_size))) / costs.total
+        return share_spent(decider, x, costs, group_size)
 
     return spend_just(spends, spends(0.0), share)
 

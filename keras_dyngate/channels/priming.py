@@ -19,7 +19,7 @@ from keras_dyngate._checks import fraction
 from keras_dyngate._deprecation import renamed
 from keras_dyngate._images import take_images
 from keras_dyngate._walk import dynamic_layers
-from keras_dyngate.callbacks.settling import largest_shift
+from keras_dyngate.callbacks.settling import largest_shift, share_spent
 from keras_dyngate.channels.importance import decision_importance, gated_masks
 from keras_dyngate.channels.rearranging import reorder_channels
 from keras_dyngate.controllers import BinaryGate, force_open_rate
@@ -219,8 +219,7 @@ def _settled(
             values = keras.ops.convert_to_numpy(bias).copy()
             values[item.units] = biases[name]
             bias.assign(values)
-        found = decider.predict(x[:MOST], batch_size=32, verbose=0)["decisions"]
-        spent.append(float(costs.of(found, group_size).mean()) / costs.total)
+        spent.append(share_spent(decider, x[:MOST], costs, group_size, batch_size=32))
         return spent[-1]
 
     all_shut, all_open = -LOGIT_BOUND - flat.max(), LOGIT_BOUND - flat.min()

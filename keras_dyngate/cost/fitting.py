@@ -128,7 +128,7 @@ def fit_costs(
 
 def unknowns(table: CostTable) -> int:
     """How many costs `fit_costs` looks for."""
-    return len({((), 0), *map(_key, table.rows)})
+    return len(_keys(table))
 
 
 def _apart(rows: tuple[CostRow, ...], plain: float) -> tuple[CostRow, ...]:
@@ -167,6 +167,11 @@ def _key(row: CostRow) -> Key:
     return tuple(sorted(set(row.decisions))), row.stage
 
 
+def _keys(table: CostTable) -> list[Key]:
+    """What the cost depends on: what always runs, and the rows' own."""
+    return list(dict.fromkeys([((), 0), *map(_key, table.rows)]))
+
+
 def _columns(
     table: CostTable,
     decisions: Mapping[str, np.ndarray],
@@ -175,7 +180,7 @@ def _columns(
 ) -> tuple[list[Key], np.ndarray]:
     """What the cost depends on, and by how much of it each trial ran, `[trials, keys]`."""
     opened, groups = table.open_groups(decisions, group_sizes)
-    keys = list(dict.fromkeys([((), 0), *map(_key, table.rows)]))
+    keys = _keys(table)
     columns = np.ones((count, len(keys)))
     for place, (names, stage) in enumerate(keys):
         for name in names:

@@ -6,7 +6,6 @@ file each channel of a kernel is that of its layer times a factor, of the normal
 that was folded in.
 """
 
-import copy
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -16,13 +15,13 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_dyngate._graph import FlatGraph
 from keras_dyngate.controllers import Controller
+from keras_dyngate.export.int8_borders import FROM_FLOAT, FROM_INT8
 from keras_dyngate.export.lowering.constants import value
 from keras_dyngate.export.plan.traced import Traced
 from keras_dyngate.flatfile import flatbuffer
 from keras_dyngate.quantization.quantized_layer import FloatLayer
 
 _KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-_FROM_FLOAT, _FROM_INT8 = 1, 2  # versions of QUANTIZE and DEQUANTIZE
 HALF = 0.51 / 127  # of a step, of numbers whose largest is 1
 
 
@@ -180,13 +179,6 @@ def _join(model: schema.ModelT, graph: schema.SubGraphT) -> None:
     ]
 
 
-def _float_twin(graph: schema.SubGraphT, index: int) -> int:
-    """A float32 tensor beside one of int8."""
-    twin = copy.copy(graph.tensors[index])
-    twin.type, twin.quantization, twin.buffer = schema.TensorType.FLOAT32, None, 0
-    return flatbuffer.add_tensor(graph, twin)
-
-
 def _put_back(
     model: schema.ModelT,
     graph: schema.SubGraphT,
@@ -195,7 +187,7 @@ def _put_back(
 ) -> None:
     given, weights, *rest = (int(t) for t in operator.inputs)
     made = int(operator.outputs[0])
-    held = [_float_twin(graph, weights)]
+    held = [flatbuffer.float_twin(graph, weights)]
     graph.tensors[held[0]].buffer = flatbuffer.intern_buffer(
         model, np.ascontiguousarray(kernel)
     )
@@ -206,13 +198,13 @@ def _put_back(
             held.append(bias)
             continue
         scale = np.asarray(tensor.quantization.scale, np.float64)
-        held.append(_float_twin(graph, bias))
+        held.append(flatbuffer.float_twin(graph, bias))
         graph.tensors[held[-1]].buffer = flatbuffer.intern_buffer(
             model, (numbers * scale).astype(np.float32)
         )
-    x, y = _float_twin(graph, given), _float_twin(graph, made)
+    x, y = flatbuffer.float_twin(graph, given), flatbuffer.float_twin(graph, made)
     place = graph.operators.index(operator)
-    before = flatbuffer.new_operator(model, "DEQUANTIZE", _FROM_INT8, [given], [x])
-    after = flatbuffer.new_operator(model, "QUANTIZE", _FROM_FLOAT, [y], [made])
+    before = flatbuffer.new_operator(model, "DEQUANTIZE", FROM_INT8, [given], [x])
+    after = flatbuffer.new_operator(model, "QUANTIZE", FROM_FLOAT, [y], [made])
     operator.inputs, operator.outputs = [x, *held], [y]
     graph.operators[place : place + 1] = [before, operator, after]

@@ -6,7 +6,6 @@ lose most are put back to float32 first.
 """
 
 import dataclasses
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ import keras
 import numpy as np
 
 from keras_dyngate._checks import fraction
+from keras_dyngate._files import write_whole
 from keras_dyngate._graph import FlatGraph
 from keras_dyngate._images import finite_images, take_images
 from keras_dyngate.export.arguments import check_model
@@ -65,13 +65,13 @@ def export_guarded(
     given = representative_data if guard_data is None else guard_data
     x, y = _guard(given, shape, int(outputs))
     with tempfile.TemporaryDirectory() as folder:
-        made: dict[str, ExportReport] = {}
+        made: dict[str, _Made] = {}
 
         def make(name: str, quantization: str, **more: Any) -> None:
             eight = quantization in ("dynamic", "int8")
             with warnings.catch_warnings():  # the table says it
                 warnings.filterwarnings("ignore", "The file agrees with Keras on")
-                made[name] = export(
+                report = export(
                     model,
                     Path(folder) / f"{len(made)}.tflite",
                     quantization=quantization,
@@ -80,6 +80,9 @@ def export_guarded(
                     **options,
                     **more,
                 )
+            file = LiteRTModel(report.path)
+            truth = np.zeros(len(x), int) if y is None else y
+            made[name] = _Made(report, file, file.evaluate(x, truth))
 
         for name in WHOLE:
             make(name, name)
@@ -96,9 +99,8 @@ def export_guarded(
                 if _row(rows, mixed).kept:
                     break
         best = min((row for row in rows if row.kept), key=lambda row: row.ms)
-        report = made[best.name]
-        shutil.copyfile(report.path, beside := path.with_name(f".{path.name}.guard"))
-        beside.replace(path)
+        report = made[best.name].report
+        write_whole(path, Path(report.path).read_bytes())
     return dataclasses.replace(report, path=str(path), tried=tuple(rows))
 
 
@@ -140,32 +142,39 @@ def _guard(
     return x, y
 
 
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """A file, and what it says of the data it is judged on."""
+
+    report: ExportReport
+    file: LiteRTModel
+    said: dict[str, Any]
+
+
 def _judged(
-    made: dict[str, ExportReport], x: np.ndarray, y: np.ndarray | None, tolerance: float
+    made: dict[str, _Made], x: np.ndarray, y: np.ndarray | None, tolerance: float
 ) -> list[TriedQuantization]:
     """A row for each file, the fastest first."""
-    files = {name: LiteRTModel(report.path) for name, report in made.items()}
-    first = next(iter(made["float32"].signatures))
+    exact = made["float32"].said
+    first = next(iter(made["float32"].report.signatures))
     inputs = [{"image": image} for image in x[:TIMED]]
     times = compare_latency(
-        {name: (file, first, inputs) for name, file in files.items()},
+        {name: (each.file, first, inputs) for name, each in made.items()},
         rounds=PASSES * len(inputs),
     )
-    exact = files["float32"].evaluate(x, np.zeros(len(x), int) if y is None else y)
     rows = []
-    for name, report in made.items():
-        labels = files[name].evaluate(x, np.zeros(len(x), int) if y is None else y)
-        same = float(np.mean(labels["labels"] == exact["labels"]))
-        accuracy = None if y is None else float(labels["accuracy"])
+    for name, each in made.items():
+        said, parity = each.said, each.report.parity
+        same = float(np.mean(said["labels"] == exact["labels"]))
+        accuracy = None if y is None else float(said["accuracy"])
         lost = (
             1 - same if y is None else float(exact["accuracy"]) - float(accuracy or 0)
         )
-        parity = report.parity
         rows.append(
             TriedQuantization(
                 name=name,
                 ms=float(np.median(times[name])),
-                bytes=report.bytes,
+                bytes=each.report.bytes,
                 accuracy=accuracy,
                 agreement=same,
                 decision_agreement=parity.decision_agreement if parity else None,

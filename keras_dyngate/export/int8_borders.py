@@ -38,7 +38,7 @@ _TRANSPARENT = {
     "SLICE": 2,
     "STRIDED_SLICE": 2,
 }
-_FROM_FLOAT, _FROM_INT8 = 1, 2  # versions of QUANTIZE and DEQUANTIZE
+FROM_FLOAT, FROM_INT8 = 1, 2  # versions of QUANTIZE and DEQUANTIZE
 
 Key = tuple[int, int]  # (subgraph, tensor), indices in the file
 
@@ -223,9 +223,7 @@ class _Rewriter:
             subgraph.operators.remove(operator)
         else:  # becomes an int8 -> int8 conversion between two scales
             place = subgraph.operators.index(operator)
-            subgraph.operators[place] = self._new(
-                "QUANTIZE", _FROM_INT8, before, member
-            )
+            subgraph.operators[place] = self._new("QUANTIZE", FROM_INT8, before, member)
 
     def _drop_quantize(
         self, subgraph: schema.SubGraphT, operator: schema.OperatorT
@@ -272,21 +270,21 @@ class _Rewriter:
         """Give an op that reads members in float32 its own DEQUANTIZE."""
         subgraph = self.model.subgraphs[index]
         for tensor in sorted({t for t in operator.inputs if (index, t) in members}):
-            twin = _float_twin(subgraph, tensor)
-            dequantize = self._new("DEQUANTIZE", _FROM_INT8, tensor, twin)
+            twin = flatbuffer.float_twin(subgraph, tensor)
+            dequantize = self._new("DEQUANTIZE", FROM_INT8, tensor, twin)
             subgraph.operators.insert(subgraph.operators.index(operator), dequantize)
             operator.inputs = [twin if t == tensor else t for t in operator.inputs]
 
     def _keep_float(self, side: str, index: int, tensor: int) -> None:
         """Convert an input or output of a signature once, at the start or the end."""
         subgraph = self.model.subgraphs[index]
-        twin = _float_twin(subgraph, tensor)
+        twin = flatbuffer.float_twin(subgraph, tensor)
         flatbuffer.replace_port(self.model, index, side, tensor, twin)
         if side == "inputs":
-            quantize = self._new("QUANTIZE", _FROM_FLOAT, twin, tensor)
+            quantize = self._new("QUANTIZE", FROM_FLOAT, twin, tensor)
             subgraph.operators.insert(0, quantize)
         else:
-            subgraph.operators.append(self._new("DEQUANTIZE", _FROM_INT8, tensor, twin))
+            subgraph.operators.append(self._new("DEQUANTIZE", FROM_INT8, tensor, twin))
 
     def _raise_versions(self, members: set[Key]) -> None:
         """Ops within a class now run their int8 form, of another version."""
@@ -329,10 +327,3 @@ def _joint_scale(tensors: list[schema.TensorT]) -> tuple[np.float32, int]:
     high = max((127 - zero_point) * scale for scale, zero_point in known)
     joint = np.float32((high - low) / 255)
     return joint, int(np.clip(np.round(-128 - low / joint), -128, 127))
-
-
-def _float_twin(subgraph: schema.SubGraphT, tensor: int) -> int:
-    """A new computed float32 tensor of the same name and shape."""
-    twin = copy.copy(subgraph.tensors[tensor])
-    twin.type, twin.quantization, twin.buffer = schema.TensorType.FLOAT32, None, 0
-    return flatbuffer.add_tensor(subgraph, twin)

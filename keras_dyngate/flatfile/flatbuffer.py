@@ -237,6 +237,13 @@ def add_tensor(subgraph: schema.SubGraphT, tensor: schema.TensorT) -> int:
     return len(subgraph.tensors) - 1
 
 
+def float_twin(subgraph: schema.SubGraphT, tensor: int) -> int:
+    """A new computed float32 tensor of the same name and shape as another."""
+    twin = copy.copy(subgraph.tensors[tensor])
+    twin.type, twin.quantization, twin.buffer = schema.TensorType.FLOAT32, None, 0
+    return add_tensor(subgraph, twin)
+
+
 def replace_port(
     model: schema.ModelT, index: int, side: str, old: int, new: int
 ) -> None:

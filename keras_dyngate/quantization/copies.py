@@ -1,4 +1,4 @@
-"""Copies of a net's layers, in which those that decide are rounded too."""
+"""Copies of a net's layers in which those that decide are rounded too, or none is."""
 
 from collections.abc import Collection
 from typing import Any
@@ -6,25 +6,72 @@ from typing import Any
 import keras
 
 from keras_dyngate._copying import made_anew
-from keras_dyngate._graph import flat_graph
-from keras_dyngate.layers import GatedResidual
+from keras_dyngate.layers import ExitHead, GatedResidual
 from keras_dyngate.layers.dynamic_layer import DynamicLayer
 from keras_dyngate.layers.gated_chain import GatedChain
 from keras_dyngate.models.gating.rebuilding import Copies
 from keras_dyngate.quantization.fake_quantize import FakeQuantize
+from keras_dyngate.quantization.rewriting import rounded_inside
 
 
-class RoundedCopies(Copies):
-    """Copies whose gated blocks compute as an int8 file will."""
+class SwitchedCopies(Copies):
+    """Copies whose gated blocks are all `quantized`, or all are not.
+
+    A subclass says which, and gives `net_inside`: a copy of a net inside another, whose
+    layers have names of their own, from the net, copies for it, and names to keep.
+    """
+
+    quantized: bool
+
+    def net_inside(
+        self, model: keras.Model, copies: Any, keep_float: Collection[str]
+    ) -> keras.Model:
+        raise NotImplementedError
 
     def layer(self, layer: Any, name: str) -> Any:
         if isinstance(layer, GatedResidual):
-            return self.residual(layer, name)
+            gate, body = self.same(layer.layer_gate), self.body(layer.body)
+            return GatedResidual(body, gate, quantized=self.quantized, name=name)
         if isinstance(layer, GatedChain):
-            made = made_anew(layer, lambda c: {**c, "name": name, "quantized": True})
+            changed = {"name": name, "quantized": self.quantized}
+            made = made_anew(layer, lambda config: {**config, **changed})
             self.note(made, layer)
             return made
-        if isinstance(layer, DynamicLayer):
+        return super().layer(layer, name)
+
+    def same(self, layer: Any) -> Any:
+        """A layer of the same config and name."""
+        made = made_anew(layer, lambda config: config)
+        self.note(made, layer)
+        return made
+
+    def head(self, gate: ExitHead, keep_float: Collection[str] = ()) -> ExitHead:
+        """A head of an exit; layers of it that stay in float32 may be named."""
+        body = self.body(gate.body, keep_float)
+        return made_anew(gate, lambda config: {**config, "body": body})
+
+    def body(self, model: keras.Model, keep_float: Collection[str] = ()) -> keras.Model:
+        """A net inside another."""
+        inside = type(self)()
+        made = self.net_inside(model, inside, keep_float)
+        self._pairs += inside._pairs
+        return made
+
+    def fill(self) -> None:
+        for made, layer in self._pairs:
+            pairs = zip(own_weights(made), own_weights(layer), strict=True)
+            for ours, theirs in pairs:
+                ours.assign(theirs)
+
+
+class RoundedCopies(SwitchedCopies):
+    """Copies whose gated blocks compute as an int8 file will."""
+
+    quantized = True
+
+    def layer(self, layer: Any, name: str) -> Any:
+        known = isinstance(layer, (GatedChain, GatedResidual))
+        if isinstance(layer, DynamicLayer) and not known:
             raise ValueError(
                 "`model` must hold gated blocks that are a GatedChain or GatedResidual, "
                 "or name others in `keep_float`. "
@@ -32,33 +79,10 @@ class RoundedCopies(Copies):
             )
         return super().layer(layer, name)
 
-    def residual(self, layer: GatedResidual, name: str) -> GatedResidual:
-        """A gated residual whose body is rounded."""
-        gate = made_anew(layer.layer_gate, lambda config: config)
-        self.note(gate, layer.layer_gate)
-        body = self.body(layer.body)
-        return GatedResidual(body, gate, quantized=True, name=name)
-
-    def body(self, model: keras.Model, keep_float: Collection[str] = ()) -> keras.Model:
-        """A net inside another, rounded; what it takes is rounded already."""
-        from keras_dyngate.quantization.rewriting import Rewriting
-
-        graph = flat_graph(model)
-        assert graph is not None
-        inside = type(self)()  # names of its own
-        x = keras.Input(batch_shape=graph.inputs[0].shape, dtype=graph.inputs[0].dtype)
-        rewriting = Rewriting(graph, inside, keep_float)
-        rewriting.grid.add(id(graph.inputs[0]))
-        rewriting.squashing = None  # nothing ends here
-        made = keras.Model(x, rewriting.run([x])[0], name=model.name)
-        self._pairs += inside._pairs
-        return made
-
-    def fill(self) -> None:
-        for made, layer in self._pairs:
-            pairs = zip(own_weights(made), layer.weights, strict=True)
-            for ours, theirs in pairs:
-                ours.assign(theirs)
+    def net_inside(
+        self, model: keras.Model, copies: Any, keep_float: Collection[str]
+    ) -> keras.Model:
+        return rounded_inside(model, copies, keep_float, model.name)
 
 
 def own_weights(layer: keras.Layer) -> list[Any]:

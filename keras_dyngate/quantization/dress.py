@@ -12,10 +12,9 @@ import keras
 from keras import ops
 
 from keras_dyngate._copying import same_but
-from keras_dyngate._graph import flat_graph
 from keras_dyngate.cost.cost_row import default_group_size
 from keras_dyngate.layers.gated_chain import Worn, weighs
-from keras_dyngate.layers.links import Link, is_padding, shape_after
+from keras_dyngate.layers.links import Link, shape_after
 from keras_dyngate.models.gating.rebuilding import Sharing
 from keras_dyngate.quantization.fake_quantize import FakeQuantize, is_watching
 from keras_dyngate.quantization.kinds import (
@@ -27,6 +26,7 @@ from keras_dyngate.quantization.kinds import (
     why_not,
 )
 from keras_dyngate.quantization.quantized_layer import quantized_form
+from keras_dyngate.quantization.rewriting import rounded_inside
 
 _BN = keras.layers.BatchNormalization
 
@@ -97,7 +97,7 @@ class Dress(keras.layers.Layer):
                 continue
             else:
                 found.append(link)
-                if kind_name(link) in SAME or is_padding(link):
+                if kind_name(link) in SAME:
                     continue
                 waits = isinstance(link, _BN) and is_relu(after)
             if not waits:
@@ -106,15 +106,7 @@ class Dress(keras.layers.Layer):
 
     def stretch(self, link: keras.Model) -> keras.Model:
         """A small net of operators, rounded after each that a file has."""
-        from keras_dyngate.quantization.rewriting import Rewriting
-
-        graph = flat_graph(link)
-        assert graph is not None
-        x = keras.Input(batch_shape=graph.inputs[0].shape, dtype=graph.inputs[0].dtype)
-        rewriting = Rewriting(graph, Sharing(), ())
-        rewriting.grid.add(id(graph.inputs[0]))
-        rewriting.squashing = None  # nothing ends here
-        made = keras.Model(x, rewriting.run([x])[0], name=f"quantized_{link.name}")
+        made = rounded_inside(link, Sharing(), (), f"quantized_{link.name}")
         self.held.append(made)
         return made
 

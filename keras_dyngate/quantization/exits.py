@@ -5,11 +5,11 @@ from typing import Any
 
 import keras
 
-from keras_dyngate._copying import made_anew
 from keras_dyngate._graph import flat_graph
 from keras_dyngate._logits import last_calls
 from keras_dyngate.layers import ExitHead
 from keras_dyngate.models.exits.early_exit import EarlyExitModel
+from keras_dyngate.models.gating.rebuilding import inputs_like
 from keras_dyngate.quantization.copies import RoundedCopies
 from keras_dyngate.quantization.rewriting import Rewriting
 
@@ -29,10 +29,7 @@ def rounded_exits(
     """
     graph = flat_graph(model.trunk)
     assert graph is not None
-    inputs = [
-        keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name)
-        for x in graph.inputs
-    ]
+    inputs = inputs_like(graph)
     stops = [path for path in model.after if any(path == c.path for c in graph.calls)]
     rewriting = Rewriting(graph, copies, keep_float, stops)
     outputs = rewriting.run(inputs)
@@ -50,10 +47,7 @@ def rounded_exits(
 def _rounded_gate(gate: Any, at_input: bool, copies: RoundedCopies) -> Any:
     """A gate or head like another, rounded but for its last linear layer."""
     if at_input or not isinstance(gate, ExitHead):
-        made = made_anew(gate, lambda config: config)
-        copies.note(made, gate)
-        return made
+        return copies.same(gate)
     ends = [call.operation for call in last_calls(gate.graph)]
     linear = [x.name for x in ends if isinstance(x, keras.layers.Dense)]
-    body = copies.body(gate.body, linear[-1:])
-    return made_anew(gate, lambda config: {**config, "body": body})
+    return copies.head(gate, linear[-1:])

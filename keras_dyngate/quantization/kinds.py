@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_dyngate.quantization.quantized_layer import QuantizedLayer, kernels
+from keras_dyngate.quantization.quantized_layer import kernels
 
 _layers = keras.layers
 # The numbers that come out have the scale of those that come in.
@@ -74,7 +74,7 @@ def is_kernel(operation: Any) -> bool:
 
 def why_not(operation: Any) -> str | None:
     """Why a layer cannot be quantized; None: it can, or has nothing to be."""
-    if isinstance(operation, QuantizedLayer) or not isinstance(operation, keras.Layer):
+    if not isinstance(operation, keras.Layer):
         return None
     if is_kernel(operation) or isinstance(operation, _FACTORS):
         return None

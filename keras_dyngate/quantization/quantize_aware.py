@@ -12,9 +12,10 @@ import keras
 import numpy as np
 
 from keras_dyngate._checks import boolean, positive_int
-from keras_dyngate._graph import FlatGraph, flat_graph, graph_of
+from keras_dyngate._graph import FlatGraph, flat_graph
 from keras_dyngate._images import finite_images, take_images
 from keras_dyngate.models.exits.early_exit import EarlyExitModel
+from keras_dyngate.models.gating.rebuilding import inputs_like, model_like
 from keras_dyngate.quantization import _tfmot
 from keras_dyngate.quantization.copies import RoundedCopies
 from keras_dyngate.quantization.exits import rounded_exits
@@ -122,17 +123,8 @@ def _rounded_net(
     keep_float: Collection[str],
 ) -> keras.Model:
     """A functional net, rounded, its weights still to be filled in."""
-    inputs = [
-        keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name)
-        for x in graph.inputs
-    ]
-    outputs = Rewriting(graph, copies, keep_float).run(inputs)
-    found: Any = graph_of(model)
-    return keras.Model(
-        keras.tree.pack_sequence_as(found.input, inputs),
-        keras.tree.pack_sequence_as(found.output, outputs),
-        name=model.name,
-    )
+    inputs = inputs_like(graph)
+    return model_like(model, inputs, Rewriting(graph, copies, keep_float).run(inputs))
 
 
 def set_ranges(model: keras.Model, images: np.ndarray) -> None:

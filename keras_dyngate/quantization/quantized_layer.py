@@ -70,8 +70,32 @@ def rounded(kernel: Any, axes: Axes) -> Any:
     return ops.transpose(ops.reshape(found, moved.shape), back)
 
 
+class Around(KeepsFrozen, keras.layers.Layer):
+    """Base of what is around one layer, of one input and one output, and costs as it."""
+
+    def __init__(self, layer: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.layer = revived(layer)
+
+    def build(self, input_shape: Any) -> None:
+        if not self.layer.built:
+            self.layer.build(input_shape)
+        self.freeze_again()
+
+    def kernel_macs(self, input_shape: Any) -> int | None:
+        """MACs for one image: those of the layer."""
+        return kernel_macs(self.layer, input_shape)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return self.layer.compute_output_shape(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        layer = keras.saving.serialize_keras_object(self.layer)
+        return {**super().get_config(), "layer": layer}
+
+
 @serializable
-class QuantizedLayer(KeepsFrozen, keras.layers.Layer):
+class QuantizedLayer(Around):
     """A convolution or a dense layer that computes with its kernel in 8 bits.
 
     tensorflow-model-optimization's `LastValueQuantizer` rounds: symmetric, a scale for
@@ -84,15 +108,6 @@ class QuantizedLayer(KeepsFrozen, keras.layers.Layer):
 
     Input and output shape: Those of the layer.
     """
-
-    def __init__(self, layer: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.layer = revived(layer)
-
-    def build(self, input_shape: Any) -> None:
-        if not self.layer.built:
-            self.layer.build(input_shape)
-        self.freeze_again()
 
     def call(self, x: Any) -> Any:
         if _hooks.exporting():
@@ -120,17 +135,6 @@ class QuantizedLayer(KeepsFrozen, keras.layers.Layer):
             data_format=layer.data_format,
             dilation_rate=tuple(layer.dilation_rate),
         )
-
-    def kernel_macs(self, input_shape: Any) -> int | None:
-        """MACs for one image: those of the layer."""
-        return kernel_macs(self.layer, input_shape)
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        return self.layer.compute_output_shape(input_shape)
-
-    def get_config(self) -> dict[str, Any]:
-        layer = keras.saving.serialize_keras_object(self.layer)
-        return {**super().get_config(), "layer": layer}
 
 
 @serializable
@@ -184,7 +188,7 @@ def quantized_form(layer: Any, name: str) -> QuantizedLayer:
 
 
 @serializable
-class FloatLayer(KeepsFrozen, keras.layers.Layer):
+class FloatLayer(Around):
     """A layer that stays in float32 in an int8 file.
 
     Between two roundings the converter takes it for one of 8 bits; `export_tflite` puts
@@ -194,28 +198,8 @@ class FloatLayer(KeepsFrozen, keras.layers.Layer):
         layer: Any, of one input and one output.
     """
 
-    def __init__(self, layer: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.layer = revived(layer)
-
-    def build(self, input_shape: Any) -> None:
-        if not self.layer.built:
-            self.layer.build(input_shape)
-        self.freeze_again()
-
     def call(self, x: Any, training: bool | None = None) -> Any:
         return run((self.layer,), x, training)
-
-    def kernel_macs(self, input_shape: Any) -> int | None:
-        """MACs for one image: those of the layer."""
-        return kernel_macs(self.layer, input_shape)
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        return self.layer.compute_output_shape(input_shape)
-
-    def get_config(self) -> dict[str, Any]:
-        layer = keras.saving.serialize_keras_object(self.layer)
-        return {**super().get_config(), "layer": layer}
 
 
 @mixes.register(QuantizedLayer)

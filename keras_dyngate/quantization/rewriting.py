@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_dyngate._copying import made_anew
-from keras_dyngate._graph import Call, FlatGraph, run_calls
+from keras_dyngate._graph import Call, FlatGraph, flat_graph, run_calls
 from keras_dyngate._logits import squashing_call
 from keras_dyngate.layers.dynamic_layer import DynamicLayer
 from keras_dyngate.models.gating.rebuilding import Copies
@@ -29,6 +29,25 @@ from keras_dyngate.quantization.kinds import (
 from keras_dyngate.quantization.quantized_layer import FloatLayer, quantized_form
 
 _layers = keras.layers
+
+
+def rounded_inside(
+    model: keras.Model, copies: Copies, keep_float: Collection[str], name: str
+) -> keras.Model:
+    """A net inside another, rounded, which is given what is rounded already.
+
+    Args:
+        model: Functional, of one input and one output.
+        copies, keep_float: See `Rewriting`.
+        name: Of the new net.
+    """
+    graph = flat_graph(model)
+    assert graph is not None
+    x = keras.Input(batch_shape=graph.inputs[0].shape, dtype=graph.inputs[0].dtype)
+    rewriting = Rewriting(graph, copies, keep_float)
+    rewriting.grid.add(id(graph.inputs[0]))
+    rewriting.squashing = None  # nothing ends here
+    return keras.Model(x, rewriting.run([x])[0], name=name)
 
 
 class Rewriting:

@@ -1,17 +1,16 @@
 """A quantize-aware net without its roundings."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import keras
 
-from keras_dyngate._copying import made_anew
-from keras_dyngate._graph import Call, flat_graph, graph_of, run_calls
-from keras_dyngate.layers import ExitHead, GatedResidual
-from keras_dyngate.layers.gated_chain import GatedChain
+from keras_dyngate._graph import Call, flat_graph, run_calls
+from keras_dyngate.layers import ExitHead
 from keras_dyngate.models.exits.early_exit import EarlyExitModel
-from keras_dyngate.models.gating.rebuilding import Copies
-from keras_dyngate.quantization.copies import own_weights
+from keras_dyngate.models.gating.rebuilding import inputs_like, model_like
+from keras_dyngate.quantization.copies import SwitchedCopies
 from keras_dyngate.quantization.fake_quantize import FakeQuantize, is_quantize_aware
 from keras_dyngate.quantization.quantized_layer import FloatLayer, QuantizedLayer
 
@@ -51,35 +50,21 @@ def strip_quantization(model: keras.Model) -> keras.Model:
     return made
 
 
-class BareCopies(Copies):
+class BareCopies(SwitchedCopies):
     """Copies of layers without roundings."""
 
-    def layer(self, layer: Any, name: str) -> Any:
-        if isinstance(layer, GatedResidual):
-            gate = made_anew(layer.layer_gate, lambda config: config)
-            self.note(gate, layer.layer_gate)
-            return GatedResidual(self.inner(layer.body), gate, name=name)
-        if not isinstance(layer, GatedChain):
-            return super().layer(layer, name)
-        made = made_anew(layer, lambda c: {**c, "name": name, "quantized": False})
-        self.note(made, layer)
-        return made
+    quantized = False
 
-    def inner(self, model: keras.Model) -> keras.Model:
-        """A net inside another, names of its own."""
-        inside = type(self)()
-        made, _ = inside.net(model)
-        self._pairs += inside._pairs
-        return made
+    def net_inside(
+        self, model: keras.Model, copies: Any, keep_float: Collection[str]
+    ) -> keras.Model:
+        return copies.net(model)[0]
 
     def net(self, model: keras.Model) -> tuple[keras.Model, dict[str, str]]:
         """A functional net, and by each rounding's path the layer that it was behind."""
         graph = flat_graph(model)
         assert graph is not None
-        inputs = [
-            keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name)
-            for x in graph.inputs
-        ]
+        inputs = inputs_like(graph)
         table = {id(x): y for x, y in zip(graph.inputs, inputs, strict=True)}
         ends = {id(x): x.name for x in graph.inputs}
         names: dict[str, str] = {}
@@ -91,20 +76,8 @@ class BareCopies(Copies):
             else:
                 run_calls([call], table, self.of)
                 ends[id(output)] = self.of(call).name
-        found: Any = graph_of(model)
-        made = keras.Model(
-            keras.tree.pack_sequence_as(found.input, inputs),
-            keras.tree.pack_sequence_as(
-                found.output, [table[id(x)] for x in graph.outputs]
-            ),
-            name=model.name,
-        )
-        return made, names
-
-    def fill(self) -> None:
-        for made, layer in self._pairs:
-            for ours, theirs in zip(made.weights, own_weights(layer), strict=True):
-                ours.assign(theirs)
+        outputs = [table[id(x)] for x in graph.outputs]
+        return model_like(model, inputs, outputs), names
 
 
 def _bare(call: Call) -> Call:
@@ -115,20 +88,13 @@ def _bare(call: Call) -> Call:
     return dataclasses.replace(call, operation=layer, path=layer.name)
 
 
-def _bare_gate(gate: Any, copies: BareCopies) -> Any:
-    """A gate or head without roundings."""
-    if isinstance(gate, ExitHead):
-        body = copies.inner(gate.body)
-        return made_anew(gate, lambda config: {**config, "body": body})
-    made = made_anew(gate, lambda config: config)
-    copies.note(made, gate)
-    return made
-
-
 def _bare_exits(model: EarlyExitModel, copies: BareCopies) -> EarlyExitModel:
     """A net with exits."""
     trunk, names = copies.net(model.trunk)
-    gates = [_bare_gate(gate, copies) for gate in model.gates]
+    gates = [
+        copies.head(gate) if isinstance(gate, ExitHead) else copies.same(gate)
+        for gate in model.gates
+    ]
     after = [
         trunk.inputs[0].name if stage.at_input else names.get(path, path)
         for path, stage in zip(model.after, model.stages, strict=False)

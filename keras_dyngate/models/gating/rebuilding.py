@@ -92,6 +92,32 @@ def small_model(
     return keras.Model(x, table[id(end)], name=copies.name(name))
 
 
+def inputs_like(graph: FlatGraph) -> list[keras.KerasTensor]:
+    """New inputs as those of a graph."""
+    return [
+        keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name)
+        for x in graph.inputs
+    ]
+
+
+def model_like(
+    model: Any, inputs: list[Any], outputs: list[Any], name: str | None = None
+) -> keras.Model:
+    """A functional model whose inputs and outputs are nested as another's, and named so.
+
+    Args:
+        model: The other one.
+        inputs, outputs: In order.
+        name: Of the new model. None: the other one's.
+    """
+    found: Any = graph_of(model)
+    return keras.Model(
+        keras.tree.pack_sequence_as(found.input, inputs),
+        keras.tree.pack_sequence_as(found.output, outputs),
+        name=name or model.name,
+    )
+
+
 def rebuilt(
     model: keras.Model,
     graph: FlatGraph,
@@ -111,10 +137,7 @@ def rebuilt(
     """
     begins = {id(calls[0]): (calls, start, make) for calls, start, make in replaced}
     left_out = {id(call) for calls, _, _ in begins.values() for call in calls[1:]}
-    inputs = [
-        keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name)
-        for x in graph.inputs
-    ]
+    inputs = inputs_like(graph)
     table = {id(x): y for x, y in zip(graph.inputs, inputs, strict=True)}
     for call in graph.calls:
         if id(call) in begins:
@@ -122,13 +145,8 @@ def rebuilt(
             table[id(calls[-1].outputs[0])] = make(table[id(start)])
         elif id(call) not in left_out:
             run_calls([call], table, copies.of)
-    found: Any = graph_of(model)
     outputs = [table[id(x)] for x in graph.outputs]
-    return keras.Model(
-        keras.tree.pack_sequence_as(found.input, inputs),
-        keras.tree.pack_sequence_as(found.output, outputs),
-        name=name or model.name,
-    )
+    return model_like(model, inputs, outputs, name)
 
 
 def as_layers(copies: Copies, start: Any, links: Iterable[Link]) -> list[Any]:
