@@ -103,7 +103,7 @@ class CalibratedExits(DynamicPrediction):
             "exit_shares": exit_shares,
             "ms": ms,
         }
-        if budget is None and set(wishes.values()) == {None}:
+        if budget is None and all(wish is None for wish in wishes.values()):
             raise ValueError(
                 f"Give one of {[*wishes]}, or `budget`. Received: none of them"
             )
