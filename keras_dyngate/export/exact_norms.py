@@ -14,6 +14,14 @@ import tensorflow as tf
 from keras_dyngate import _hooks
 
 FOLDED = ("Conv2D", "DepthwiseConv2dNative", "BiasAdd", "MatMul")
+XLA_CONVOLUTION = "_conv_xla"  # the function that Keras has for grouped ones
+
+
+def _is_folded_into(operation: Any) -> bool:
+    """Whether the converter takes a product and a sum into what an operation does."""
+    if operation.type.endswith("PartitionedCall"):
+        return XLA_CONVOLUTION in operation.get_attr("f").name
+    return operation.type in FOLDED
 
 
 def _convolved(norm: Any, x: Any, first: int) -> Any | None:
@@ -21,7 +29,7 @@ def _convolved(norm: Any, x: Any, first: int) -> Any | None:
 
     None for an `x` that comes straight from what the converter folds into.
     """
-    if norm.axis not in (-1, 3) or len(x.shape) != 4 or x.op.type in FOLDED:
+    if norm.axis not in (-1, 3) or len(x.shape) != 4 or _is_folded_into(x.op):
         return None
     size = int(x.shape[-1])
     part = slice(first, first + size)

@@ -12,7 +12,7 @@ from keras import ops
 
 from keras_dyngate._checks import positive_int, whole_parts
 from keras_dyngate._registration import serializable
-from keras_dyngate.layers.slices import slice_range
+from keras_dyngate.layers.slices import quantized_kernel, slice_range
 
 
 @serializable
@@ -53,10 +53,13 @@ class NestedDense(keras.layers.Dense):
                 f"Received: activation={kwargs['activation']!r}"
             )
         self.slices = positive_int("slices", slices)
+        self.share_range: Any = None  # in a quantized net: rounds what is added
 
     def build(self, input_shape: Any) -> None:
         self.part = whole_parts("features", input_shape[-1], "slices", self.slices)
         super().build(input_shape)
+        if self.share_range is not None:
+            self.share_range.build((None, self.units))
         self.input_spec = keras.layers.InputSpec(ndim=2)  # narrower ones come as well
 
     def call(
@@ -68,8 +71,11 @@ class NestedDense(keras.layers.Dense):
     ) -> Any:
         first, last = slice_range(first, last, self.slices)
         rows = self._rows(inputs.shape[-1], first, last)
-        outputs = ops.matmul(inputs, self.kernel[(first - 1) * self.part :][:rows])
+        kernel = self.kernel[(first - 1) * self.part :][:rows]
+        outputs = ops.matmul(inputs, quantized_kernel(self, kernel))
         if carried is not None:
+            if self.share_range is not None:
+                outputs = self.share_range(outputs)
             return outputs + carried
         if self.use_bias:
             outputs = outputs + ops.cast(self.bias, outputs.dtype)

@@ -15,6 +15,7 @@ from keras_dyngate._checks import channels_last, one_of, positive_int, whole_par
 from keras_dyngate._registration import serializable
 from keras_dyngate.layers.grouped import grouped_convolution
 from keras_dyngate.layers.slices import (
+    quantized_kernel,
     slice_range,
     triangular_kernel,
     triangular_mask,
@@ -143,16 +144,20 @@ class SlicedConv2D(keras.layers.Conv2D):
                 columns = [self.columns] * (last - first + 1)
                 mask = triangular_mask([self.rows] * last, columns)
                 kernel = kernel * ops.cast(mask, kernel.dtype)
-        return grouped_convolution(self, inputs, kernel)
+        return grouped_convolution(self, inputs, quantized_kernel(self, kernel))
 
     def _slice(self, inputs: Any, j: int, first: int) -> Any:
         kernel = self.kernel[..., (j - 1) * self.columns : j * self.columns]
         if self._triangular:
             kernel = kernel[:, :, : self.rows * j]
-            inputs = inputs[..., : self.rows * j]
+            used = slice(0, self.rows * j)
         elif self.sliced_inputs:
-            inputs = inputs[..., (j - first) * self.rows : (j - first + 1) * self.rows]
-        return grouped_convolution(self, inputs, kernel)
+            used = slice((j - first) * self.rows, (j - first + 1) * self.rows)
+        else:
+            used = slice(0, self.in_channels)
+        if used != slice(0, inputs.shape[-1]):  # a file would copy all of it
+            inputs = inputs[..., used]
+        return grouped_convolution(self, inputs, quantized_kernel(self, kernel))
 
     def compute_output_shape(
         self, input_shape: Any, first: int = 1, last: int | None = None

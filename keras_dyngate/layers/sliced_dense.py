@@ -13,6 +13,7 @@ from keras_dyngate._checks import one_of, positive_int, whole_parts
 from keras_dyngate._registration import serializable
 from keras_dyngate.layers.sliced_conv2d import EXECUTIONS
 from keras_dyngate.layers.slices import (
+    quantized_kernel,
     slice_range,
     triangular_kernel,
     triangular_mask,
@@ -98,12 +99,13 @@ class SlicedDense(keras.layers.Dense):
             if first < last:
                 mask = triangular_mask([self.rows] * last, columns)
                 kernel = kernel * ops.cast(mask, kernel.dtype)
-            outputs = ops.matmul(inputs, kernel)
+            outputs = ops.matmul(inputs, quantized_kernel(self, kernel))
         else:
             parts, at = [], 0
             for j, width in enumerate(columns, first):
                 rows = self.rows * j
                 block = kernel[:rows, at : at + width]
+                block = quantized_kernel(self, block)
                 parts.append(ops.matmul(inputs[..., :rows], block))
                 at += width
             outputs = parts[0] if first == last else ops.concatenate(parts, axis=-1)

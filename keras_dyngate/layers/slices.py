@@ -33,6 +33,17 @@ def triangular_mask(rows: list[int], columns: list[int]) -> np.ndarray:
     return (source[:, None] <= target).astype("float32")
 
 
+def quantized_kernel(layer: Any, kernel: Any) -> Any:
+    """The part of a layer's kernel that is used, rounded where the layer's is to be.
+
+    Args:
+        layer: Whose `kernel_quantizer`, if it has one, takes such a part.
+        kernel: Channels that are put out come last.
+    """
+    quantizer = getattr(layer, "kernel_quantizer", None)
+    return kernel if quantizer is None else quantizer(kernel)
+
+
 class TriangularInitializer(keras.initializers.Initializer):
     """Zero above the block diagonal; each output slice drawn as a layer of its own.
 

@@ -14,6 +14,7 @@ import numpy as np
 from keras_dyngate._checks import boolean, positive_int
 from keras_dyngate._graph import FlatGraph, flat_graph
 from keras_dyngate._images import finite_images, take_images
+from keras_dyngate.models.anytime.model import AnytimeModel
 from keras_dyngate.models.exits.early_exit import EarlyExitModel
 from keras_dyngate.models.gating.rebuilding import inputs_like, model_like
 from keras_dyngate.quantization import _tfmot
@@ -25,6 +26,7 @@ from keras_dyngate.quantization.fake_quantize import (
     watching,
 )
 from keras_dyngate.quantization.rewriting import Rewriting
+from keras_dyngate.quantization.slices import switched_slices
 
 WATCHED = 32  # images at a time
 
@@ -50,8 +52,8 @@ def quantize_aware(
     needs no data for that.
 
     Args:
-        model: A trained functional or Sequential net of one input, or one with early
-            exits (`add_decision_gates`), in float32 and on the TensorFlow backend. Gated
+        model: A trained functional or Sequential net of one input, one with early
+            exits (`add_decision_gates`), or a sliced one, in float32 and on the TensorFlow backend. Gated
             blocks compute as their files do, their decisions in float32; a first net and
             the last linear layers of heads stay in float32. Nested models are opened: the
             copy is flat. It stays as it is.
@@ -104,6 +106,13 @@ def quantize_aware(
     copies = RoundedCopies()
     if isinstance(model, EarlyExitModel):
         made = rounded_exits(model, copies, keep_float)
+    elif isinstance(model, AnytimeModel):
+        if keep_float:
+            raise ValueError(
+                "`keep_float` must be empty for a sliced net. "
+                f"Received: keep_float={list(keep_float)!r}"
+            )
+        made = switched_slices(model, True)
     else:
         made = _rounded_net(model, graph, copies, keep_float)
     copies.fill()

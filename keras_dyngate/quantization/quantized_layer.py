@@ -58,7 +58,20 @@ def rounded(kernel: Any, axes: Axes) -> Any:
         kernel: A variable.
         axes: Of the channels that are put out.
     """
-    value = ops.convert_to_tensor(kernel.value)
+    return _in_steps(ops.convert_to_tensor(kernel.value), axes)
+
+
+def rounded_slices(kernel: Any) -> Any:
+    """The part of a kernel that a sliced layer uses, as `rounded` has it.
+
+    In a file it stays: the converter rounds it alike.
+    """
+    if _hooks.exporting():
+        return kernel
+    return _in_steps(kernel, (len(kernel.shape) - 1,))
+
+
+def _in_steps(value: Any, axes: Axes) -> Any:
     rank = len(value.shape)
     order = [*(n for n in range(rank) if n not in axes), *axes]
     moved = ops.transpose(value, order)

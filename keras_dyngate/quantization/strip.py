@@ -8,11 +8,13 @@ import keras
 
 from keras_dyngate._graph import Call, flat_graph, run_calls
 from keras_dyngate.layers import ExitHead
+from keras_dyngate.models.anytime.model import AnytimeModel
 from keras_dyngate.models.exits.early_exit import EarlyExitModel
 from keras_dyngate.models.gating.rebuilding import inputs_like, model_like
 from keras_dyngate.quantization.copies import SwitchedCopies
 from keras_dyngate.quantization.fake_quantize import FakeQuantize, is_quantize_aware
 from keras_dyngate.quantization.quantized_layer import FloatLayer, QuantizedLayer
+from keras_dyngate.quantization.slices import switched_slices
 
 
 def strip_quantization(model: keras.Model) -> keras.Model:
@@ -44,6 +46,8 @@ def strip_quantization(model: keras.Model) -> keras.Model:
     copies = BareCopies()
     if isinstance(model, EarlyExitModel):
         made = _bare_exits(model, copies)
+    elif isinstance(model, AnytimeModel):
+        made = switched_slices(model, False)
     else:
         made = copies.net(model)[0]
     copies.fill()

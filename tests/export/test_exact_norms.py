@@ -13,12 +13,14 @@ if keras.backend.backend() != "tensorflow":
 from keras_dyngate.flatfile import flatbuffer
 
 
-def net(after_padding):
+def net(after_padding, groups=1):
     """Channels that are always 0, and what a trained normalization makes of them."""
     keras.utils.set_random_seed(0)
     image = x = keras.Input((12, 12, 3))
     x = keras.layers.Rescaling(1 / 255)(x)
     x = keras.layers.Conv2D(8, 3, use_bias=False, padding="same")(x)
+    if groups > 1:
+        x = keras.layers.Conv2D(8, 3, groups=groups)(x)
     if after_padding:
         x = kd.ChannelPadding(8, 16)(x)
     norm = keras.layers.BatchNormalization(epsilon=1e-5)
@@ -53,13 +55,14 @@ def test_channels_that_are_always_zero_do_not_spoil_the_others(tmp_path):
     assert found["DEPTHWISE_CONV_2D"] == 1 and found["RELU"] == 0
 
 
-def test_after_a_convolution_it_is_folded_as_ever(tmp_path):
-    model, x = net(after_padding=False), images(8, 12, 12, 3)
+@pytest.mark.parametrize(("groups", "convolutions"), [(1, 2), (2, 3)])
+def test_after_a_convolution_it_is_folded_as_ever(groups, convolutions, tmp_path):
+    model, x = net(after_padding=False, groups=groups), images(8, 12, 12, 3)
     kd.export_tflite(
         model, tmp_path / "int8.tflite", quantization="int8", representative_data=x
     )
     found = counts(tmp_path / "int8.tflite")
-    assert found["DEPTHWISE_CONV_2D"] == 0 and found["CONV_2D"] == 2
+    assert found["DEPTHWISE_CONV_2D"] == 0 and found["CONV_2D"] == convolutions
 
 
 def test_floats_need_no_convolution_and_the_layers_are_as_before(tmp_path):

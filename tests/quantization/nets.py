@@ -115,6 +115,46 @@ def gated_exits():
     return model
 
 
+def sliced(**options):
+    options = {"blocks": 1, "width": 8, "subnetworks": 2, **options}
+    options |= {"input_shape": (16, 16, 3), "classes": CLASSES}
+    return lively(kd.sliced_resnet(**options))
+
+
+def slices_that_add():
+    """Heads of one linear layer, to which each slice adds."""
+    return sliced(subnetworks=4, heads="shared", execution="sliced")
+
+
+def sliced_groups():
+    """Grouped bottlenecks, and a coarse answer before a fine one."""
+    net = kd.sliced_resnext(
+        blocks=1,
+        width=8,
+        subnetworks=2,
+        cardinality=4,
+        branch_width=2,
+        input_shape=(16, 16, 3),
+        heads="shared",
+        taxonomy=kd.HierarchicalTaxonomy([0, 0, 1, 1]),
+        coarse_heads=1,
+    )
+    return lively(net)
+
+
+def inclusive():
+    net = kd.inclusive_resnext(
+        blocks=1,
+        width=8,
+        subnetworks=2,
+        cardinality=2,
+        branch_width=4,
+        input_shape=(16, 16, 3),
+        classes=CLASSES,
+    )
+    return lively(net)
+
+
 NETS = {
     net.__name__: net
     for net in (
@@ -127,5 +167,8 @@ NETS = {
         saliences,
         exits,
         gated_exits,
+        sliced,
+        slices_that_add,
+        sliced_groups,
     )
 }

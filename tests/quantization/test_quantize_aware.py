@@ -1,5 +1,7 @@
 """What a quantize-aware net computes, beside NumPy, its file, and the net it is of."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -11,7 +13,19 @@ pytest.importorskip("ai_edge_litert")
 import keras_dyngate as kd
 from keras_dyngate.flatfile import flatbuffer
 from keras_dyngate.quantization.fake_quantize import FakeQuantize
-from tests.quantization.nets import CLASSES, NETS, X, Y, channels, mobile, plain
+from tests.quantization.nets import (
+    CLASSES,
+    NETS,
+    X,
+    Y,
+    channels,
+    inclusive,
+    mobile,
+    plain,
+    sliced,
+    slices_that_add,
+    sliced_groups,
+)
 
 pytestmark = pytest.mark.heavy
 layers = keras.layers
@@ -24,8 +38,10 @@ def probabilities(model, x=X):
 
 
 def learn(model, epochs=1, rate=1e-3):
-    loss = keras.losses.SparseCategoricalCrossentropy()
-    if not isinstance(model.output_shape, tuple):  # exits end in raw scores
+    loss: Any = keras.losses.SparseCategoricalCrossentropy()
+    if isinstance(model, kd.AnytimeModel):
+        loss = None  # its own
+    elif not isinstance(model.output_shape, tuple):  # exits end in raw scores
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(rate), loss)
     return model.fit(X, Y, batch_size=16, epochs=epochs, verbose=0).history["loss"]
@@ -96,6 +112,27 @@ def test_a_file_is_its_equal_to_some_steps_without_training(make, tmp_path):
         net, path, quantization="int8", representative_data=X, parity_data=X
     )
     assert report.bytes == pytest.approx(post.bytes, rel=0.1)
+
+
+@pytest.mark.parametrize("make", [sliced, slices_that_add, sliced_groups])
+def test_a_step_adds_to_what_is_there(make):
+    """Step by step, alone and all at once, a quantized sub-network says the same."""
+    model = kd.quantize_aware(make(), X)
+    every = model.predict(X, verbose=0)
+    head = model.layers[-1].activation
+    for k, scores in model.anytime(X):
+        alone = model.predict_at(k, X)
+        np.testing.assert_array_equal(scores, alone)
+        shown = np.asarray(head(alone))
+        np.testing.assert_allclose(every[:, k - 1, : shown.shape[-1]], shown, atol=1e-6)
+
+
+def test_slices_of_a_kernel_that_are_executed_apart(tmp_path):
+    """Without data a slice of all there is would stop the converter's calibration."""
+    net, path = sliced(execution="sliced"), tmp_path / "net.tflite"
+    kd.export_tflite(net, path, quantization="int8", representative_data=X)
+    found = list(operators(path))
+    assert all(quantized for op, quantized in found if op in KERNELS)
 
 
 def test_ranges_follow_the_training():
@@ -174,6 +211,8 @@ def unsupported():
         (mobile, {"representative_data": np.ones((2, 8, 8, 3))}, "representative_data"),
         (mobile, {"freeze_norms": "yes"}, "`freeze_norms` must be"),
         (lambda: "net", {}, "`model` must be a functional"),
+        (inclusive, {}, "must be a sliced net .* of the family incl"),
+        (sliced, {"keep_float": ["conv1"]}, r"`keep_float` must be empty.*conv1"),
     ],
 )
 def test_bad_arguments(make, options, message):

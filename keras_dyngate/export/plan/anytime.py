@@ -77,7 +77,7 @@ class AnytimePlan(Plan[AnytimeOptions]):
                 scores, new = network.step(
                     k,
                     tf.cast(image, tf.float32),
-                    lambda name, j: kept[carried_name(name, j)],
+                    lambda name, j: network.rounded(name, kept[carried_name(name, j)]),
                 )
                 answer = _answer(scores, profile.per_step[k - 1])
                 left = {carried_name(name, k): value for name, value in new.items()}

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from keras_dyngate._checks import one_of, positive_int, whole_parts
+from keras_dyngate._checks import boolean, one_of, positive_int, whole_parts
 from keras_dyngate.layers.sliced_conv2d import EXECUTIONS
 from keras_dyngate.losses.anytime_loss import check_levels
 from keras_dyngate.models.parts import IMAGENET_MEAN, IMAGENET_STD, check_arguments
@@ -23,6 +23,7 @@ class AnytimeConfig:
         family: One of `FAMILIES`.
         blocks: Of every stage; a number stands for all stages.
         branch_width, cardinality: None for plain blocks.
+        quantized: Whether it computes as its int8 file will; `quantize_aware` sets it.
 
     The others are as the constructors say.
 
@@ -47,6 +48,7 @@ class AnytimeConfig:
     include_preprocessing: bool = True
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
+    quantized: bool = False
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:
@@ -78,6 +80,11 @@ class AnytimeConfig:
         put("blocks", tuple(positive_int("blocks", n) for n in blocks))
         one_of("heads", self.heads, HEADS)
         one_of("execution", self.execution, EXECUTIONS)
+        if boolean("quantized", self.quantized) and self.family == "inclusive_resnext":
+            raise ValueError(
+                "`quantized` is for sliced nets: an I-ResNeXt's file has its kernels in "
+                "pieces, whose sums have ranges of their own. Received: quantized=True"
+            )
         for name in ("mean", "std"):
             values = tuple(getattr(self, name))
             if self.include_preprocessing and len(values) != self.channels:

@@ -31,6 +31,7 @@ class Network:
 
     def __init__(self, config: AnytimeConfig) -> None:
         self.config = config
+        self.ranges: dict[str, Any] = {}  # roundings of a quantized net, by name
         self.preprocessing = None
         if config.include_preprocessing:
             self.preprocessing = normalization(config.mean, config.std)
@@ -70,6 +71,20 @@ class Network:
         """Raw scores of sub-network k, and what later steps may want of this one."""
         raise NotImplementedError
 
+    def rounded(self, name: str, x: Any) -> Any:
+        """A tensor that goes by a name, in the steps that an int8 file has for it.
+
+        Slices of one name have one range, so that a file can join them as they are.
+        In a net that is not quantized: the tensor.
+        """
+        if not self.config.quantized:
+            return x
+        if name not in self.ranges:
+            from keras_dyngate.quantization import fake_quantize  # it needs TensorFlow
+
+            self.ranges[name] = fake_quantize.FakeQuantize(name=f"{name}_range")
+        return self.ranges[name](x)
+
     def width_at(self, stage: int) -> int:
         """Channels between the blocks of a stage, from 0."""
         return self.config.width * 2**stage
@@ -77,10 +92,12 @@ class Network:
     def stem(self, image: Any, conv: Any, **options: int) -> Any:
         """The first convolution, and for large images a pool and more channels."""
         x = image if self.preprocessing is None else self.preprocessing(image)
+        x = self.rounded("image", x)
         if self.config.stem == "cifar":
-            return conv(x, **options)
+            return self.rounded("conv1", conv(x, **options))
         x = ops.pad(x, [[0, 0], [3, 3], [3, 3], [0, 0]])
-        x = ops.max_pool(conv(x, **options), 3, 2, "same")
+        x = self.rounded("conv1", conv(x, **options))
+        x = ops.max_pool(x, 3, 2, "same")
         return self.paddings[0](x)
 
     def widen(self, x: Any, stage: int) -> Any:

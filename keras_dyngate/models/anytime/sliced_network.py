@@ -19,6 +19,7 @@ from keras_dyngate.models.anytime.config import AnytimeConfig
 from keras_dyngate.models.anytime.network import Carried, Network, New, initializer
 
 Join = Callable[[str, Any], Any]
+Round = Callable[[str, Any], Any]
 
 
 def _nothing(name: str, j: int) -> Any:
@@ -49,7 +50,7 @@ class _Block:
         slices: int,
         execution: str,
     ) -> None:
-        self.layers = []
+        self.name, self.layers = name, []
         channels = width
         for index, (filters, size, groups) in enumerate(convs, 1):
             norm = SlicedBatchNormalization(
@@ -71,14 +72,16 @@ class _Block:
             self.layers.append((norm, conv))
             channels = filters
 
-    def __call__(self, x: Any, join: Join, first: int, last: int) -> Any:
+    def __call__(
+        self, x: Any, join: Join, rounded: Round, first: int, last: int
+    ) -> Any:
         u = x
         for norm, conv in self.layers:
-            u = ops.relu(norm(u, first=first, last=last))
+            u = rounded(conv.name, ops.relu(norm(u, first=first, last=last)))
             if conv.groups == 1:  # reads earlier slices as well
                 u = join(conv.name, u)
             u = conv(u, first=first, last=last)
-        return x + u
+        return rounded(f"{self.name}_sum", x + rounded(f"{self.name}_branch", u))
 
 
 class SlicedNetwork(Network):
@@ -112,7 +115,18 @@ class SlicedNetwork(Network):
         )
         self.final_norm.build((None, None, None, width))
         heads = _SharedHeads if config.heads == "shared" else _PrivateHeads
-        self.head = heads(config, width)
+        self.head = heads(config, width, self.rounded)
+        if config.quantized:
+            self._round_kernels()
+
+    def _round_kernels(self) -> None:
+        from keras_dyngate.quantization.quantized_layer import rounded_slices
+
+        convs = [
+            conv for blocks in self.stages for b in blocks for _, conv in b.layers
+        ]
+        for layer in (self.conv1, *convs, *self.head.linear):
+            layer.kernel_quantizer = rounded_slices
 
     @property
     def pieces(self) -> int:
@@ -134,9 +148,9 @@ class SlicedNetwork(Network):
             if stage:
                 x = self.widen(x, stage)
             for block in blocks:
-                x = block(x, join, **span)
-        x = ops.relu(self.final_norm(x, **span))
-        return ops.mean(x, axis=(1, 2)), new
+                x = block(x, join, self.rounded, **span)
+        x = self.rounded("final", ops.relu(self.final_norm(x, **span)))
+        return self.rounded("pooled", ops.mean(x, axis=(1, 2))), new
 
     def every(self, image: Any) -> list[Any]:
         pooled, _ = self._pooled(image, 1, self.pieces)
@@ -155,8 +169,8 @@ class SlicedNetwork(Network):
 class _PrivateHeads:
     """A linear layer per sub-network, on all the slices it has."""
 
-    def __init__(self, config: AnytimeConfig, features: int) -> None:
-        self.units = config.levels
+    def __init__(self, config: AnytimeConfig, features: int, rounded: Round) -> None:
+        self.units, self.rounded = config.levels, rounded
         self.dense = SlicedDense(
             config.levels,
             slices=config.subnetworks,
@@ -166,16 +180,18 @@ class _PrivateHeads:
             name="heads",
         )
         self.dense.build((None, features))
+        self.linear = [self.dense]
 
     def every(self, pooled: Any) -> list[Any]:
-        scores, found, at = self.dense(pooled, first=1, last=len(self.units)), [], 0
+        scores = self.dense(pooled, first=1, last=len(self.units))
+        scores, found, at = self.rounded("scores", scores), [], 0
         for units in self.units:
             found.append(scores[:, at : at + units])
             at += units
         return found
 
     def at(self, k: int, pooled: Any) -> Any:
-        return self.dense(pooled, first=k, last=k)
+        return self.rounded("scores", self.dense(pooled, first=k, last=k))
 
     def step(self, k: int, pooled: Any, carried: Carried) -> tuple[Any, New]:
         return self.at(k, _joined("pooled", pooled, k, carried)), {"pooled": pooled}
@@ -184,8 +200,9 @@ class _PrivateHeads:
 class _SharedHeads:
     """One linear layer per level of labels; sub-network k uses a prefix of its rows."""
 
-    def __init__(self, config: AnytimeConfig, features: int) -> None:
+    def __init__(self, config: AnytimeConfig, features: int, rounded: Round) -> None:
         self.coarse, self.slices = config.coarse_heads, config.subnetworks
+        self.rounded, self.quantized = rounded, config.quantized
         self.part = features // config.subnetworks
         self.dense = {
             level: NestedDense(
@@ -201,32 +218,51 @@ class _SharedHeads:
             )
             if level == self._level(1) or level == self._level(self.slices)
         }
-        for dense in self.dense.values():
+        self.linear = list(self.dense.values())
+        for dense in self.linear:
+            if self.quantized:
+                from keras_dyngate.quantization import fake_quantize
+
+                dense.share_range = fake_quantize.FakeQuantize(name="share_range")
             dense.build((None, features))
 
     def _level(self, k: int) -> str:
         return "coarse" if k <= self.coarse else "fine"
 
-    def every(self, pooled: Any) -> list[Any]:
+    def every(self, pooled: Any, last: int | None = None) -> list[Any]:
         found: list[Any] = []
-        for k in range(1, self.slices + 1):
-            if k == 1 or self._level(k) != self._level(k - 1):
-                found.append(self.at(k, pooled[:, : k * self.part]))
+        for k in range(1, (last or self.slices) + 1):
+            if self._is_first(k):
+                found.append(self._whole(k, pooled[:, : k * self.part]))
                 continue
             part = pooled[:, (k - 1) * self.part : k * self.part]
-            dense = self.dense[self._level(k)]
-            found.append(dense(part, found[-1], first=k, last=k))
+            found.append(self._added(k, part, found[-1]))
         return found
 
     def at(self, k: int, pooled: Any) -> Any:
-        return self.dense[self._level(k)](pooled, first=1, last=k)
+        # A sum that is rounded is so at each of its steps.
+        return self.every(pooled, k)[-1] if self.quantized else self._whole(k, pooled)
+
+    def _is_first(self, k: int) -> bool:
+        """Whether sub-network k is the first that answers its level."""
+        return k == 1 or self._level(k) != self._level(k - 1)
+
+    def _whole(self, k: int, pooled: Any) -> Any:
+        """Scores of sub-network k from all slices that it has."""
+        scores = self.dense[self._level(k)](pooled, first=1, last=k)
+        return self.rounded("scores", scores)
+
+    def _added(self, k: int, pooled: Any, scores: Any) -> Any:
+        """Scores with what slice k adds to those of the slices before it."""
+        level = self._level(k)
+        scores = self.dense[level](pooled, scores, first=k, last=k)
+        return self.rounded("scores", scores)
 
     def step(self, k: int, pooled: Any, carried: Carried) -> tuple[Any, New]:
-        if k > 1 and self._level(k) == self._level(k - 1):
-            dense = self.dense[self._level(k)]
-            scores = dense(pooled, carried("scores", k - 1), first=k, last=k)
+        if not self._is_first(k):
+            scores = self._added(k, pooled, carried("scores", k - 1))
         else:
-            scores = self.at(k, _joined("pooled", pooled, k, carried))
+            scores = self._whole(k, _joined("pooled", pooled, k, carried))
         new = {}
         if k <= self.coarse < self.slices:  # the first fine head reads them all
             new["pooled"] = pooled
