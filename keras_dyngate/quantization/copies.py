@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_dyngate._copying import made_anew
+from keras_dyngate._graph import flat_graph
 from keras_dyngate.layers import ExitHead, GatedResidual
 from keras_dyngate.layers.dynamic_layer import DynamicLayer
 from keras_dyngate.layers.gated_chain import GatedChain
@@ -23,6 +24,10 @@ class SwitchedCopies(Copies):
 
     quantized: bool
 
+    def rounds(self, layer: Any) -> bool:
+        """Whether the copy of a gated block is rounded."""
+        return self.quantized and id(layer) not in self.in_float
+
     def net_inside(
         self, model: keras.Model, copies: Any, keep_float: Collection[str]
     ) -> keras.Model:
@@ -30,10 +35,11 @@ class SwitchedCopies(Copies):
 
     def layer(self, layer: Any, name: str) -> Any:
         if isinstance(layer, GatedResidual):
-            gate, body = self.same(layer.layer_gate), self.body(layer.body)
-            return GatedResidual(body, gate, quantized=self.quantized, name=name)
+            stays = [] if self.rounds(layer) else _names(layer.body)
+            gate, body = self.same(layer.layer_gate), self.body(layer.body, stays)
+            return GatedResidual(body, gate, quantized=self.rounds(layer), name=name)
         if isinstance(layer, GatedChain):
-            changed = {"name": name, "quantized": self.quantized}
+            changed = {"name": name, "quantized": self.rounds(layer)}
             made = made_anew(layer, lambda config: {**config, **changed})
             self.note(made, layer)
             return made
@@ -71,7 +77,7 @@ class RoundedCopies(SwitchedCopies):
 
     def layer(self, layer: Any, name: str) -> Any:
         known = isinstance(layer, (GatedChain, GatedResidual))
-        if isinstance(layer, DynamicLayer) and not known:
+        if isinstance(layer, DynamicLayer) and not known and self.rounds(layer):
             raise ValueError(
                 "`model` must hold gated blocks that are a GatedChain or GatedResidual, "
                 "or name others in `keep_float`. "
@@ -83,6 +89,12 @@ class RoundedCopies(SwitchedCopies):
         self, model: keras.Model, copies: Any, keep_float: Collection[str]
     ) -> keras.Model:
         return rounded_inside(model, copies, keep_float, model.name)
+
+
+def _names(model: keras.Model) -> list[str]:
+    """Of all that a net calls."""
+    graph = flat_graph(model)
+    return [call.operation.name for call in graph.calls] if graph else []
 
 
 def own_weights(layer: keras.Layer) -> list[Any]:

@@ -53,14 +53,15 @@ def quantize_aware(
 
     Args:
         model: A trained functional or Sequential net of one input, one with early
-            exits (`add_decision_gates`), or a sliced one, in float32 and on the TensorFlow backend. Gated
-            blocks compute as their files do, their decisions in float32; a first net and
-            the last linear layers of heads stay in float32. Nested models are opened: the
-            copy is flat. It stays as it is.
+            exits (`add_decision_gates`), or a sliced one, in float32 and on the TensorFlow
+            backend. Gated blocks compute as their files do, their decisions in float32; a
+            first net and the last linear layers of heads stay in float32. Nested models
+            are opened: the copy is flat. It stays as it is.
         representative_data: Images for the ranges to begin with, as in `export_tflite`;
             some hundred. None: the first batch of the training sets them.
         keep_float: Names of layers, or paths ("base/conv1"), that stay in float32: those
-            that lose most, or of a kind that cannot be quantized.
+            that lose most, or of a kind that cannot be quantized; a gated block as a
+            whole.
         freeze_norms: Whether batch normalizations keep their means and variances, as a
             net that is trained already wants it. False: they learn; freeze them for the
             last epochs (`layer.trainable = False`, and compile again), for a file has

@@ -164,8 +164,10 @@ class Rewriting:
 
     def kept(self, call: Call) -> Any:
         """What stays in float: a layer's form, or an operator."""
-        copy, key = self.copies.of(call), id(call.operation)
-        if not isinstance(copy, keras.Layer) or len(call.inputs) != 1:
+        key = id(call.operation)
+        self.copies.in_float.add(key)
+        copy = self.copies.of(call)
+        if not is_kernel(call.operation):
             return copy
         if key not in self._kernels:
             name = self.copies.name(f"float_{copy.name}")

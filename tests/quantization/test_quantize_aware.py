@@ -12,19 +12,22 @@ pytest.importorskip("ai_edge_litert")
 
 import keras_dyngate as kd
 from keras_dyngate.flatfile import flatbuffer
+from keras_dyngate.layers.dynamic_layer import DynamicLayer
 from keras_dyngate.quantization.fake_quantize import FakeQuantize
 from tests.quantization.nets import (
     CLASSES,
     NETS,
     X,
     Y,
+    blocks,
+    branches,
     channels,
     inclusive,
     mobile,
     plain,
     sliced,
-    slices_that_add,
     sliced_groups,
+    slices_that_add,
 )
 
 pytestmark = pytest.mark.heavy
@@ -168,6 +171,24 @@ def test_named_layers_stay_in_float(tmp_path):
     assert report.parity.clear_argmax_agreement >= 0.97
     kinds = [quantized for op, quantized in operators(path) if op == "CONV_2D"]
     assert kinds.count(False) == 2 and kinds.count(True) == 3
+
+
+@pytest.mark.parametrize("make", [channels, branches, blocks])
+def test_a_gated_block_stays_in_float(make, tmp_path):
+    net = make()
+    block = [x.name for x in net.layers if isinstance(x, DynamicLayer)][-1]
+    model = kd.quantize_aware(net, X, keep_float=[block])
+    tables = [kd.count_macs(each) for each in (model, net)]
+    assert tables[0].total == tables[1].total
+    assert tables[0].gateable == tables[1].gateable
+    path = tmp_path / "net.tflite"
+    report = kd.export_tflite(model, path, quantization="int8", parity_data=X)
+    assert report.parity.clear_argmax_agreement >= 0.97
+    assert report.parity.decision_agreement >= 0.97
+    kinds = {quantized for op, quantized in operators(path) if op == "CONV_2D"}
+    assert kinds == {True, False}
+    bare = kd.strip_quantization(model)
+    np.testing.assert_allclose(probabilities(bare), probabilities(net), atol=1e-5)
 
 
 def test_it_is_fine_tuned_and_gone_on_with(tmp_path):

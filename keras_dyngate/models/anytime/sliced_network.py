@@ -122,9 +122,7 @@ class SlicedNetwork(Network):
     def _round_kernels(self) -> None:
         from keras_dyngate.quantization.quantized_layer import rounded_slices
 
-        convs = [
-            conv for blocks in self.stages for b in blocks for _, conv in b.layers
-        ]
+        convs = [conv for blocks in self.stages for b in blocks for _, conv in b.layers]
         for layer in (self.conv1, *convs, *self.head.linear):
             layer.kernel_quantizer = rounded_slices
 

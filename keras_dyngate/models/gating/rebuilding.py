@@ -15,12 +15,16 @@ class Copies:
     """Copies of layers and operators, each with a name of its own, made once.
 
     `fill` gives them their weights, when they are built.
+
+    Attributes:
+        in_float: Ids of what is not rounded in copies that are.
     """
 
     def __init__(self) -> None:
         self._made: dict[int, Any] = {}
         self._pairs: list[tuple[Any, Any]] = []
         self._names: set[str] = set()
+        self.in_float: set[int] = set()
 
     def name(self, wanted: str) -> str:
         """A name that nobody has yet."""
