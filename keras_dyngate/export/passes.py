@@ -15,6 +15,7 @@ from keras_dyngate.export.float_layers import float_layers
 from keras_dyngate.export.int8_borders import int8_borders
 from keras_dyngate.export.plan.traced import Traced
 from keras_dyngate.export.views import add_view, freeze_input, make_default
+from keras_dyngate.export.wide_constants import wide_constants
 from keras_dyngate.flatfile import flatbuffer
 from keras_dyngate.runtime.litert_model import METADATA_NAME
 from keras_dyngate.runtime.signature_table import ENTRY
@@ -56,6 +57,10 @@ def _fill_constants(file: schema.ModelT, traced: Traced) -> None:
     fill_constants(file)
 
 
+def _wide_constants(file: schema.ModelT, traced: Traced) -> None:
+    wide_constants(file)
+
+
 def _add_signatures(file: schema.ModelT, traced: Traced) -> None:
     """Freeze what was for calibration, and add the views, the first as default."""
     for name, blocks in traced.forced.items():
@@ -88,7 +93,12 @@ _OWN: dict[str | None, tuple[Pass, ...]] = {
         _carry_bytes,
     ),
 }
-_ALL: tuple[Pass, ...] = (_fill_constants, _add_signatures, note_metadata)
+_ALL: tuple[Pass, ...] = (
+    _wide_constants,
+    _fill_constants,
+    _add_signatures,
+    note_metadata,
+)
 
 
 def passes(quantization: str | None) -> tuple[Pass, ...]:
