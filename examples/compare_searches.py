@@ -9,8 +9,8 @@ refused before they are trained, and the library's defaults are tried first. The
 plain random search in the same space: it knows of the budget by the objective alone, so a
 trial that cannot keep to it is trained to spend the least it can, and loses what it is
 over. Both take the same net of a seed, the same pictures, and as many training steps in
-all: what does not fit into these is not counted. What each finds best on the validation
-pictures is judged on the test pictures.
+all, the fewer of the two searches' own: what does not fit into these is not counted. What
+each finds best on the validation pictures is judged on the test pictures.
 
 Data are scikit-learn's handwritten digits, parted anew for each seed, and the net is the
 small one of gate_your_own_net.py, trained anew. Each seed runs in a process of its own;
@@ -43,9 +43,7 @@ flags.DEFINE_integer("seeds", 10, "How many, from 0 on.", 1)
 flags.DEFINE_integer("one", None, "Run this seed alone.", 0)
 flags.DEFINE_string("budget", "macs:0.4x", "What may be spent: see `kd.Budget`.")
 flags.DEFINE_enum("oracle", "random", ["random", "bayesian"], "Of the budgeted search.")
-flags.DEFINE_integer(
-    "trials", 8, "Trainings of gates that each search has steps for.", 1
-)
+flags.DEFINE_integer("trials", 8, "Trainings of each search.", 1)
 FLAGS.set_default("epochs", 4)
 FLAGS.set_default("out", "outputs/compare_searches")
 for name in ("epochs", "out"):
@@ -65,8 +63,8 @@ def counted(folder: Path, steps: float) -> list[Any]:
     return found
 
 
-def searched(arm: str, net: Any, train: Any, validation: Any, out: Path) -> list[Any]:
-    """The trials of one search, as many as there are steps for."""
+def searched(arm: str, net: Any, train: Any, validation: Any, out: Path) -> None:
+    """One search, in its folder."""
     hypermodel = kd.DynamicHyperModel(
         net,
         train,
@@ -81,18 +79,12 @@ def searched(arm: str, net: Any, train: Any, validation: Any, out: Path) -> list
         options["start"] = []
     else:
         options["oracle"] = FLAGS.oracle
-    steps = FLAGS.trials * FLAGS.epochs * math.ceil(len(train[1]) / 32)
-    most, trained = FLAGS.trials, -1
-    while True:
-        kd.search_gates(hypermodel, max_trials=most, **options)
-        results = results_in(out / arm)
-        if sum(r.metrics.get("steps", 0.0) for r in results) >= steps:
-            break
-        done = sum(1 for r in results if r.metrics)
-        if done == trained:  # there is no more to try
-            break
-        most, trained = most + 1, done
-    return counted(out / arm, steps)
+    kd.search_gates(hypermodel, max_trials=FLAGS.trials, **options)
+
+
+def spent(folder: Path) -> float:
+    """Training steps of all trials of a search."""
+    return sum(result.metrics.get("steps", 0.0) for result in results_in(folder))
 
 
 def run_one() -> None:
@@ -105,9 +97,12 @@ def run_one() -> None:
     )
     judge = Judge((test[0], test[1]), False, None)
     whole = kd.count_macs(net).total
+    for arm in ARMS:
+        searched(arm, net, train, validation, out)
+    steps = min(spent(out / arm) for arm in ARMS)
     found = {}
     for arm in ARMS:
-        trials = searched(arm, net, train, validation, out)
+        trials = counted(out / arm, steps)
         best = max(trials, key=lambda result: result.metrics["objective"])
         model = keras.models.load_model(best.folder / "model.keras", compile=False)
         table = kd.count_macs(model)
