@@ -78,9 +78,13 @@ class FakeQuantize(keras.layers.Layer):
         self.started.assign(1.0)
 
     def settle(self) -> None:
-        """Take the mean range of the batches that it has watched."""
-        if self.seen and self.fixed is None:
-            self.set_range(*np.mean(self.seen, axis=0).tolist())
+        """Take the mean range of the batches that it has watched.
+
+        Batches of nothing but 0 do not count: behind a gate that was shut.
+        """
+        seen = [ends for ends in self.seen if any(ends)] or self.seen
+        if seen and self.fixed is None:
+            self.set_range(*np.mean(seen, axis=0).tolist())
         self.seen = []
 
     def call(self, x: Any, training: bool | None = None) -> Any:
@@ -98,10 +102,11 @@ class FakeQuantize(keras.layers.Layer):
         return _tfmot.of_activations()(x, training, weights)
 
     def start(self, x: Any) -> None:
-        """Set the range to that of the first batch."""
+        """Set the range to that of the first batch that is not 0 everywhere."""
         import tensorflow as tf
 
-        fresh = self.started.value < 0.5
+        empty = self.high.value <= self.low.value
+        fresh = tf.logical_or(self.started.value < 0.5, empty)
         ends = tf.cond(
             fresh,
             lambda: (

@@ -13,7 +13,11 @@ import numpy as np
 
 from keras_dyngate._checks import boolean, positive_int
 from keras_dyngate._graph import FlatGraph, flat_graph
+from keras_dyngate._hooks import recording
 from keras_dyngate._images import finite_images, take_images
+from keras_dyngate._walk import controllers
+from keras_dyngate._warn import warn
+from keras_dyngate.controllers import force_open_rate
 from keras_dyngate.models.anytime.model import AnytimeModel
 from keras_dyngate.models.exits.early_exit import EarlyExitModel
 from keras_dyngate.models.gating.rebuilding import inputs_like, model_like
@@ -78,6 +82,10 @@ def quantize_aware(
         ValueError: For a net that is quantize-aware already, one in mixed precision, a
             layer of another kind (the message names it), or a bad argument.
 
+    Warns:
+        UserWarning: If gates open on none of `representative_data`; their ranges are
+            then those of all gates open.
+
     References:
         Jacob et al.: Quantization and Training of Neural Networks for Efficient
         Integer-Arithmetic-Only Inference, CVPR 2018, arXiv 1712.05877.
@@ -138,13 +146,43 @@ def _rounded_net(
 
 
 def set_ranges(model: keras.Model, images: np.ndarray) -> None:
-    """Let the ranges of a quantize-aware net be the mean ranges of batches of images."""
-    with watching():
-        for start in range(0, len(images), WATCHED):
-            model(images[start : start + WATCHED], training=False)
-    for layer in model._flatten_layers():
-        if isinstance(layer, FakeQuantize):
-            layer.settle()
+    """Let the ranges of a quantize-aware net be the mean ranges of batches of images.
+
+    Behind gates that opened on none of them all is shut: then a second look, with all gates
+    open, widens the ranges.
+
+    Warns:
+        UserWarning: Of gates that opened on none.
+    """
+    roundings = [x for x in model._flatten_layers() if isinstance(x, FakeQuantize)]
+
+    def watch() -> list[str]:
+        """Take the ranges; the blocks that are shut on all images."""
+        opened: dict[str, bool] = {}
+        with watching():
+            for start in range(0, len(images), WATCHED):
+                with recording() as found:
+                    model(images[start : start + WATCHED], training=False)
+                for name, scores in found.items():
+                    is_open = bool(np.any(keras.ops.convert_to_numpy(scores)))
+                    opened[name] = opened.get(name, False) or is_open
+        for each in roundings:
+            each.settle()
+        gated = {n for g in controllers(model) for n, _ in g.decision_names}
+        return [name for name in opened if name in gated and not opened[name]]
+
+    shut = watch()
+    if not shut:
+        return
+    before = [(float(x.low), float(x.high)) for x in roundings]
+    with force_open_rate(model, 1.0):
+        watch()
+    for each, (low, high) in zip(roundings, before, strict=True):
+        each.set_range(min(float(each.low), low), max(float(each.high), high))
+    warn(
+        f"On none of the {len(images)} representative images these open: {shut}. Their "
+        "ranges are those of all gates open: give images that open them, or train on"
+    )
 
 
 def _checked(model: Any) -> FlatGraph:

@@ -264,3 +264,23 @@ def test_exports_that_do_not_suit_it(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="`model` must be one that `quantize_aware`"):
         kd.strip_quantization(mobile())
+
+
+@pytest.mark.parametrize("make", [channels, blocks])
+def test_what_no_picture_opens_has_its_range_all_the_same(make, tmp_path):
+    """Gates that are shut on all representative data, and open later."""
+    net = make()
+    with kd.force_open_rate(net, 1.0):
+        wanted = probabilities(net)
+    gates = [x for x in net._flatten_layers() if isinstance(x, kd.BinaryGate)]
+    assert gates
+    for gate in gates:
+        gate.expand.bias.assign(np.full(gate.units, -100.0))
+    with pytest.warns(UserWarning, match="none of the 48 .* these open: .*channel"):
+        model = kd.quantize_aware(net, X)
+    with kd.force_open_rate(model, 1.0):
+        off = np.abs(probabilities(model) - wanted).max(-1) / np.ptp(wanted)
+        assert np.quantile(off, 0.8) < 0.1
+        path = tmp_path / "net.tflite"
+        report = kd.export_tflite(model, path, quantization="int8", parity_data=X)
+    assert report.parity.clear_argmax_agreement >= 0.97
