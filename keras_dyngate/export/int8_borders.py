@@ -25,11 +25,11 @@ from ai_edge_litert import schema_py_generated as schema
 from keras_dyngate.flatfile import flatbuffer
 
 # Ops whose int32 bias is scaled by the scale of the input.
-_WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
+WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
 # Ops that take any scale on every side, since their int8 kernels rescale.
-_RESCALING = _WEIGHTED | {"ADD", "SUB", "MUL", "MEAN"}
+RESCALING = WEIGHTED | {"ADD", "SUB", "MUL", "MEAN"}
 # Ops with one scale for input and output, and the version of their int8 form.
-_TRANSPARENT = {
+TRANSPARENT = {
     "AVERAGE_POOL_2D": 2,
     "CONCATENATION": 2,
     "MAX_POOL_2D": 2,
@@ -107,7 +107,7 @@ class _Rewriter:
                     for a, b in zip(outer, inner, strict=True):
                         parent[find((index, a))] = find((branch, b))
                         border |= {(index, a), (branch, b)}
-            elif self.name(operator) in _TRANSPARENT:
+            elif self.name(operator) in TRANSPARENT:
                 output = operator.outputs[0]
                 if self.is_float(subgraph, output):
                     for tensor in operator.inputs:
@@ -140,7 +140,7 @@ class _Rewriter:
             name = self.name(operator)
             made = any((index, t) in members for t in operator.outputs)
             read = any((index, t) in members for t in operator.inputs)
-            if name == "IF" or (name in _TRANSPARENT and made):
+            if name == "IF" or (name in TRANSPARENT and made):
                 continue
             if made and name == "DEQUANTIZE":
                 edges.dequantizes.append((index, operator))
@@ -169,7 +169,7 @@ class _Rewriter:
             return False
         if any(t.type != schema.TensorType.INT8 for t in edges.neighbours):
             return False
-        scale, zero_point = _joint_scale(edges.neighbours)
+        scale, zero_point = joint_scale(edges.neighbours)
         constants = {
             key: np.round(values / scale) + zero_point
             for key in members
@@ -213,7 +213,7 @@ class _Rewriter:
         if (
             makers
             and before not in subgraph.inputs + subgraph.outputs
-            and all(self.name(op) in _RESCALING for op in [makers[0], *others])
+            and all(self.name(op) in RESCALING for op in [makers[0], *others])
         ):
             makers[0].outputs = [
                 member if t == before else t for t in makers[0].outputs
@@ -233,7 +233,7 @@ class _Rewriter:
         readers = [op for op in subgraph.operators if after in op.inputs]
         same = self._scale(subgraph, member) == self._scale(subgraph, after)
         if after not in subgraph.outputs and (
-            same or all(self.name(op) in _RESCALING for op in readers)
+            same or all(self.name(op) in RESCALING for op in readers)
         ):
             for op in readers:
                 self._feed(subgraph, op, after, member)
@@ -243,26 +243,9 @@ class _Rewriter:
         self, subgraph: schema.SubGraphT, operator: schema.OperatorT, old: int, new: int
     ) -> None:
         """Make an op read `new` for `old`; a bias follows the input's scale."""
-        times = operator.inputs[:2].count(old)
-        if (
-            self.name(operator) in _WEIGHTED
-            and times
-            and len(operator.inputs) > 2
-            and operator.inputs[2] >= 0
-        ):
-            scales = [self._scale(subgraph, tensor)[0] for tensor in (old, new)]
-            ratio = (scales[0] / scales[1]) ** times
-            bias = copy.copy(subgraph.tensors[operator.inputs[2]])
-            values = flatbuffer.constant(self.model, bias, np.int32)
-            bias.buffer = flatbuffer.intern_buffer(
-                self.model, np.round(values * ratio).astype(np.int32)
-            )
-            bias.quantization = copy.copy(bias.quantization)
-            bias.quantization.scale = (
-                np.asarray(bias.quantization.scale, np.float64) / ratio
-            ).astype(np.float32)
-            operator.inputs[2] = flatbuffer.add_tensor(subgraph, bias)
         operator.inputs = [new if t == old else t for t in operator.inputs]
+        if self.name(operator) in WEIGHTED:
+            follow_input(self.model, subgraph, operator)
 
     def _dequantize_for(
         self, index: int, operator: schema.OperatorT, members: set[Key]
@@ -289,7 +272,7 @@ class _Rewriter:
     def _raise_versions(self, members: set[Key]) -> None:
         """Ops within a class now run their int8 form, of another version."""
         for index, _, operator in flatbuffer.walk(self.model):
-            version = _TRANSPARENT.get(self.name(operator))
+            version = TRANSPARENT.get(self.name(operator))
             if version and (index, operator.outputs[0]) in members:
                 code = self.model.operatorCodes[operator.opcodeIndex]
                 operator.opcodeIndex = flatbuffer.opcode_index(
@@ -320,10 +303,37 @@ class _Rewriter:
         return flatbuffer.new_operator(self.model, name, version, [source], [target])
 
 
-def _joint_scale(tensors: list[schema.TensorT]) -> tuple[np.float32, int]:
+def joint_scale(tensors: list[schema.TensorT]) -> tuple[np.float32, int]:
     """Scale and zero point of int8 that cover the ranges of all `tensors`."""
     known = [flatbuffer.scale_and_zero_point(tensor) for tensor in tensors]
     low = min((-128 - zero_point) * scale for scale, zero_point in known)
     high = max((127 - zero_point) * scale for scale, zero_point in known)
     joint = np.float32((high - low) / 255)
     return joint, int(np.clip(np.round(-128 - low / joint), -128, 127))
+
+
+def follow_input(
+    model: schema.ModelT, graph: schema.SubGraphT, operator: schema.OperatorT
+) -> None:
+    """Let the bias of an operator, if it has one, take the scale of input and kernel.
+
+    Args:
+        model, graph: Of the operator, in `WEIGHTED`; its input has the scale of now.
+    """
+    given, kernel, *rest = (int(t) for t in operator.inputs)
+    if not rest or rest[0] < 0:
+        return
+    bias, old = rest[0], graph.tensors[rest[0]]
+    values = flatbuffer.constant(model, old, np.int32)
+    assert values is not None
+    if sum(bias in map(int, other.inputs) for other in graph.operators) > 1:
+        operator.inputs[2] = bias = flatbuffer.add_tensor(graph, copy.copy(old))
+    known = np.asarray(old.quantization.scale, np.float64)
+    scale = np.float32(flatbuffer.scale_and_zero_point(graph.tensors[given])[0])
+    wanted = scale * np.asarray(graph.tensors[kernel].quantization.scale, np.float32)
+    made = graph.tensors[bias]
+    made.buffer = flatbuffer.intern_buffer(
+        model, np.round(values * (known / wanted)).astype(np.int32)
+    )
+    made.quantization = copy.copy(old.quantization)
+    made.quantization.scale = wanted

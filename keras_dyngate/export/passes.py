@@ -1,6 +1,7 @@
 """What is done to a file after its conversion, in order; it is read and written once."""
 
 import json
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from keras_dyngate.export.float_kernels import check_int8, float_gates, float_th
 from keras_dyngate.export.float_layers import float_layers
 from keras_dyngate.export.int8_borders import int8_borders
 from keras_dyngate.export.plan.traced import Traced
+from keras_dyngate.export.shared_scales import shared_scales
 from keras_dyngate.export.views import add_view, freeze_input, make_default
 from keras_dyngate.export.wide_constants import wide_constants
 from keras_dyngate.flatfile import flatbuffer
@@ -49,6 +51,11 @@ def _float_layers(file: schema.ModelT, traced: Traced) -> None:
         float_layers(file, traced.float_layers)
 
 
+def _shared_scales(file: schema.ModelT, traced: Traced) -> None:
+    if not traced.rounds:  # whose ranges are the net's own
+        shared_scales(file)
+
+
 def _carry_bytes(file: schema.ModelT, traced: Traced) -> None:
     carry_bytes(file, traced.table.numbered("step").values())
 
@@ -59,6 +66,20 @@ def _fill_constants(file: schema.ModelT, traced: Traced) -> None:
 
 def _wide_constants(file: schema.ModelT, traced: Traced) -> None:
     wide_constants(file)
+
+
+def _short_names(file: schema.ModelT, traced: Traced) -> None:
+    """Name what is inside a graph by one operator alone, wherever that is.
+
+    The converter joins the names of all that it fused, and of the branches around.
+    """
+    for graph in file.subgraphs:
+        kept = {*graph.inputs, *graph.outputs}
+        for index, tensor in enumerate(graph.tensors):
+            if index not in kept:
+                parts = (tensor.name or b"").split(b";")
+                first = next((part for part in parts if part), b"")
+                tensor.name = re.sub(rb"^(cond(_\d+)?/)+", b"", first)
 
 
 def _add_signatures(file: schema.ModelT, traced: Traced) -> None:
@@ -90,6 +111,7 @@ _OWN: dict[str | None, tuple[Pass, ...]] = {
         _check_int8,
         _eight_bit_weights,
         _float_layers,
+        _shared_scales,
         _carry_bytes,
     ),
 }
@@ -97,6 +119,7 @@ _ALL: tuple[Pass, ...] = (
     _wide_constants,
     _fill_constants,
     _add_signatures,
+    _short_names,
     note_metadata,
 )
 

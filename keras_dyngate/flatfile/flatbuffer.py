@@ -29,7 +29,7 @@ class _Builder(flatbuffers.Builder):
     """A builder that aligns buffers as the schema asks; the Python API does not.
 
     Equal small arrays (the zero points of a kernel's channels are eight zero bytes each,
-    shapes repeat) are written once.
+    shapes repeat) and equal names are written once.
     """
 
     def __init__(self, size: int) -> None:
@@ -43,6 +43,12 @@ class _Builder(flatbuffers.Builder):
         key = (x.dtype.str, x.tobytes())
         if key not in self.written:
             self.written[key] = int(super().CreateNumpyVector(x))
+        return self.written[key]
+
+    def CreateString(self, s: Any, *args: Any) -> int:
+        key = ("name", s if isinstance(s, bytes) else s.encode())
+        if key not in self.written:
+            self.written[key] = int(super().CreateString(s, *args))
         return self.written[key]
 
 
@@ -103,19 +109,20 @@ class _PackedOnce:
         return self.offset
 
 
-def _content(quantization: schema.QuantizationParametersT) -> tuple[Any, ...]:
-    """What two equal quantizations have in common."""
+def _content(item: Any) -> tuple[Any, ...]:
+    """What two equal quantizations, or tensors, have in common."""
     return tuple(
         (name, value.tobytes() if isinstance(value, np.ndarray) else str(value))
-        for name, value in sorted(vars(quantization).items())
+        for name, value in sorted(vars(item).items())
     )
 
 
 def write(model: schema.ModelT) -> bytes:
     """Bytes of a .tflite file with this model.
 
-    Equal quantizations (two numbers per channel) are stored once: a file with several
-    signatures over the same weights would repeat them.
+    Equal quantizations (two numbers per channel) are stored once, and so are equal
+    tensors and empty buffers: a file with several signatures over the same weights would
+    repeat them.
     """
     arrays = (buffer.data for buffer in model.buffers if buffer.data is not None)
     builder = _Builder(sum(map(len, arrays)) + (1 << 20))
@@ -126,12 +133,24 @@ def write(model: schema.ModelT) -> bytes:
         if tensor.quantization is not None and tensor.quantization.details is None
     ]
     before = [tensor.quantization for tensor in quantized]
+    listed = [subgraph.tensors for subgraph in model.subgraphs]
+    buffers = model.buffers
     once: dict[tuple[Any, ...], _PackedOnce] = {}
+
+    def shared(item: Any) -> _PackedOnce:
+        return once.setdefault(_content(item), _PackedOnce(item))
+
     try:
         for tensor, own in zip(quantized, before, strict=True):
-            tensor.quantization = once.setdefault(_content(own), _PackedOnce(own))
+            tensor.quantization = shared(own)
+        for subgraph, tensors in zip(model.subgraphs, listed, strict=True):
+            subgraph.tensors = [shared(tensor) for tensor in tensors]
+        model.buffers = [shared(b) if b.data is None else b for b in buffers]
         builder.Finish(model.Pack(builder), IDENTIFIER)
     finally:
+        model.buffers = buffers
+        for subgraph, tensors in zip(model.subgraphs, listed, strict=True):
+            subgraph.tensors = tensors
         for tensor, own in zip(quantized, before, strict=True):
             tensor.quantization = own
     return bytes(builder.Output())
@@ -319,14 +338,23 @@ def get_metadata(model: schema.ModelT, name: str) -> bytes | None:
 
 
 def drop_unused_buffers(model: schema.ModelT) -> None:
-    """Empty the buffers that no tensor in use and no metadata refers to."""
+    """Empty the buffers that no tensor in use and no metadata refers to.
+
+    Tensors that are not in use become empty too.
+    """
     used = {entry.buffer for entry in model.metadata or []}
+    nothing = schema.TensorT()
+    nothing.name, nothing.shape = b"", np.zeros(0, np.int32)
     for subgraph in model.subgraphs:
         tensors = {*subgraph.inputs, *subgraph.outputs}
         for operator in subgraph.operators:
             tensors.update(operator.inputs, operator.outputs)
             tensors.update(_ints(operator.intermediates))
         used |= {subgraph.tensors[t].buffer for t in tensors if t >= 0}
+        subgraph.tensors = [
+            tensor if index in tensors else nothing
+            for index, tensor in enumerate(subgraph.tensors)
+        ]
     for index, buffer in enumerate(model.buffers):
         if index not in used:
             buffer.data = None
