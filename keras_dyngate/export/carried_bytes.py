@@ -28,14 +28,6 @@ def _tensor(like: schema.TensorT, shape: list[int], dtype: int, name: bytes) -> 
     return made
 
 
-def _reshape(
-    model: schema.ModelT, source: int, target: int, shape: list[int]
-) -> schema.OperatorT:
-    operator = flatbuffer.new_operator(model, "RESHAPE", 1, [source], [target])
-    operator.builtinOptions.newShape = shape
-    return operator
-
-
 def _leave(
     model: schema.ModelT, graph: schema.SubGraphT, index: int, output: int
 ) -> schema.TensorT | None:
@@ -52,7 +44,7 @@ def _leave(
     parted = flatbuffer.add_tensor(graph, _tensor(source, fours, int8, name + b"_4"))
     packed = flatbuffer.add_tensor(graph, _tensor(source, fours[:-1], int32, name))
     graph.operators += [
-        _reshape(model, made.inputs[0], parted, fours),
+        flatbuffer.new_reshape(model, graph, made.inputs[0], parted),
         flatbuffer.new_operator(model, "BITCAST", 1, [parted], [packed]),
     ]
     flatbuffer.replace_port(model, index, "outputs", output, packed)
@@ -83,7 +75,7 @@ def _enter(
         op.inputs = [whole if t == given else t for t in op.inputs]
     graph.operators[:0] = [
         flatbuffer.new_operator(model, "BITCAST", 1, [packed], [parted]),
-        _reshape(model, parted, whole, whole_shape),
+        flatbuffer.new_reshape(model, graph, parted, whole),
     ]
 
 

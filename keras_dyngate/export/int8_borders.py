@@ -17,12 +17,12 @@ costs more than a small branch saves. `int8_borders` rewrites such a file:
 
 import copy
 import dataclasses
-from collections import defaultdict
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_dyngate.flatfile import flatbuffer
+from keras_dyngate.flatfile.joined import Joined, Key
 
 # Ops whose int32 bias is scaled by the scale of the input.
 WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
@@ -39,8 +39,6 @@ TRANSPARENT = {
     "STRIDED_SLICE": 2,
 }
 FROM_FLOAT, FROM_INT8 = 1, 2  # versions of QUANTIZE and DEQUANTIZE
-
-Key = tuple[int, int]  # (subgraph, tensor), indices in the file
 
 
 def int8_borders(model: schema.ModelT) -> tuple[int, int]:
@@ -89,14 +87,8 @@ class _Rewriter:
 
     def float_classes(self) -> list[set[Key]]:
         """Sets of float tensors that IF borders join."""
-        parent: dict[Key, Key] = {}  # union-find
+        joined = Joined()
         border = set()
-
-        def find(key: Key) -> Key:
-            while parent.setdefault(key, key) != key:
-                key = parent[key]
-            return key
-
         for index, subgraph, operator in flatbuffer.walk(self.model):
             if self.name(operator) == "IF":
                 self._own_constants(subgraph, operator)
@@ -105,21 +97,25 @@ class _Rewriter:
                     outer = operator.inputs[1:] + operator.outputs
                     inner = callee.inputs + callee.outputs
                     for a, b in zip(outer, inner, strict=True):
-                        parent[find((index, a))] = find((branch, b))
+                        joined.join((index, a), (branch, b))
                         border |= {(index, a), (branch, b)}
             elif self.name(operator) in TRANSPARENT:
                 output = operator.outputs[0]
                 if self.is_float(subgraph, output):
                     for tensor in operator.inputs:
                         if self.is_float(subgraph, tensor):
-                            parent[find((index, tensor))] = find((index, output))
-        roots = {find(key) for key in border}
-        classes = defaultdict(set)
-        for key in list(parent):
-            root = find(key)
-            if root in roots and self.is_float(self.model.subgraphs[key[0]], key[1]):
-                classes[root].add(key)
-        return list(classes.values())
+                            joined.join((index, tensor), (index, output))
+        roots = {joined.find(key) for key in border}
+        classes = [
+            {
+                key
+                for key in members
+                if self.is_float(self.model.subgraphs[key[0]], key[1])
+            }
+            for root, members in joined.sets().items()
+            if root in roots
+        ]
+        return [members for members in classes if members]
 
     def _own_constants(
         self, subgraph: schema.SubGraphT, operator: schema.OperatorT

@@ -19,8 +19,8 @@ from keras_dyngate.export.int8_borders import (
     joint_scale,
 )
 from keras_dyngate.flatfile import flatbuffer
+from keras_dyngate.flatfile.joined import Joined, Key
 
-Key = tuple[int, int]  # (subgraph, tensor), indices in the file
 # What keeps a scale beside those of `TRANSPARENT`, in any version of it.
 _SAME = {*TRANSPARENT, "PAD", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "SPLIT", "PACK"}
 _ANY = {*RESCALING, "QUANTIZE", "DEQUANTIZE"}
@@ -37,7 +37,7 @@ def shared_scales(model: schema.ModelT) -> int:
     """
     classes = _Classes(model)
     classes.join_copies()
-    changed = sum(classes.share(members) for members in classes.sets())
+    changed = sum(classes.share(members) for members in classes.joined.sets().values())
     classes.share_biases()
     flatbuffer.drop_unused_buffers(model)
     return changed
@@ -48,18 +48,10 @@ class _Classes:
 
     def __init__(self, model: schema.ModelT) -> None:
         self.model = model
-        self.parent: dict[Key, Key] = {}  # union-find
+        self.joined = Joined()
         self.fixed: set[Key] = set()  # whose scale an operator insists on
         for index, graph, operator in flatbuffer.walk(model):
             self._join_ends(index, graph, operator)
-
-    def find(self, key: Key) -> Key:
-        while self.parent.setdefault(key, key) != key:
-            key = self.parent[key]
-        return key
-
-    def join(self, a: Key, b: Key) -> None:
-        self.parent[self.find(a)] = self.find(b)
 
     def is_int8(self, index: int, tensor: int) -> bool:
         if tensor < 0:
@@ -82,10 +74,10 @@ class _Classes:
                 inner = [int(t) for t in (*called.inputs, *called.outputs)]
                 for a, b in zip(outer, inner, strict=True):
                     if self.is_int8(index, a):
-                        self.join((index, a), (branch, b))
+                        self.joined.join((index, a), (branch, b))
         elif name in _SAME:
             for tensor in ends[1:]:
-                self.join((index, ends[0]), (index, tensor))
+                self.joined.join((index, ends[0]), (index, tensor))
         elif name not in _ANY:
             self.fixed |= {(index, tensor) for tensor in ends}
 
@@ -113,7 +105,7 @@ class _Classes:
                     (int(operator.outputs[0]), int(other.outputs[0])),
                 ):
                     if self.is_int8(first, ours) and self.is_int8(index, theirs):
-                        self.join((first, ours), (index, theirs))
+                        self.joined.join((first, ours), (index, theirs))
 
     def share_biases(self) -> None:
         """Let operators of one kernel and one scale have the very same bias."""
@@ -130,12 +122,6 @@ class _Classes:
                     biases[0].quantization.scale, biases[1].quantization.scale
                 ):
                     biases[1].buffer = biases[0].buffer
-
-    def sets(self) -> list[set[Key]]:
-        found = defaultdict(set)
-        for key in list(self.parent):
-            found[self.find(key)].add(key)
-        return list(found.values())
 
     def tensor(self, key: Key) -> schema.TensorT:
         return self.model.subgraphs[key[0]].tensors[key[1]]

@@ -127,13 +127,6 @@ class _Widening:
         return flatbuffer.add_tensor(self.graph, tensor)
 
     def reshape(self, source: int, target: int) -> None:
-        shape = np.asarray(self.graph.tensors[target].shape, np.int32)
-        wanted = schema.TensorT()
-        wanted.name, wanted.type = b"rows", schema.TensorType.INT32
-        wanted.shape = np.array([len(shape)], np.int32)
-        wanted.buffer = flatbuffer.intern_buffer(self.model, shape)
-        inputs = [source, flatbuffer.add_tensor(self.graph, wanted)]
-        made = flatbuffer.new_operator(self.model, "RESHAPE", 1, inputs, [target])
-        made.builtinOptions.newShape = shape
+        made = flatbuffer.new_reshape(self.model, self.graph, source, target)
         self.operators.append(made)
         self.made.append(made)

@@ -250,6 +250,15 @@ def new_operator(
     return operator
 
 
+def new_reshape(
+    model: schema.ModelT, graph: schema.SubGraphT, source: int, target: int
+) -> schema.OperatorT:
+    """A RESHAPE of a tensor to the shape that another has, not yet part of `graph`."""
+    operator = new_operator(model, "RESHAPE", 1, [source], [target])
+    operator.builtinOptions.newShape = np.asarray(graph.tensors[target].shape, np.int32)
+    return operator
+
+
 def add_tensor(subgraph: schema.SubGraphT, tensor: schema.TensorT) -> int:
     """Index of the tensor, appended to the subgraph."""
     subgraph.tensors.append(tensor)
