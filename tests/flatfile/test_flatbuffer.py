@@ -241,3 +241,33 @@ def test_equal_quantizations_are_stored_once(content):
         np.testing.assert_array_equal(
             tensor.quantization.scale, np.linspace(1, 2, channels, dtype="float32")
         )
+
+
+def test_equal_tensors_and_names_are_stored_once(content):
+    model = flatbuffer.read(content)
+    alone = len(flatbuffer.write(model))
+    graph, count, name = model.subgraphs[0], 500, b"n" * 100
+    for _ in range(count):
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape = name, np.array([2, 3], np.int32)
+        flatbuffer.add_tensor(graph, tensor)
+    written = flatbuffer.write(model)
+    assert len(written) - alone < 4 * count + 300  # an offset for each, and one of all
+    again = flatbuffer.read(written).subgraphs[0].tensors[-count:]
+    assert {tensor.name for tensor in again} == {name}
+    assert {tuple(tensor.shape) for tensor in again} == {(2, 3)}
+
+
+def test_tensors_that_nobody_reads_become_empty(content):
+    model = flatbuffer.read(content)
+    tensor = schema.TensorT()
+    tensor.name, tensor.shape = b"nobody reads this", np.array([7], np.int32)
+    tensor.buffer = flatbuffer.intern_buffer(model, np.arange(7, dtype=np.float32))
+    place = flatbuffer.add_tensor(model.subgraphs[0], tensor)
+    before = [bytes(t.name) for t in model.subgraphs[0].tensors[:place]]
+    flatbuffer.drop_unused_buffers(model)
+    written = flatbuffer.write(model)
+    assert b"nobody reads this" not in written
+    assert model.buffers[tensor.buffer].data is None
+    assert [bytes(t.name) for t in model.subgraphs[0].tensors[:place]] == before
+    np.testing.assert_allclose(run(written, "doubled", 1, 0, 0), 2 * WEIGHTS[0])
