@@ -58,15 +58,20 @@ class SqueezeExcite(keras.layers.Layer):
             )
         self.built = True
 
-    def scale(self, means: Any) -> Any:
+    def scale(self, means: Any, training: bool | None = False) -> Any:
         """`[batch, 1, 1, channels]` from means `[batch, channels]`."""
         channels = means.shape[-1]
         if len(self.body.input_shape) == 4:
             means = ops.reshape(means, (-1, 1, 1, channels))
-        return ops.reshape(self.body(means, training=False), (-1, 1, 1, channels))
+        return ops.reshape(self.body(means, training=training), (-1, 1, 1, channels))
+
+    def weigh(self, x: Any, training: bool | None = False) -> Any:
+        """`x`, each channel times its factor."""
+        factors = self.scale(ops.mean(x, axis=(1, 2)), training)
+        return x * ops.cast(factors, x.dtype)
 
     def call(self, x: Any) -> Any:
-        return x * ops.cast(self.scale(ops.mean(x, axis=(1, 2))), x.dtype)
+        return self.weigh(x)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         return tuple(input_shape)

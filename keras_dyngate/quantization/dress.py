@@ -27,6 +27,7 @@ from keras_dyngate.quantization.kinds import (
 )
 from keras_dyngate.quantization.quantized_layer import quantized_form
 from keras_dyngate.quantization.rewriting import rounded_inside
+from keras_dyngate.quantization.squeeze import QuantizedSqueeze
 
 _BN = keras.layers.BatchNormalization
 
@@ -92,6 +93,11 @@ class Dress(keras.layers.Layer):
                     name = f"{name}_activation"
                 own = not fused or link.activation is not _LINEAR
                 waits = not own and (isinstance(after, _BN) or is_relu(after))
+            elif weighs(link):
+                made = QuantizedSqueeze(link, name=f"quantized_{name}")
+                self.held.append(made)
+                found += [made, self.steps(name)]
+                continue
             elif isinstance(link, keras.Model):
                 found.append(self.stretch(link))
                 continue

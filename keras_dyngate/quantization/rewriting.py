@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 
-from keras_dyngate._copying import made_anew
 from keras_dyngate._graph import Call, FlatGraph, flat_graph, run_calls
 from keras_dyngate._logits import squashing_call
 from keras_dyngate.layers.dynamic_layer import DynamicLayer
@@ -155,9 +154,7 @@ class Rewriting:
             if ends_in_relu(layer):
                 copy = self.copies.of(call)
             else:
-                named = {"name": self.copies.name(layer.name), "activation": "linear"}
-                copy = made_anew(layer, lambda config: {**config, **named})
-                self.copies.note(copy, layer)
+                copy = self.copies.linear(layer)
             name = self.copies.name(f"quantized_{copy.name}")
             self._kernels[id(layer)] = quantized_form(copy, name)
         return self._kernels[id(layer)]

@@ -101,6 +101,23 @@ def saliences():
     return blocks(gates, kd.SalienceController(1))
 
 
+def squeezed():
+    """A squeeze-and-excite between the kernels of each chain."""
+    image = x = keras.Input((16, 16, 3))
+    x = layers.Rescaling(1 / 127.5, -1)(x)
+    x = layers.Conv2D(16, 3, strides=2, padding="same", activation="relu6")(x)
+    for name in ("one", "two"):
+        y = layers.Conv2D(32, 1, activation="relu6")(x)
+        y = layers.DepthwiseConv2D(3, padding="same", activation="relu6")(y)
+        z = layers.GlobalAveragePooling2D(keepdims=True)(y)
+        z = layers.Conv2D(8, 1, activation="relu")(z)
+        y = layers.Multiply()([y, layers.Conv2D(32, 1, activation="sigmoid")(z)])
+        x = layers.Add(name=name)([x, layers.Conv2D(16, 1)(y)])
+    x = layers.Dense(CLASSES, "softmax")(layers.GlobalAveragePooling2D()(x))
+    net = lively(keras.Model(image, x, name="squeezed"))
+    return lively(kd.add_channel_gates(net, groups=2))
+
+
 def exits():
     model = kd.add_decision_gates(mobile(), ["one"], head="separable", combine=True)
     lively(model)
@@ -165,6 +182,7 @@ NETS = {
         both,
         blocks,
         saliences,
+        squeezed,
         exits,
         gated_exits,
         sliced,

@@ -28,6 +28,7 @@ from tests.quantization.nets import (
     sliced,
     sliced_groups,
     slices_that_add,
+    squeezed,
 )
 
 pytestmark = pytest.mark.heavy
@@ -136,6 +137,20 @@ def test_slices_of_a_kernel_that_are_executed_apart(tmp_path):
     kd.export_tflite(net, path, quantization="int8", representative_data=X)
     found = list(operators(path))
     assert all(quantized for op, quantized in found if op in KERNELS)
+
+
+def test_a_squeeze_in_a_chain_is_int8_as_a_whole(tmp_path):
+    model, path = kd.quantize_aware(squeezed(), X), tmp_path / "net.tflite"
+    kd.export_tflite(model, path, quantization="int8")
+    file = flatbuffer.read(path.read_bytes())
+    kinds = {
+        graph.tensors[operator.inputs[0]].type
+        for _, graph, operator in flatbuffer.walk(file)
+        if flatbuffer.op_name(file, operator) in ("MUL", "MEAN", "LOGISTIC")
+        and len(graph.tensors[operator.inputs[0]].shape) == 4
+        and graph.tensors[operator.inputs[0]].shape[-1] > 3  # not the image
+    }
+    assert kinds == {9}
 
 
 def test_ranges_follow_the_training():

@@ -299,24 +299,28 @@ class _Chain:
         """Groups, each times the factors that all open ones' means make."""
         size = groups[0].cut.stop - groups[0].cut.start
         nothing = tf.zeros([*part.masked[:-1], size]), tf.zeros([1, size])
-        found = []
+        found, weigh = [], part.weigh
+        assert weigh is not None
         for group in groups:
 
             def run(group: _Group = group) -> Any:
                 h = group.make()
-                return h, tf.reduce_mean(h, [1, 2])
+                return h, weigh.means(h)
 
             h, means = tools.when(group.flag, run, nothing)
             found.append((rounded(part.rest, h), means))
-        assert part.weigh is not None
-        scale = part.weigh.scale(tf.concat([means for _, means in found], -1))
+        scale = weigh.scale(tf.concat([means for _, means in found], -1))
 
-        def make(h: Any, cut: slice) -> Any:
-            return run_steps(part.tail, again(h) * scale[..., cut], cut)
+        def make(h: Any, factor: Any, cut: slice) -> Any:
+            return run_steps(part.tail, again(h) * again(factor), cut)
 
-        return [
-            _Group(group.flag, group.cut, functools.partial(make, h, group.cut))
+        makes = [
+            functools.partial(make, h, scale[..., group.cut], group.cut)
             for group, (h, _) in zip(groups, found, strict=True)
+        ]
+        return [
+            _Group(group.flag, group.cut, make)
+            for group, make in zip(groups, makes, strict=True)
         ]
 
     def makes(

@@ -141,6 +141,12 @@ class Weigh:
         with weights_as_constants([self.layer]):
             return self.layer.scale(means)
 
+    def means(self, x: Any) -> Any:
+        """`[1, channels]` of a map, in 8 bits where the net is to compute so."""
+        means = tf.reduce_mean(x, [1, 2])
+        rounding = getattr(self.layer, "means", None)
+        return means if rounding is None else rounding(means)
+
     def run(self, x: Any, cut: slice = ALL) -> Any:
         return x * self.scale(tf.reduce_mean(x, [1, 2]))
 

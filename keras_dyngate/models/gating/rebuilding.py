@@ -55,6 +55,13 @@ class Copies:
         self.note(made, layer)
         return made
 
+    def linear(self, layer: Any) -> Any:
+        """The copy of a layer, without its activation."""
+        named = {"name": self.name(layer.name), "activation": "linear"}
+        made = made_anew(layer, lambda config: {**config, **named})
+        self.note(made, layer)
+        return made
+
     def note(self, made: Any, layer: Any) -> None:
         """Let a layer that was made otherwise get another's weights too."""
         self._pairs.append((made, layer))
@@ -70,6 +77,9 @@ class Sharing(Copies):
 
     def of(self, call: Call) -> Any:
         return call.operation
+
+    def linear(self, layer: Any) -> Any:
+        return same_but(layer, activation=keras.activations.linear)
 
     def fill(self) -> None:
         pass
