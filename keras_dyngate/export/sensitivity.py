@@ -31,6 +31,12 @@ class LayerError:
         name: Of the layer.
         error: Root mean square change of the raw scores over their standard deviation.
         changed: Share of labels that change.
+
+    Example:
+        ```python
+        row = kd.LayerError("conv1", error=0.031, changed=0.004)
+        print(row)  # conv1: error 3.10%, labels that change 0.4%
+        ```
     """
 
     name: str
