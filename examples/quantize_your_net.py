@@ -119,8 +119,8 @@ def quantize() -> None:
         )
     files = {mode: kd.LiteRTModel(report.path) for mode, report in reports.items()}
     rows = {mode: row(files[mode], reports[mode], images, labels) for mode in files}
-    few = [{"image": image} for image in images[:: max(1, len(images) // 32)]]
-    few = [{"image": each["image"].astype("float32")} for each in few[:32]]
+    spread = images[:: max(1, len(images) // 32)][:32].astype("float32")
+    few = [{"image": image} for image in spread]
     times = compare_latency(
         {mode: (file, "classify", few) for mode, file in files.items()},
         rounds=PASSES * len(few),

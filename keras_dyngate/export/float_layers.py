@@ -15,13 +15,12 @@ from ai_edge_litert import schema_py_generated as schema
 
 from keras_dyngate._graph import FlatGraph
 from keras_dyngate.controllers import Controller
-from keras_dyngate.export.int8_borders import FROM_FLOAT, FROM_INT8
+from keras_dyngate.export.int8_borders import FROM_FLOAT, FROM_INT8, WEIGHTED
 from keras_dyngate.export.lowering.constants import value
 from keras_dyngate.export.plan.traced import Traced
 from keras_dyngate.flatfile import flatbuffer
 from keras_dyngate.quantization.quantized_layer import FloatLayer
 
-_KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 HALF = 0.51 / 127  # of a step, of numbers whose largest is 1
 
 
@@ -101,7 +100,7 @@ def float_layers(model: schema.ModelT, kernels: Mapping[str, np.ndarray]) -> Non
     """
     missing = set(kernels)
     for _, graph, operator in list(flatbuffer.walk(model)):
-        if flatbuffer.op_name(model, operator) not in _KINDS:
+        if flatbuffer.op_name(model, operator) not in WEIGHTED:
             continue
         tensor = graph.tensors[operator.inputs[1]]
         for name, kernel in kernels.items():

@@ -92,13 +92,9 @@ class _Rewriter:
         for index, subgraph, operator in flatbuffer.walk(self.model):
             if self.name(operator) == "IF":
                 self._own_constants(subgraph, operator)
-                for branch in flatbuffer.branches(operator):
-                    callee = self.model.subgraphs[branch]
-                    outer = operator.inputs[1:] + operator.outputs
-                    inner = callee.inputs + callee.outputs
-                    for a, b in zip(outer, inner, strict=True):
-                        joined.join((index, a), (branch, b))
-                        border |= {(index, a), (branch, b)}
+                for pair in flatbuffer.handed_over(self.model, index, operator):
+                    joined.join(*pair)
+                    border |= {*pair}
             elif self.name(operator) in TRANSPARENT:
                 output = operator.outputs[0]
                 if self.is_float(subgraph, output):

@@ -68,13 +68,9 @@ class _Classes:
         ends = [int(t) for t in (*operator.inputs, *operator.outputs)]
         ends = [t for t in ends if self.is_int8(index, t)]
         if name == "IF":
-            outer = [int(t) for t in (*operator.inputs[1:], *operator.outputs)]
-            for branch in flatbuffer.branches(operator):
-                called = self.model.subgraphs[branch]
-                inner = [int(t) for t in (*called.inputs, *called.outputs)]
-                for a, b in zip(outer, inner, strict=True):
-                    if self.is_int8(index, a):
-                        self.joined.join((index, a), (branch, b))
+            for outer, inner in flatbuffer.handed_over(self.model, index, operator):
+                if self.is_int8(*outer):
+                    self.joined.join(outer, inner)
         elif name in _SAME:
             for tensor in ends[1:]:
                 self.joined.join((index, ends[0]), (index, tensor))

@@ -197,6 +197,21 @@ def branches(operator: schema.OperatorT) -> list[int]:
     return [value for _, value in _calls(operator)]
 
 
+def handed_over(
+    model: schema.ModelT, index: int, operator: schema.OperatorT
+) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Of an IF in subgraph `index`: a tensor of it, and a branch's own for the same.
+
+    Each is (subgraph, tensor); operands first, the condition apart, then results.
+    """
+    outer = [int(t) for t in (*operator.inputs[1:], *operator.outputs)]
+    for branch in branches(operator):
+        called = model.subgraphs[branch]
+        inner = [int(t) for t in (*called.inputs, *called.outputs)]
+        for a, b in zip(outer, inner, strict=True):
+            yield (index, a), (branch, b)
+
+
 def renumber_branches(operator: schema.OperatorT, place: Mapping[int, int]) -> None:
     """Let an operator call subgraphs by their new places, which it has of its own."""
     calls = _calls(operator)

@@ -132,10 +132,14 @@ def gated_exits():
     return model
 
 
+def anytime(make, **options):
+    """A small net of several sub-networks."""
+    sizes = {"blocks": 1, "width": 8, "subnetworks": 2, "input_shape": (16, 16, 3)}
+    return lively(make(**{**sizes, **options}))
+
+
 def sliced(**options):
-    options = {"blocks": 1, "width": 8, "subnetworks": 2, **options}
-    options |= {"input_shape": (16, 16, 3), "classes": CLASSES}
-    return lively(kd.sliced_resnet(**options))
+    return anytime(kd.sliced_resnet, classes=CLASSES, **options)
 
 
 def slices_that_add():
@@ -145,31 +149,14 @@ def slices_that_add():
 
 def sliced_groups():
     """Grouped bottlenecks, and a coarse answer before a fine one."""
-    net = kd.sliced_resnext(
-        blocks=1,
-        width=8,
-        subnetworks=2,
-        cardinality=4,
-        branch_width=2,
-        input_shape=(16, 16, 3),
-        heads="shared",
-        taxonomy=kd.HierarchicalTaxonomy([0, 0, 1, 1]),
-        coarse_heads=1,
-    )
-    return lively(net)
+    options = {"taxonomy": kd.HierarchicalTaxonomy([0, 0, 1, 1]), "coarse_heads": 1}
+    options |= {"cardinality": 4, "branch_width": 2, "heads": "shared"}
+    return anytime(kd.sliced_resnext, **options)
 
 
 def inclusive():
-    net = kd.inclusive_resnext(
-        blocks=1,
-        width=8,
-        subnetworks=2,
-        cardinality=2,
-        branch_width=4,
-        input_shape=(16, 16, 3),
-        classes=CLASSES,
-    )
-    return lively(net)
+    options = {"cardinality": 2, "branch_width": 4, "classes": CLASSES}
+    return anytime(kd.inclusive_resnext, **options)
 
 
 NETS = {

@@ -314,13 +314,12 @@ class _Chain:
         def make(h: Any, factor: Any, cut: slice) -> Any:
             return run_steps(part.tail, again(h) * again(factor), cut)
 
-        makes = [
-            functools.partial(make, h, scale[..., group.cut], group.cut)
-            for group, (h, _) in zip(groups, found, strict=True)
-        ]
+        def then(h: Any, cut: slice) -> Callable[[], Any]:
+            return functools.partial(make, h, scale[..., cut], cut)
+
         return [
-            _Group(group.flag, group.cut, make)
-            for group, make in zip(groups, makes, strict=True)
+            _Group(group.flag, group.cut, then(h, group.cut))
+            for group, (h, _) in zip(groups, found, strict=True)
         ]
 
     def makes(
