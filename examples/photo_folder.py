@@ -88,15 +88,23 @@ def one_line() -> Iterator[None]:
         sys.exit(f"{os.path.basename(sys.argv[0])}: {error}")
 
 
-def main_of(run: Callable[[], None]) -> Callable[[list[str]], None]:
-    """The `main` of a script that has --net and --photos, for `absl.app.run`."""
+def main_of(run: Callable[[], None], *data: str) -> Callable[[list[str]], None]:
+    """The `main` of a script that has --net and --photos, for `absl.app.run`.
+
+    Args:
+        run: What it does.
+        data: Flags that may stand in the place of --photos.
+    """
+    kinds = ("photos", *data)
 
     def main(argv: list[str]) -> None:
         given = flags.FLAGS
         if len(argv) > 1:
             raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-        if (given.net is None) != (given.photos is None):
-            raise app.UsageError("--net and --photos go together.")
+        pictures = [kind for kind in kinds if given[kind].value is not None]
+        if len(pictures) != (given.net is not None):
+            named = " or ".join(f"--{kind}" for kind in kinds)
+            raise app.UsageError(f"--net and {named} go together.")
         quiet()
         logging.set_verbosity(logging.ERROR)
         with one_line():

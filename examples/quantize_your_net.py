@@ -55,8 +55,6 @@ def pictures() -> Task:
     """The net, and the pictures and labels of its three parts."""
     if FLAGS.cifar is None:
         return task(FLAGS.net, FLAGS.photos, small_net, FLAGS.seed, _out("plain.keras"))
-    if FLAGS.net is None:
-        raise ValueError("`--cifar` goes with `--net`. Received: no --net")
     data = kd.datasets.cifar10(FLAGS.cifar)
     parts = [part.uint8_arrays() for part in (data.train, data.validation, data.test)]
     net = keras.models.load_model(FLAGS.net, compile=False)
@@ -74,7 +72,14 @@ def trained_on(model: keras.Model, name: str, given: Task) -> keras.Model:
         return keras.models.load_model(path, compile=False)
     print(f"{name}:")
     options: dict[str, Any] = {"checkpoint": _out(f"{name}.npz"), "seed": FLAGS.seed}
-    if isinstance(model, kd.EarlyExitModel):
+    if FLAGS.cifar is not None:  # as CIFAR is taught: four pixels aside, and mirrored
+        moved = keras.layers.RandomTranslation(4 / 32, 4 / 32, fill_mode="constant")
+        mirrored = keras.layers.RandomFlip("horizontal")
+        options["augmentation"] = keras.Sequential([moved, mirrored])
+    exits = isinstance(model, kd.EarlyExitModel)
+    if exits and all(isinstance(gate, kd.DecisionGate) for gate in model.gates):
+        model.fit_gates(*given.train, seed=FLAGS.seed)  # linear, on the trunk as it is
+    elif exits:
         model.fit_gates(
             *given.train,
             validation_data=given.validation,
@@ -83,7 +88,6 @@ def trained_on(model: keras.Model, name: str, given: Task) -> keras.Model:
             learning_rate=20 * FLAGS.rate,  # the trunk's is a twentieth
             **options,
         )
-        print(model.calibrate(*given.validation, accuracy_drop=0.0))
     else:
         kd.fine_tune(
             model,
@@ -93,6 +97,8 @@ def trained_on(model: keras.Model, name: str, given: Task) -> keras.Model:
             validation_data=given.validation,
             **options,
         )
+    if exits:
+        print(model.calibrate(*given.validation, accuracy_drop=0.0))
     model.save(path)
     return model
 
@@ -159,4 +165,4 @@ def show(rows: dict[str, dict[str, Any]], count: int) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main_of(quantize))
+    app.run(main_of(quantize, "cifar"))

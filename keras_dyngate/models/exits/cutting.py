@@ -72,7 +72,8 @@ class _Resolver:
             )
         if ends:
             return self._end(ends[0])
-        close = difflib.get_close_matches(name, paths, n=3)
+        held = [path for path in paths if path.endswith(f"_{name}")]  # gated_..., say
+        close = held[:3] or difflib.get_close_matches(name, paths, n=3)
         hint = f"; close to it: {listed(close)}" if close else ""
         raise ValueError(
             f"`after` must name layers of the model {self.model.name!r}, which has no "
