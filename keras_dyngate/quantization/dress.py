@@ -88,6 +88,8 @@ class Dress(keras.layers.Layer):
                 made = quantized_form(bare, f"quantized_{name}")
                 self.held.append(made)
                 found.append(made)
+                if isinstance(after, _BN):
+                    made.followed_by(after)
                 if not fused:
                     found += [self.steps(name), link.activation]
                     name = f"{name}_activation"

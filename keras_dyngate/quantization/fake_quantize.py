@@ -6,7 +6,7 @@ converter reads: such a file needs no representative data.
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -20,6 +20,17 @@ from keras_dyngate.quantization import _tfmot
 _watching: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "keras_dyngate_watching", default=False
 )
+
+
+_STEP = "_keras_dyngate_step"
+
+
+def step_of(x: Any) -> Any:
+    """What lies between two numbers that a `FakeQuantize` has just put out; else None.
+
+    Known at inference, of the very tensor, as Keras keeps masks.
+    """
+    return getattr(x, _STEP, None)
 
 
 @contextlib.contextmanager
@@ -49,16 +60,27 @@ class FakeQuantize(keras.layers.Layer):
     Args:
         fixed: (least, greatest) number, where that is known; else it is learned.
         behind_mask: Whether it follows a mask of a chain's channels.
+        of_input: Whether it rounds what a net is given, scaled: then its range is all
+            that was seen, and half a step more at either end if that begins below 0.
+            Pixels scaled to -1 to 1 lie halfway between 255 steps, each of them: which
+            way one is rounded would depend on the last bit.
+        held: Whether its range stays as it is, in training too: `settle_ties` sets this.
 
     Input shape: Any. Output shape: The same.
     """
 
     def __init__(
-        self, fixed: Any = None, behind_mask: bool = False, **kwargs: Any
+        self,
+        fixed: Any = None,
+        behind_mask: bool = False,
+        of_input: bool = False,
+        held: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.fixed = None if fixed is None else (float(fixed[0]), float(fixed[1]))
-        self.behind_mask = behind_mask
+        self.behind_mask, self.of_input, self.held = behind_mask, of_input, held
+        self.tie: Tie | None = None
         self.supports_masking = True
         self.seen: list[tuple[float, float]] = []
 
@@ -78,13 +100,15 @@ class FakeQuantize(keras.layers.Layer):
         self.started.assign(1.0)
 
     def settle(self) -> None:
-        """Take the mean range of the batches that it has watched.
+        """Take the mean range of the batches that it has watched, of inputs all of it.
 
         Batches of nothing but 0 do not count: behind a gate that was shut.
         """
         seen = [ends for ends in self.seen if any(ends)] or self.seen
         if seen and self.fixed is None:
-            self.set_range(*np.mean(seen, axis=0).tolist())
+            lows, highs = np.transpose(seen)
+            ends = (lows.min(), highs.max()) if self.of_input else (lows, highs)
+            self.set_range(*(float(np.mean(end)) for end in ends))
         self.seen = []
 
     def call(self, x: Any, training: bool | None = None) -> Any:
@@ -95,29 +119,43 @@ class FakeQuantize(keras.layers.Layer):
                 numbers = keras.ops.convert_to_numpy(x)
                 self.seen.append((float(numbers.min()), float(numbers.max())))
             return x
-        training = bool(training) and self.fixed is None
-        if training:
+        learning = bool(training) and self.fixed is None and not self.held
+        if learning:
             self.start(x)
-        weights = {"min_var": self.low.value, "max_var": self.high.value}
-        return _tfmot.of_activations()(x, training, weights)
+        below = keras.ops.cast(self.low.value < 0, "float32")
+        low, high = self._ends(self.low.value, self.high.value, below)
+        weights = {"min_var": low, "max_var": high}
+        y = _tfmot.of_activations()(x, learning and not self.of_input, weights)
+        if not training and not isinstance(y, keras.KerasTensor):
+            setattr(y, _STEP, (high - low) / 255)
+        return y
 
     def start(self, x: Any) -> None:
-        """Set the range to that of the first batch that is not 0 everywhere."""
+        """Set the range to that of the first batch that is not 0 everywhere.
+
+        That of inputs grows with every batch.
+        """
         import tensorflow as tf
 
-        empty = self.high.value <= self.low.value
-        fresh = tf.logical_or(self.started.value < 0.5, empty)
+        low, high = self.low.value, self.high.value
+        fresh = tf.logical_or(self.started.value < 0.5, high <= low)
+        low, high = tf.where(fresh, 0.0, low), tf.where(fresh, 0.0, high)
         ends = tf.cond(
-            fresh,
+            tf.logical_or(fresh, self.of_input),
             lambda: (
-                tf.minimum(tf.reduce_min(x), 0.0),
-                tf.maximum(tf.reduce_max(x), 0.0),
+                tf.minimum(tf.reduce_min(x), low),
+                tf.maximum(tf.reduce_max(x), high),
             ),
-            lambda: (tf.identity(self.low.value), tf.identity(self.high.value)),
+            lambda: (low, high),
         )
         self.low.assign(ends[0])
         self.high.assign(ends[1])
         self.started.assign(1.0)
+
+    def _ends(self, low: Any, high: Any, beyond: Any) -> tuple[Any, Any]:
+        """The range's ends from those that were seen; `beyond`: 1. if `low` is below 0."""
+        more = beyond * (high - low) / 510 if self.of_input else 0.0
+        return low - more, high + more
 
     def constant(self, x: Any) -> Any:
         """For a file: the range as two numbers."""
@@ -127,7 +165,7 @@ class FakeQuantize(keras.layers.Layer):
         return tf.quantization.fake_quant_with_min_max_args(x, low, high, 8)
 
     def range(self) -> tuple[float, float]:
-        """Least and greatest number.
+        """Least and greatest number that it puts out.
 
         Raises:
             ValueError: If it has seen no data yet, or such as are not finite.
@@ -146,14 +184,57 @@ class FakeQuantize(keras.layers.Layer):
                 f"that ranges are known. Received: {self.name!r} with "
                 + (f"the range {low} to {high}" if started else "none yet")
             )
-        return (low, high) if high > low else (0.0, 1e-3)
+        return (
+            _on_steps(*self._ends(low, high, low < 0.0)) if high > low else (0.0, 1e-3)
+        )
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return tuple(input_shape)
 
     def get_config(self) -> dict[str, Any]:
         config = {"fixed": self.fixed, "behind_mask": self.behind_mask}
+        config |= {"of_input": self.of_input, "held": self.held}
         return {**super().get_config(), **config}
+
+
+class Tie:
+    """Roundings that an int8 file has one range for: an `IF` hands one's numbers on.
+
+    Args:
+        members: Of one net.
+    """
+
+    def __init__(self, *members: FakeQuantize) -> None:
+        self.members = members
+        for each in members:
+            each.tie = self
+
+
+def tie(one: FakeQuantize, other: FakeQuantize) -> None:
+    """Let two roundings, and all that are tied to them, have one range."""
+    ties = [each.tie or Tie(each) for each in (one, other)]
+    Tie(*dict.fromkeys((*ties[0].members, *ties[1].members)))
+
+
+def settle_ties(roundings: Sequence[FakeQuantize]) -> None:
+    """Give tied roundings the range that covers all of theirs, and let it stay."""
+    for members in {each.tie.members for each in roundings if each.tie is not None}:
+        low = min(float(each.low) for each in members)
+        high = max(float(each.high) for each in members)
+        for each in members:
+            each.set_range(low, high)
+            each.held = True
+
+
+def _on_steps(low: float, high: float) -> tuple[float, float]:
+    """The ends of a range moved so that 0 is a step, as TensorFlow moves them in float32.
+
+    Where 0 lies halfway, as in -1 to 1, the converter may choose the other step.
+    """
+    ends = np.asarray([low, high], "float32")
+    step = (ends[1] - ends[0]) / np.float32(255)
+    below = np.clip(np.floor(-ends[0] / step + np.float32(0.5)), 0, 255)
+    return float(-below * step), float((255 - below) * step)
 
 
 register_macs(FakeQuantize)(free)

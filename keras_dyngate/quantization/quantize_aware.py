@@ -27,6 +27,7 @@ from keras_dyngate.quantization.exits import rounded_exits
 from keras_dyngate.quantization.fake_quantize import (
     FakeQuantize,
     is_quantize_aware,
+    settle_ties,
     watching,
 )
 from keras_dyngate.quantization.rewriting import Rewriting
@@ -173,12 +174,14 @@ def set_ranges(model: keras.Model, images: np.ndarray) -> None:
 
     shut = watch()
     if not shut:
+        settle_ties(roundings)
         return
     before = [(float(x.low), float(x.high)) for x in roundings]
     with force_open_rate(model, 1.0):
         watch()
     for each, (low, high) in zip(roundings, before, strict=True):
         each.set_range(min(float(each.low), low), max(float(each.high), high))
+    settle_ties(roundings)
     warn(
         f"On none of the {len(images)} representative images these open: {shut}. Their "
         "ranges are those of all gates open: give images that open them, or train on"

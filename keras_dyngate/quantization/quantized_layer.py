@@ -2,6 +2,8 @@
 
 import functools
 import math
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,7 +15,8 @@ from keras_dyngate._saving import KeepsFrozen, revived
 from keras_dyngate.cost.counter import kernel_macs
 from keras_dyngate.layers.links import mixes, run
 from keras_dyngate.quantization import _tfmot
-from keras_dyngate.quantization.fake_quantize import FakeQuantize
+from keras_dyngate.quantization.biases import norm_behind, shift_of_bias
+from keras_dyngate.quantization.fake_quantize import FakeQuantize, step_of
 
 _layers = keras.layers
 
@@ -71,15 +74,24 @@ def rounded_slices(kernel: Any) -> Any:
     return _in_steps(kernel, (len(kernel.shape) - 1,))
 
 
-def _in_steps(value: Any, axes: Axes) -> Any:
+def _value(pair: tuple[Any, Axes]) -> tuple[Any, Axes]:
+    return ops.convert_to_tensor(pair[0].value), pair[1]
+
+
+def _flat(value: Any, axes: Axes) -> tuple[Any, Any, list[int]]:
+    """A kernel as [..., channels], the same not yet flat, and the order of its axes."""
     rank = len(value.shape)
     order = [*(n for n in range(rank) if n not in axes), *axes]
     moved = ops.transpose(value, order)
     channels = math.prod(value.shape[n] for n in axes)
-    flat = ops.reshape(moved, (-1, channels))
+    return ops.reshape(moved, (-1, channels)), moved, order
+
+
+def _in_steps(value: Any, axes: Axes) -> Any:
+    flat, moved, order = _flat(value, axes)
     most = ops.stop_gradient(ops.maximum(ops.max(ops.abs(flat), axis=0), 1e-8))
     found = _tfmot.of_weights()(flat, False, {"min_var": -most, "max_var": most})
-    back = sorted(range(rank), key=order.__getitem__)
+    back = sorted(range(len(order)), key=order.__getitem__)
     return ops.transpose(ops.reshape(found, moved.shape), back)
 
 
@@ -113,8 +125,9 @@ class QuantizedLayer(Around):
 
     tensorflow-model-optimization's `LastValueQuantizer` rounds: symmetric, a scale for
     each channel that is put out. A batch normalization that follows is folded into the
-    kernel at export, which changes each channel's scale and no rounding. In a file the
-    kernel is that of the layer: the converter rounds it alike.
+    kernel at export, which changes each channel's scale and no rounding. At inference the
+    bias is rounded too, where the steps of what comes in are known. In a file kernel and
+    bias are those of the layer: the converter rounds them alike.
 
     Args:
         layer: `Conv1D`, `Conv2D`, `Conv2DTranspose`, `DepthwiseConv2D` or `Dense`.
@@ -122,12 +135,36 @@ class QuantizedLayer(Around):
     Input and output shape: Those of the layer.
     """
 
-    def call(self, x: Any) -> Any:
+    def __init__(self, layer: Any, **kwargs: Any) -> None:
+        super().__init__(layer, **kwargs)
+        self._norm: Callable[[], Any] | None = None
+
+    def followed_by(self, norm: keras.Layer) -> None:
+        """Name the batch normalization behind it, where no graph shows it."""
+        self._norm = weakref.ref(norm)  # Keras would take it for a part of this
+
+    def shift(self, x: Any, training: bool | None) -> Any:
+        """What rounding the bias adds to the sums, `[channels]`; None: unknown."""
+        step = None if training else step_of(x)
+        channels = getattr(self.layer, "data_format", "channels_last")
+        if step is None or channels != "channels_last":
+            return None
+        kernel = _flat(*_value(kernels(self.layer)[-1]))[0]
+        norm = norm_behind(self) if self._norm is None else self._norm()
+        bias = self.layer.bias if self.layer.use_bias else None
+        return shift_of_bias(step, kernel, bias, norm)
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
         if _hooks.exporting():
             return self.layer(x)
         pairs = [(v, rounded(v, axes)) for v, axes in kernels(self.layer)]
+        shift = self.shift(x, training)
+        if shift is not None and self.layer.use_bias:
+            pairs.append((self.layer.bias, self.layer.bias + shift))
+            shift = None
         with keras.StatelessScope(state_mapping=pairs):
-            return self.layer(x)
+            y = self.layer(x)
+        return y if shift is None else y + shift
 
     def share(self, x: Any, cut: slice) -> Any:
         """What some of the channels that come in give, without bias and activation.
@@ -172,9 +209,11 @@ class QuantizedSeparable(QuantizedLayer):
             ops.convert_to_tensor(v) if _hooks.exporting() else rounded(v, axes)
             for v, axes in kernels(layer)
         )
-        y = self.between(self._filtered(x, each), training=training)
-        y = ops.conv(y, mixing, padding="valid", data_format=layer.data_format)
+        between = self.between(self._filtered(x, each), training=training)
+        y = ops.conv(between, mixing, padding="valid", data_format=layer.data_format)
         y = y + layer.bias if layer.use_bias else y
+        shift = self.shift(between, training)
+        y = y if shift is None else y + shift
         return layer.activation(y)
 
     def share(self, x: Any, cut: slice) -> Any:

@@ -14,7 +14,7 @@ from keras_dyngate._logits import squashing_call
 from keras_dyngate.layers.dynamic_layer import DynamicLayer
 from keras_dyngate.models.gating.rebuilding import Copies
 from keras_dyngate.models.gating.regions import Readers
-from keras_dyngate.quantization.fake_quantize import FakeQuantize
+from keras_dyngate.quantization.fake_quantize import FakeQuantize, tie
 from keras_dyngate.quantization.kinds import (
     SAME,
     TAKE_RELU,
@@ -77,6 +77,7 @@ class Rewriting:
         self.grid: set[int] = set()  # rounded already
         self._kernels: dict[int, Any] = {}
         self._names: dict[int, str] = {}  # of the roundings, by the tensor
+        self._steps: dict[int, FakeQuantize] = {}  # the last one that it went through
 
     def run(self, inputs: list[Any]) -> list[Any]:
         """The outputs of the new net for its inputs."""
@@ -122,6 +123,7 @@ class Rewriting:
             self.rounded(call)
             run_calls([call], self.table, self.copies.of)
             self.grid |= {id(x) for x in call.outputs}
+            self.tied(call)
         elif is_kernel(operation):
             self.rounded(call)
             self.kernel(call)
@@ -179,6 +181,9 @@ class Rewriting:
             run_calls([call], self.table, self.copies.of)
             if all(id(x) in self.grid for x in call.inputs):
                 self.grid |= {id(x) for x in call.outputs}
+            before = self._steps.get(id(call.inputs[0]))
+            if before is not None and len(call.inputs) == 1:
+                self._steps |= {id(x): before for x in call.outputs}
             return
         ends = isinstance(operation, _layers.BatchNormalization) or is_relu(operation)
         if not ends or not self.hangs(call):
@@ -211,6 +216,17 @@ class Rewriting:
         takes = kernel or normed or kind_name(operation) in TAKE_RELU
         return takes and is_relu(reader.operation)
 
+    def tied(self, call: Call) -> None:
+        """Where a residual may hand on what it is given, both have one range in a file."""
+        dress = getattr(self.copies.of(call), "dress", None)
+        total = getattr(dress, "total", None)
+        if total is None:
+            return
+        before = self._steps.get(id(call.inputs[0]))
+        if before is not None and before.fixed is None:
+            tie(before, total)
+        self._steps[id(call.outputs[0])] = total
+
     def named_end(self, call: Call) -> str:
         """The name of the layer whose output stands for a call's."""
         known = self._names.get(id(call.outputs[0]))
@@ -228,6 +244,8 @@ class Rewriting:
     ) -> None:
         """Round a tensor, for all that read it."""
         name = self.copies.name(f"{path.replace('/', '_')}_range")
-        self.table[id(x)] = FakeQuantize(fixed, name=name)(self.table[id(x)])
+        steps = FakeQuantize(fixed, of_input=id(x) in self.raw, name=name)
+        self.table[id(x)] = steps(self.table[id(x)])
+        self._steps[id(x)] = steps
         self.grid.add(id(x))
         self._names[id(x)] = name

@@ -82,7 +82,9 @@ class Network:
         if name not in self.ranges:
             from keras_dyngate.quantization import fake_quantize  # it needs TensorFlow
 
-            self.ranges[name] = fake_quantize.FakeQuantize(name=f"{name}_range")
+            self.ranges[name] = fake_quantize.FakeQuantize(
+                of_input=name == "image", name=f"{name}_range"
+            )
         return self.ranges[name](x)
 
     def width_at(self, stage: int) -> int:
