@@ -154,7 +154,9 @@ class FakeQuantize(keras.layers.Layer):
 
     def _ends(self, low: Any, high: Any, beyond: Any) -> tuple[Any, Any]:
         """The range's ends from those that were seen; `beyond`: 1. if `low` is below 0."""
-        more = beyond * (high - low) / 510 if self.of_input else 0.0
+        if not self.of_input:
+            return low, high
+        more = beyond * (high - low) / 510
         return low - more, high + more
 
     def constant(self, x: Any) -> Any:

@@ -106,6 +106,18 @@ def test_a_net_is_trained_saved_stripped_and_exported(name, tmp_path):
         assert "IF" in {op for op, _ in found}
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["any", "whole pixels"])
+@pytest.mark.parametrize("make", [mobile, branches])
+def test_a_file_says_what_keras_says_to_the_bit(make, whole, tmp_path):
+    x = np.round(X) if whole else X
+    model = kd.quantize_aware(make(), x)
+    learn(model)
+    path = tmp_path / "net.tflite"
+    parity = kd.export_tflite(model, path, quantization="int8", parity_data=x).parity
+    assert parity.max_difference < 1e-6 and parity.argmax_agreement == 1.0
+    assert parity.decision_agreement in (None, 1.0)
+
+
 @pytest.mark.parametrize("make", [mobile, channels])
 def test_a_file_is_its_equal_to_some_steps_without_training(make, tmp_path):
     """Logits differ by a few steps of the last range: rounding is not chaos."""
@@ -163,13 +175,39 @@ def test_ranges_follow_the_training():
     with pytest.raises(ValueError, match="so that ranges are known. Received: .*none"):
         steps[0].range()
     model.compile("sgd", "sparse_categorical_crossentropy")
-    model.fit(X[:16], Y[:16], batch_size=16, verbose=0, shuffle=False)
-    low, high = steps[0].range()
+    seen = []
+    for batch in (X[:16], X[:16] * 0.5, X[:16] * 0 + 255):
+        model.fit(batch, Y[:16], batch_size=16, verbose=0, shuffle=False)
+        seen.append([(float(each.low), float(each.high)) for each in steps])
+    # Of the input: all that was seen, and half a step more.
     scaled = X[:16] / 127.5 - 1
-    assert (low, high) == pytest.approx((scaled.min(), scaled.max()), rel=1e-4)
-    model.fit(X[:16] * 0 + 255, Y[:16], batch_size=16, verbose=0)
-    assert steps[0].range()[1] == pytest.approx(high + 0.001 * (1 - high), rel=1e-4)
-    assert steps[0].range()[0] == pytest.approx(low - 0.001 * low, rel=1e-4)
+    assert seen[0][0] == pytest.approx((scaled.min(), scaled.max()), rel=1e-4)
+    assert seen[1][0] == seen[0][0]
+    assert seen[2][0] == pytest.approx((scaled.min(), 1.0), rel=1e-4)
+    low, high = seen[2][0]
+    found, step = steps[0].range(), (high - low) * 256 / 255 / 255
+    assert found[1] - found[0] == pytest.approx(255 * step, rel=1e-4)
+    assert abs(found[0] - low) <= 1.01 * step  # moved so that 0 is a step
+    # Of others: .001 of the way to each batch's.
+    change = np.abs(np.subtract(seen[1], seen[0]))[1:].max(-1)
+    spread = np.ptp(seen[0], axis=1)[1:]
+    moving = np.array([each.fixed is None for each in steps[1:]])
+    assert (change[moving] > 0).mean() > 0.8 and (change < 0.002 * spread).all()
+
+
+def test_ranges_that_a_file_ties_are_one_and_stay(tmp_path):
+    model = kd.quantize_aware(branches(), X)
+    (before,) = (
+        x for x in model.layers if isinstance(x, FakeQuantize) and x.held
+    )  # in front of the first of two residuals
+    totals = [model.get_layer(f"gated_{name}").dress.total for name in ("one", "two")]
+    ends = [each.range() for each in (before, *totals)]
+    assert ends[0] == ends[1] == ends[2]
+    learn(model, epochs=2, rate=0.01)
+    model.save(tmp_path / "net.keras")
+    loaded = keras.models.load_model(tmp_path / "net.keras", compile=False)
+    total = loaded.get_layer("gated_two").dress.total
+    assert total.held and total.range() == ends[0]
 
 
 def test_normalizations_are_frozen_unless_they_are_to_learn():

@@ -75,6 +75,44 @@ def test_kernels(layer):
     np.testing.assert_allclose(ours, to_numpy(layer(x)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("layer", [layers.Conv2D(4, 3), layers.DepthwiseConv2D(3)])
+def test_biases(layer, normed):
+    """Sums of whole numbers and a whole bias, as a file has them."""
+    layer = made(type(layer).from_config(layer.get_config()), (None, 8, 8, 4))
+    norm = made(layers.BatchNormalization(), (None, 6, 6, 4)) if normed else None
+    x = np.random.default_rng(9).normal(size=(2, 8, 8, 4)).astype("float32")
+    image = keras.Input((8, 8, 4))
+    steps, wrapped = FakeQuantize(), QuantizedLayer(layer)
+    y = wrapped(steps(image))
+    if norm is not None:
+        norm.moving_variance.assign([0.5, 1.0, 2.0, 3.0])
+        y = norm(y)
+    net = keras.Model(image, y)
+    steps.set_range(-2.0, 2.02)
+    step = 4.02 / 255
+    ((kernel, axes),) = kernels(layer)
+    value = to_numpy(kernel).astype("float64")
+    factor, offset = np.ones(4), to_numpy(layer.bias).astype("float64")
+    if norm is not None:
+        gamma, beta, mean, variance = (
+            to_numpy(w).astype("float64") for w in norm.weights
+        )
+        factor = gamma / np.sqrt(variance + norm.epsilon)
+        offset = (offset - mean) * factor + beta
+    folded = value * factor.reshape([-1, 1] if len(axes) == 2 else [-1])
+    rest = tuple(n for n in range(4) if n not in axes)
+    scales = np.abs(folded).max(axis=rest, keepdims=True) / 127
+    pixels = np.round(to_numpy(steps(x)) / step)
+    whole = layer.__class__.from_config({**layer.get_config(), "use_bias": False})
+    whole.build((None, 8, 8, 4))
+    whole.kernel.assign(np.round(folded / scales))
+    units = step * scales.reshape(-1)
+    expected = to_numpy(whole(pixels)) + np.round(offset / units)
+    np.testing.assert_allclose(to_numpy(net(x)) / units, expected, rtol=1e-5, atol=0.05)
+    assert np.abs(offset / units - np.round(offset / units)).max() > 0.1  # it is seen
+
+
 def test_gradients_pass_through():
     import tensorflow as tf
 
