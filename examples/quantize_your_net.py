@@ -108,7 +108,8 @@ def quantize() -> None:
     Path(FLAGS.out).mkdir(parents=True, exist_ok=True)
     given = pictures()
     images, labels = given.test
-    some = given.train[0][: FLAGS.watched]
+    train = given.train[0]  # of folders: one class after the other
+    some = train[:: max(1, len(train) // FLAGS.watched)][: FLAGS.watched]
     aware = kd.quantize_aware(given.net, some)
     plain = trained_on(given.net, "float", given)
     aware = trained_on(aware, "quantize_aware", given)
