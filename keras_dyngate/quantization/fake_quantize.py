@@ -22,6 +22,7 @@ _watching: contextvars.ContextVar[bool] = contextvars.ContextVar(
 )
 
 
+HELD = 2.0  # `started` of a range that stays as it is; 1.0: of one that moves
 _STEP = "_keras_dyngate_step"
 
 
@@ -64,7 +65,6 @@ class FakeQuantize(keras.layers.Layer):
             that was seen, and half a step more at either end if that begins below 0.
             Pixels scaled to -1 to 1 lie halfway between 255 steps, each of them: which
             way one is rounded would depend on the last bit.
-        held: Whether its range stays as it is, in training too: `settle_ties` sets this.
 
     Input shape: Any. Output shape: The same.
     """
@@ -74,12 +74,11 @@ class FakeQuantize(keras.layers.Layer):
         fixed: Any = None,
         behind_mask: bool = False,
         of_input: bool = False,
-        held: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.fixed = None if fixed is None else (float(fixed[0]), float(fixed[1]))
-        self.behind_mask, self.of_input, self.held = behind_mask, of_input, held
+        self.behind_mask, self.of_input = behind_mask, of_input
         self.tie: Tie | None = None
         self.supports_masking = True
         self.seen: list[tuple[float, float]] = []
@@ -119,16 +118,29 @@ class FakeQuantize(keras.layers.Layer):
                 numbers = keras.ops.convert_to_numpy(x)
                 self.seen.append((float(numbers.min()), float(numbers.max())))
             return x
-        learning = bool(training) and self.fixed is None and not self.held
+        learning = bool(training) and self.fixed is None
         if learning:
             self.start(x)
         below = keras.ops.cast(self.low.value < 0, "float32")
         low, high = self._ends(self.low.value, self.high.value, below)
         weights = {"min_var": low, "max_var": high}
-        y = _tfmot.of_activations()(x, learning and not self.of_input, weights)
+        y = self._round(x, learning and not self.of_input, weights)
         if not training and not isinstance(y, keras.KerasTensor):
             setattr(y, _STEP, (high - low) / 255)
         return y
+
+    def _round(self, x: Any, moving: bool, weights: dict[str, Any]) -> Any:
+        """Round; a range that moves does so first, unless it is held."""
+        import tensorflow as tf
+
+        quantizer = _tfmot.of_activations()
+        if not moving:
+            return quantizer(x, False, weights)
+        return tf.cond(
+            self.started.value >= HELD,
+            lambda: quantizer(x, False, weights),
+            lambda: quantizer(x, True, weights),
+        )
 
     def start(self, x: Any) -> None:
         """Set the range to that of the first batch that is not 0 everywhere.
@@ -150,7 +162,7 @@ class FakeQuantize(keras.layers.Layer):
         )
         self.low.assign(ends[0])
         self.high.assign(ends[1])
-        self.started.assign(1.0)
+        self.started.assign(tf.maximum(self.started.value, 1.0))
 
     def _ends(self, low: Any, high: Any, beyond: Any) -> tuple[Any, Any]:
         """The range's ends from those that were seen; `beyond`: 1. if `low` is below 0."""
@@ -195,7 +207,7 @@ class FakeQuantize(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         config = {"fixed": self.fixed, "behind_mask": self.behind_mask}
-        config |= {"of_input": self.of_input, "held": self.held}
+        config |= {"of_input": self.of_input}
         return {**super().get_config(), **config}
 
 
@@ -225,7 +237,7 @@ def settle_ties(roundings: Sequence[FakeQuantize]) -> None:
         high = max(float(each.high) for each in members)
         for each in members:
             each.set_range(low, high)
-            each.held = True
+            each.started.assign(HELD)
 
 
 def _on_steps(low: float, high: float) -> tuple[float, float]:
