@@ -5,7 +5,8 @@ Description: float32, float16, dynamic, int8, or int8 trained for: accuracy, byt
     python examples/quantize_your_net.py --net net.keras --photos FOLDER
 
 FOLDER has a folder of photos per class, or train, val and test with those in them. The
-script trains the net on twice, for equally long: as it is, in float32, and quantize-aware.
+script trains the net on twice, for equally long, the net as it was being the teacher: in
+float32, and quantize-aware.
 It writes a file of the former in each mode and one of the latter, and prints, once, what
 each says of the test photos: accuracy, how often labels, decisions and exits are those of
 the Keras model that it is made of, bytes, and time, interleaved. The net may be plain or
@@ -65,8 +66,10 @@ def _out(name: str) -> Path:
     return Path(FLAGS.out) / name
 
 
-def trained_on(model: keras.Model, name: str, given: Task) -> keras.Model:
-    """A net trained on, or read if it has been."""
+def trained_on(
+    model: keras.Model, name: str, given: Task, teacher: keras.Model
+) -> keras.Model:
+    """A net trained on, or read if it has been; exits are taught by their own trunk."""
     path = _out(f"{name}.keras")
     if path.exists():
         return keras.models.load_model(path, compile=False)
@@ -94,6 +97,7 @@ def trained_on(model: keras.Model, name: str, given: Task) -> keras.Model:
             *given.train,
             epochs=FLAGS.epochs,
             learning_rate=FLAGS.rate,
+            teacher=teacher,
             validation_data=given.validation,
             **options,
         )
@@ -111,8 +115,9 @@ def quantize() -> None:
     train = given.train[0]  # of folders: one class after the other
     some = train[:: max(1, len(train) // FLAGS.watched)][: FLAGS.watched]
     aware = kd.quantize_aware(given.net, some)
-    plain = trained_on(given.net, "float", given)
-    aware = trained_on(aware, "quantize_aware", given)
+    before = kd.strip_quantization(aware)  # a copy
+    plain = trained_on(given.net, "float", given, before)
+    aware = trained_on(aware, "quantize_aware", given, before)
     reports = {}
     for mode in (*MODES, TRAINED):
         mine = aware if mode == TRAINED else plain
