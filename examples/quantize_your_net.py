@@ -112,9 +112,9 @@ def quantize() -> None:
     Path(FLAGS.out).mkdir(parents=True, exist_ok=True)
     given = pictures()
     images, labels = given.test
-    train = given.train[0]  # of folders: one class after the other
-    some = train[:: max(1, len(train) // FLAGS.watched)][: FLAGS.watched]
-    aware = kd.quantize_aware(given.net, some)
+    some = given.train[0]
+    samples = {"calibration_samples": FLAGS.watched}
+    aware = kd.quantize_aware(given.net, some, **samples)
     before = kd.strip_quantization(aware)  # a copy
     plain = trained_on(given.net, "float", given, before)
     aware = trained_on(aware, "quantize_aware", given, before)
@@ -126,6 +126,7 @@ def quantize() -> None:
             _out(f"{mode.replace(', ', '_').replace(' ', '_')}.tflite"),
             quantization="int8" if mode == TRAINED else mode,
             representative_data=None if mode == TRAINED else some,
+            **samples,
             parity_data=images,
             labels=given.classes,
         )

@@ -36,7 +36,7 @@ def finite_images(name: str, images: np.ndarray) -> np.ndarray:
 def take_images(
     name: str, data: Any, shape: tuple[int | None, ...], limit: int | None = None
 ) -> np.ndarray:
-    """Up to `limit` images, all if None.
+    """Up to `limit` images, all if None: of an array evenly spaced, else the first.
 
     Args:
         name: Of the argument, for errors.
@@ -60,7 +60,8 @@ def take_images(
                 f"`{name}` must hold several images, [N, ...]: of one alone make "
                 f"`image[None]`. Received: an array of shape {tuple(data.shape)}"
             )
-        images = np.asarray(data[:limit])
+        step = 1 if limit is None else max(1, len(data) // limit)
+        images = np.asarray(data[::step][:limit])
     else:
         if not isinstance(data, (Iterable, Iterator)) or isinstance(data, (str, bytes)):
             raise ValueError(

@@ -138,7 +138,8 @@ def export_tflite(
         parity_data: Images to compare the file with Keras on. None: 16 of
             `representative_data`, or random ones, and no more than fit into 20 seconds;
             so every export is compared. False: no comparison.
-        calibration_samples: How many images of `representative_data` to use.
+        calibration_samples: How many images of `representative_data` to use: of an
+            array evenly spaced ones, which may lie class by class; else the first.
         tolerance: For "auto": accuracy that may be lost against the float32 file, 0 to
             1; of data without labels, the share of labels that may differ. Default .005.
         guard_data: For "auto", to judge on: arrays (images, labels), or images. None:

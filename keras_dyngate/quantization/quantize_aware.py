@@ -71,7 +71,8 @@ def quantize_aware(
             net that is trained already wants it. False: they learn; freeze them for the
             last epochs (`layer.trainable = False`, and compile again), for a file has
             what they have stored.
-        calibration_samples: How many images of `representative_data` to use.
+        calibration_samples: How many images of `representative_data` to use: of an
+            array evenly spaced ones, which may lie class by class; else the first.
 
     Returns:
         A model of the same function, but for the rounding; not compiled.

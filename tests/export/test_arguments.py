@@ -206,3 +206,12 @@ def test_bytes_are_compared_on_whole_numbers():
     np.testing.assert_array_equal(found, np.clip(np.rint(X + 0.4), 0, 255))
     found, _ = parity_images(X - 0.4, None, SHAPE, "uint8")
     np.testing.assert_array_equal(found, np.clip(np.rint(X - 0.4), 0, 255))
+
+
+def test_some_of_an_array_come_from_everywhere_in_it():
+    x = np.arange(10.0).reshape(10, 1, 1, 1)
+    shape = (1, 1, 1)
+    assert take_images("x", x, shape, 3).ravel().tolist() == [0.0, 3.0, 6.0]
+    assert take_images("x", x, shape, 10).ravel().tolist() == list(range(10))
+    assert take_images("x", x, shape, 99).ravel().tolist() == list(range(10))
+    assert take_images("x", iter(x), shape, 3).ravel().tolist() == [0.0, 1.0, 2.0]
