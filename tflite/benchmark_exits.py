@@ -5,10 +5,11 @@ r"""Do early exits save time? Measured in LiteRT, against the plain net, in one 
 
 puts decision gates on a net with random weights, sets the thresholds so that as many
 images leave at each exit, and times, interleaved: the plain net, the file as it decides,
-and the path to each exit, with its place in the net. `--model` is a constructor of this
+and the path to each exit, with its place in the net, beside the net cut off there, which
+has that exit's head alone. `--model` is a constructor of this
 library or, with `--applications`, of keras.applications. `time ratio` and `cost ratio` are
 a path's time and MACs over the plain net's; the time is compared round by round, and the
-median taken. MMACs are millions of MACs.
+median taken; `cut ratio` is that over the net cut off. MMACs are millions of MACs.
 """
 
 import json
@@ -109,6 +110,11 @@ def main(argv: list[str]) -> None:
             limits = limits_to(index, gates)
             inputs = [{**picture, "thresholds": limits} for picture in pictures]
             candidates[f"to exit {index}"] = (file, "classify_at", inputs)
+        for index in range(gates):
+            cut = kd.cut_at_exit(model, exit=index)
+            path = Path(folder) / f"cut_{index}.tflite"
+            kd.export_tflite(cut, path, **options)
+            candidates[f"cut {index}"] = (kd.LiteRTModel(path), "classify", pictures)
         times = compare_latency(candidates, rounds=FLAGS.rounds)
         exits = [int(file.run("classify", image=i)["exit"][0]) for i in images]
 
@@ -121,7 +127,15 @@ def main(argv: list[str]) -> None:
         **{f"to exit {i}": macs[i] for i in range(gates + 1)},
     }
     table = Table(title=f"{trunk.name}, LiteRT, {FLAGS.quantization}, 1 thread")
-    for column in ("path", "place", "mean ms", "time ratio", "MMACs", "cost ratio"):
+    for column in (
+        "path",
+        "place",
+        "mean ms",
+        "time ratio",
+        "MMACs",
+        "cost ratio",
+        "cut ratio",
+    ):
         left = column in ("path", "place")
         table.add_column(column, justify="left" if left else "right")
     noted = enumerate(exit_places(file.metadata))
@@ -129,11 +143,14 @@ def main(argv: list[str]) -> None:
     result: dict[str, Any] = {"rows": {}}
     for name, cost in rows.items():
         ratio = float(np.median(times[name] / times["plain"]))
+        short = times.get(name.replace("to exit", "cut")) if "exit" in name else None
+        over = None if short is None else float(np.median(times[name] / short))
         result["rows"][name] = {
             "mean_ms": float(times[name].mean()),
             "time_ratio": ratio,
             "macs": cost,
             "cost_ratio": cost / rows["plain"],
+            "cut_ratio": over,
             "place": places.get(name),
         }
         table.add_row(
@@ -143,6 +160,7 @@ def main(argv: list[str]) -> None:
             f"{ratio:.3f}",
             f"{cost / 1e6:.1f}",
             f"{cost / rows['plain']:.3f}",
+            "" if over is None else f"{over:.3f}",
         )
     Console().print(table)
     result |= {

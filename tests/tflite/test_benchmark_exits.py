@@ -35,6 +35,9 @@ def test_paths_beside_the_plain_net(tmp_path):
     assert found["shares"] == pytest.approx([1 / 3] * 3)
     assert rows["as it decides"]["macs"] == pytest.approx(sum(per_exit) / 3)
     assert all(row["mean_ms"] > 0 and row["time_ratio"] > 0 for row in rows.values())
+    cuts = [row["cut_ratio"] for row in rows.values()]  # plain, as it decides, exits
+    assert [cut is None for cut in cuts] == [True, True, False, False, True]
+    assert all(0.3 < cut < 5 for cut in cuts[2:4])
     assert found["mean_over_paths"] > 0 and found["bytes_over_plain"] > 1
     places = [rows[f"to exit {i}"]["place"] for i in range(3)]
     named = ["after stage1_block2", "after stage2_block2", "at the end"]
