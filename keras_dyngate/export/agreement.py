@@ -13,6 +13,7 @@ from keras_dyngate.runtime import LiteRTModel
 # between its scores.
 TIE = 0.1
 BATCH = 4  # images between two looks at the clock
+WHOLE = 32  # images at a time where all are compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,11 +131,11 @@ def _clear_exits(pairs: np.ndarray, witnesses: Sequence[Witness]) -> float:
 
 def batches(images: np.ndarray, seconds: float | None) -> Iterator[np.ndarray]:
     """Images a few at a time; no more begin when the seconds are over."""
-    begin = time.monotonic()
-    for start in range(0, len(images), BATCH):
+    begin, size = time.monotonic(), WHOLE if seconds is None else BATCH
+    for start in range(0, len(images), size):
         if seconds is not None and start and time.monotonic() - begin > seconds:
             return
-        yield images[start : start + BATCH]
+        yield images[start : start + size]
 
 
 def agreement(
