@@ -192,8 +192,9 @@ def _put_back(
     )
     for bias in rest[:1]:
         tensor = graph.tensors[bias]
-        numbers = flatbuffer.constant(model, tensor, np.int32)
-        if bias < 0 or numbers is None:
+        whole = bias >= 0 and tensor.type == schema.TensorType.INT32
+        numbers = flatbuffer.constant(model, tensor, np.int32) if whole else None
+        if numbers is None:
             held.append(bias)
             continue
         scale = np.asarray(tensor.quantization.scale, np.float64)
@@ -201,9 +202,17 @@ def _put_back(
         graph.tensors[held[-1]].buffer = flatbuffer.intern_buffer(
             model, (numbers * scale).astype(np.float32)
         )
-    x, y = flatbuffer.float_twin(graph, given), flatbuffer.float_twin(graph, made)
+    around, x, y = [operator], given, made
+    if graph.tensors[given].type != schema.TensorType.FLOAT32:
+        x = flatbuffer.float_twin(graph, given)
+        around.insert(
+            0, flatbuffer.new_operator(model, "DEQUANTIZE", FROM_INT8, [given], [x])
+        )
+    if graph.tensors[made].type != schema.TensorType.FLOAT32:
+        y = flatbuffer.float_twin(graph, made)
+        around.append(
+            flatbuffer.new_operator(model, "QUANTIZE", FROM_FLOAT, [y], [made])
+        )
     place = graph.operators.index(operator)
-    before = flatbuffer.new_operator(model, "DEQUANTIZE", FROM_INT8, [given], [x])
-    after = flatbuffer.new_operator(model, "QUANTIZE", FROM_FLOAT, [y], [made])
     operator.inputs, operator.outputs = [x, *held], [y]
-    graph.operators[place : place + 1] = [before, operator, after]
+    graph.operators[place : place + 1] = around
