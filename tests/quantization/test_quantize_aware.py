@@ -124,6 +124,28 @@ def test_exits_behind_gated_layers_leave_as_in_keras(tmp_path):
     assert min(agreement) >= 0.97 and found.clear_argmax_agreement >= 0.97
 
 
+@pytest.mark.filterwarnings("ignore:The file agrees with Keras on")
+@pytest.mark.parametrize("leaves", [False, True])
+def test_large_layers_in_float(leaves, tmp_path):
+    """The converter rounds kernels of 1024 numbers and more on its own account."""
+    image = x = keras.Input((16, 16, 3))
+    for name in ("early", "late"):
+        x = layers.Conv2D(64, 3, strides=2, activation="relu", name=name)(x)
+    x = layers.Dense(20, name="top")(layers.GlobalAveragePooling2D()(x))
+    net = lively(keras.Model(image, x))
+    kept = ["top"]
+    if leaves:
+        net, kept = kd.add_decision_gates(net, ["early"], head="separable"), []
+        lively(net.gates[0])
+        net.thresholds = [0.2]
+    model = kd.quantize_aware(net, X, keep_float=kept)
+    path = tmp_path / "net.tflite"
+    parity = kd.export_tflite(model, path, quantization="int8", parity_data=X).parity
+    assert parity.argmax_agreement >= 0.95 and parity.max_difference < 0.05
+    found = [quantized for op, quantized in operators(path) if op == "FULLY_CONNECTED"]
+    assert False in found
+
+
 @pytest.mark.parametrize("whole", [False, True], ids=["any", "whole pixels"])
 @pytest.mark.parametrize("make", [mobile, branches])
 def test_a_file_says_what_keras_says_to_the_bit(make, whole, tmp_path):
