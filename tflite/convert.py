@@ -49,10 +49,10 @@ from keras_dyngate.runtime.golden import new_folder
 FLAGS = flags.FLAGS
 flags.DEFINE_enum(
     "quantization",
-    "none",
-    ["none", "float16", "dynamic", "int8", "auto"],
-    "Of the weights: float16 halves them, dynamic makes them 8 bits. int8: 8 bits for "
-    "weights and computing, which needs --images (a quantize-aware net needs none). auto: "
+    "float32",
+    ["float32", "none", "float16", "dynamic", "int8", "auto"],
+    "Of the weights: float32 (also none) leaves them, float16 halves them, dynamic makes "
+    "them 8 bits. int8: 8 bits for weights and computing, which needs --images (a quantize-aware net needs none). auto: "
     "the fastest of these, and of int8 with some layers in float32, of which no more than "
     "--tolerance of the labels differ on --verify; needs --images.",
 )
@@ -147,7 +147,7 @@ def convert(source: str, target: str) -> kd.ExportReport:
     report = kd.export_tflite(
         model,
         target,
-        quantization=None if FLAGS.quantization == "none" else FLAGS.quantization,
+        quantization="float32" if FLAGS.quantization == "none" else FLAGS.quantization,
         representative_data=images,
         calibration_samples=FLAGS.samples,
         input_type=FLAGS.input_type,

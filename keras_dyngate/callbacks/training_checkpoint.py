@@ -307,8 +307,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 arrays = [file[f"{index:05}"] for index in range(count)]
         except NOT_AN_NPZ as error:
             raise ValueError(
-                f"The checkpoint {self.path} cannot be read ({error}). Remove it to "
-                "start anew."
+                f"The checkpoint {self.path} cannot be read ({error}): give "
+                "another path, or remove it, to start anew."
             ) from error
         return header, arrays
 

@@ -170,7 +170,7 @@ def parity_images(
         images = (
             representative[:PARITY_SAMPLES]
             if not given
-            else take_images(name, data, shape)
+            else finite_images(name, take_images(name, data, shape))
         )
         if input_type == "uint8":
             images = np.clip(np.rint(images), 0, 255)

@@ -53,7 +53,7 @@ from keras_dyngate.export.plan import Plan, plan
 from keras_dyngate.export.report import ExportReport
 from keras_dyngate.export.views import keep_signatures
 from keras_dyngate.flatfile import flatbuffer
-from keras_dyngate.quantization.fake_quantize import is_quantize_aware
+from keras_dyngate.quantization.fake_quantize import check_ranges, is_quantize_aware
 from keras_dyngate.runtime import LiteRTModel
 
 # The converter and its calibration are not made for several at a time.
@@ -182,6 +182,20 @@ def export_tflite(
         share_weights=share_weights,
     )
     one_of("quantization", quantization, ("float32", *QUANTIZATIONS, "auto"))
+    rounds = isinstance(model, keras.Model) and is_quantize_aware(model)
+    if rounds and quantization != "int8":
+        raise ValueError(
+            "`quantization` must be 'int8' for a quantize-aware model, which computes as "
+            "such a file does; for others export `kd.strip_quantization(model)`. "
+            f"Received: quantization={quantization!r}"
+        )
+    if keep_float and (rounds or quantization != "int8"):
+        raise ValueError(
+            "`keep_float` goes with `quantization='int8'` ('auto' finds such layers by "
+            "itself) of a net that is not quantize-aware: there `quantize_aware` takes "
+            f"the names. Received: keep_float={keep_float!r}, "
+            f"quantization={quantization!r}"
+        )
     if quantization == "auto":
         return export_guarded(
             export_tflite,
@@ -206,20 +220,9 @@ def export_tflite(
     images = None
     count = positive_int("calibration_samples", calibration_samples)
     given = representative_data is not None
-    rounds = is_quantize_aware(model)
-    if rounds and quantization != "int8":
-        raise ValueError(
-            "`quantization` must be 'int8' for a quantize-aware model, which computes as "
-            "such a file does; for others export `kd.strip_quantization(model)`. "
-            f"Received: quantization={quantization!r}"
-        )
     kernels = named_kernels(made.graphs, keep_float)
-    if kernels and (rounds or quantization != "int8"):
-        raise ValueError(
-            "`keep_float` goes with `quantization='int8'` of a net that is not "
-            f"quantize-aware. Received: keep_float={list(keep_float)!r}, "
-            f"quantization={quantization!r}"
-        )
+    if rounds:
+        check_ranges(model)
     if quantization == "int8":
         check_recurrent(made.graphs)
     if (quantization == "int8" and (given or not rounds)) or (

@@ -62,6 +62,11 @@ def export_guarded(
     net = model.trunk if isinstance(model, EarlyExitModel) else model
     graph = check_model(net)
     shape, outputs = tuple(graph.inputs[0].shape[1:]), graph.outputs[0].shape[-1]
+    if representative_data is None:
+        raise ValueError(
+            "`quantization='auto'` needs `representative_data`: some hundred images, 0 "
+            "to 255. Received: representative_data=None"
+        )
     given = representative_data if guard_data is None else guard_data
     x, y = _guard(given, shape, int(outputs))
     with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ from keras_dyngate._labels import label_of
 from keras_dyngate.export.arguments import check_model
 from keras_dyngate.export.preparing import Prepared
 from keras_dyngate.models.exits.early_exit import EarlyExitModel
+from keras_dyngate.quantization.fake_quantize import is_quantize_aware
 from keras_dyngate.quantization.quantized_layer import kernels
 
 SAMPLES = 32
@@ -76,6 +77,11 @@ def layer_errors(
         ```
     """
     count = positive_int("samples", samples)
+    if is_quantize_aware(model):
+        raise ValueError(
+            "`model` must be in float32: of a quantize-aware one give "
+            f"`kd.strip_quantization(model)`. Received: {model.name!r}"
+        )
     graph = check_model(model.trunk if isinstance(model, EarlyExitModel) else model)
     shape = tuple(graph.inputs[0].shape[1:])
     x = finite_images("images", take_images("images", images, shape, count))

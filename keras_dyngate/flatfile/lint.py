@@ -122,7 +122,8 @@ def _operators(report: FileReport) -> Iterator[Finding]:
                 yield Finding(
                     "float-convolution",
                     where,
-                    "in float32 in an int8 file; calibration never ran it",
+                    "in float32 in an int8 file: kept so by name, or calibration never "
+                    "ran it",
                 )
 
 

@@ -254,6 +254,13 @@ def _on_steps(low: float, high: float) -> tuple[float, float]:
 register_macs(FakeQuantize)(free)
 
 
+def check_ranges(model: Any) -> None:
+    """Refuse a quantize-aware net whose ranges are not known; see `FakeQuantize.range`."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, FakeQuantize) and layer.built:
+            layer.range()
+
+
 def is_quantize_aware(model: Any) -> bool:
     """Whether a model has such layers."""
     return any(isinstance(layer, FakeQuantize) for layer in model._flatten_layers())

@@ -50,7 +50,8 @@ def quantize_aware(
     operators put out to 256 steps of a range, once for all that a file fuses: kernel,
     batch normalization, ReLU. Gradients pass through the rounding. The rounding is that
     of tensorflow-model-optimization's quantizers, which work with tf_keras alone
-    otherwise. What comes before the first kernel, and `keep_float`, stay in float32.
+    otherwise. What comes before the first kernel (a scaling of pixels, say) is computed in
+    float32, and what comes out of it rounded; `keep_float` stays in float32.
 
     Ranges begin at what `representative_data` takes, and follow the batches of the
     training. `export_tflite(..., quantization="int8")` writes them into the file, and
@@ -109,6 +110,10 @@ def quantize_aware(
     count = positive_int("calibration_samples", calibration_samples)
     graph = _checked(model)
     _tfmot.quantizers()
+    if isinstance(keep_float, str):
+        raise ValueError(
+            f"`keep_float` must be a list of names. Received: keep_float={keep_float!r}"
+        )
     images = None
     if representative_data is not None:
         shape = tuple(graph.inputs[0].shape[1:])
@@ -126,6 +131,11 @@ def quantize_aware(
         made = switched_slices(model, True)
     else:
         made = _rounded_net(model, graph, copies, keep_float)
+    if not is_quantize_aware(made):
+        raise ValueError(
+            "`model` must hold layers with kernels, which are what is rounded. "
+            f"Received: {model.name!r} without any"
+        )
     copies.fill()
     if freeze_norms:
         for layer in made._flatten_layers():

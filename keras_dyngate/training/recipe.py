@@ -27,6 +27,7 @@ from keras_dyngate.callbacks import (
     TrainingCheckpoint,
 )
 from keras_dyngate.models.exits.data import Batch, class_indices
+from keras_dyngate.models.exits.early_exit import EarlyExitModel
 from keras_dyngate.models.exits.lesson_data import Stream, resolve_augmentation
 from keras_dyngate.training.distillation import Distillation
 from keras_dyngate.training.gate_variables import gate_variables, without_gate_decay
@@ -55,6 +56,12 @@ class Recipe:
         positive_number("learning_rate", self.learning_rate)
         fraction("teacher_share", self.teacher_share)
         one_of("verbose", self.verbose, ("auto", 0, 1, 2))
+        if hasattr(self.validation_data, "shape"):
+            raise ValueError(
+                "`validation_data` must be (images, labels), or a dataset of batches of "
+                "both. Received: an array of shape "
+                f"{tuple(self.validation_data.shape)}"
+            )
         whole_number("seed", self.seed)
 
     def steps(self, x: np.ndarray) -> int:
@@ -76,7 +83,7 @@ class Recipe:
         Args:
             model: Compiled anew.
             stateful: Callbacks that are kept in the checkpoint.
-            settings: What a checkpoint must agree in, beside epochs and batch size.
+            settings: What a checkpoint must agree in, beside the recipe's own.
             begin: Called with the loss before the first step of a run that does not go
                 on from a checkpoint.
         """
@@ -99,7 +106,15 @@ class Recipe:
         steps = stream.steps
         kept = None
         if self.checkpoint is not None:
-            agreed = {"epochs": self.epochs, "batch_size": self.batch_size}
+            agreed = {
+                "epochs": self.epochs,
+                "batch_size": self.batch_size,
+                "learning_rate": self.learning_rate,
+                "weight_decay": self.weight_decay,
+                "teacher_share": None if self.teacher is None else self.teacher_share,
+                "images": len(x),
+                "seed": self.seed,
+            }
             kept = TrainingCheckpoint(
                 self.checkpoint, steps, list(stateful), {**(settings or {}), **agreed}
             )
@@ -130,7 +145,10 @@ class Recipe:
         }
         if kept is None:
             return fitted.fit(batches(0), steps_per_epoch=steps, **options)
-        return kept.fit(fitted, batches, steps_per_epoch=steps, **options)
+        found = kept.fit(fitted, batches, steps_per_epoch=steps, **options)
+        if self.verbose and not found.epoch:
+            print(f"{model.name}: trained already, as {kept.path} has it")
+        return found
 
 
 def fine_tune(
@@ -171,7 +189,8 @@ def fine_tune(
             and made brighter or darker; None: nothing; or a function of (a batch of
             images, a NumPy generator). Images with maps of labels stay as they are.
         callbacks: More Keras callbacks.
-        checkpoint: A path, an `.npz`: the training goes on from there if it is cut off.
+        checkpoint: A path, an `.npz`: the training goes on from there if it is cut off,
+            and is not begun again if it is done. A file of another run is refused.
         verbose: "auto" or 1: a line per epoch; 0: nothing; 2: Keras' lines as well.
         seed: Of the order of the images.
 
@@ -189,6 +208,12 @@ def fine_tune(
         kd.fine_tune(net, x, np.arange(16) % 2, epochs=1)
         ```
     """
+    if isinstance(model, EarlyExitModel):
+        raise ValueError(
+            "`model` must be a net without exits; those are taught, and the net with "
+            "them, by `model.fit_gates(x, y, joint_epochs=...)`. "
+            f"Received: {model.name!r}, an EarlyExitModel"
+        )
     recipe = Recipe(
         epochs=epochs,
         batch_size=batch_size,

@@ -208,6 +208,11 @@ def test_bytes_are_compared_on_whole_numbers():
     np.testing.assert_array_equal(found, np.clip(np.rint(X - 0.4), 0, 255))
 
 
+def test_data_to_compare_on_are_finite():
+    with pytest.raises(ValueError, match="`parity_data` must"):
+        parity_images(np.full((2, *SHAPE), np.nan), None, SHAPE, "float32")
+
+
 def test_some_of_an_array_come_from_everywhere_in_it():
     x = np.arange(10.0).reshape(10, 1, 1, 1)
     shape = (1, 1, 1)

@@ -131,6 +131,8 @@ def test_bad_arguments(tmp_path):
         kd.export_tflite(mobile(), path, tolerance=2, **options)
     with pytest.raises(ValueError, match="must have a label for each"):
         kd.export_tflite(mobile(), path, guard_data=(X, np.zeros(3, int)), **options)
-    with pytest.raises(ValueError, match="`guard_data` must"):
+    with pytest.raises(ValueError, match="'auto'` needs `representative_data`"):
         kd.export_tflite(mobile(), path, quantization="auto")
+    with pytest.raises(ValueError, match="'auto' finds such layers by itself"):
+        kd.export_tflite(mobile(), path, keep_float=["top"], **options)
     assert not list(tmp_path.iterdir())

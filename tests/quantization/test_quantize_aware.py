@@ -325,11 +325,19 @@ def unsupported():
     return keras.Model(image, layers.Dense(CLASSES)(x))
 
 
+def kernelless():
+    image = keras.Input((8, 8, 3))
+    return keras.Model(image, layers.GlobalAveragePooling2D()(image))
+
+
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
         (lambda: kd.quantize_aware(mobile()), {}, "not be quantize-aware already"),
         (unsupported, {}, r"named in `keep_float`. Received: 'lstm', a LSTM"),
+        (mobile, {"keep_float": "top"}, "must be a list of names. Received: .*'top'"),
+        (kernelless, {}, "must hold layers with kernels"),
+        (mobile, {"representative_data": X[:0]}, "`representative_data`"),
         (mobile, {"keep_float": ["none"]}, r"`keep_float` must hold.*\['none'\]"),
         (mobile, {"representative_data": np.full((2, 16, 16, 3), np.nan)}, "finite"),
         (mobile, {"representative_data": np.ones((2, 8, 8, 3))}, "representative_data"),
@@ -357,13 +365,19 @@ def test_mixed_precision_is_refused():
 
 def test_exports_that_do_not_suit_it(tmp_path):
     model = kd.quantize_aware(mobile())
-    for other in (None, "float16", "dynamic"):
+    for other in ("float32", "float16", "dynamic", "auto"):
         with pytest.raises(
             ValueError, match="`quantization` must be 'int8' for a quan"
         ):
             kd.export_tflite(model, tmp_path / "x.tflite", quantization=other)
-    with pytest.raises(ValueError, match="must have been trained, or made with `repr"):
+    with pytest.raises(ValueError, match="^`model` must have been trained, or made "):
         kd.export_tflite(model, tmp_path / "x.tflite", quantization="int8")
+    with pytest.raises(ValueError, match="there `quantize_aware` takes the names"):
+        kd.export_tflite(
+            model, tmp_path / "x.tflite", quantization="int8", keep_float=["dense"]
+        )
+    with pytest.raises(ValueError, match="must be in float32.*strip_quantization"):
+        kd.layer_errors(model, X)
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="`model` must be one that `quantize_aware`"):
         kd.strip_quantization(mobile())

@@ -62,6 +62,29 @@ def test_it_goes_on_where_it_was_cut_off(tmp_path):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+def test_what_is_trained_already_is_said_and_other_runs_are_refused(tmp_path, capsys):
+    path, model, again = tmp_path / "run.npz", net(), net()
+    kd.fine_tune(model, X, Y, epochs=1, checkpoint=path)
+    assert "trained already" not in capsys.readouterr().out
+    kd.fine_tune(again, X, Y, epochs=1, checkpoint=path)
+    assert f"trained already, as {path} has it" in capsys.readouterr().out
+    np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
+    for options, name in (
+        ({"learning_rate": 0.1}, "learning_rate"),
+        ({"teacher": model}, "teacher_share"),
+    ):
+        with pytest.raises(ValueError, match=f"other settings: .'{name}'"):
+            kd.fine_tune(net(), X, Y, epochs=1, checkpoint=path, **options)
+    with pytest.raises(ValueError, match="other settings: .'images'"):
+        kd.fine_tune(net(), X[:40], Y[:40], epochs=1, checkpoint=path)
+
+
+def test_exits_are_taught_elsewhere():
+    model = net()
+    with pytest.raises(ValueError, match="`model.fit_gates.*an EarlyExitModel"):
+        kd.fine_tune(kd.add_decision_gates(model, [model.layers[1].name]), X, Y)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -75,6 +98,7 @@ def test_it_goes_on_where_it_was_cut_off(tmp_path):
         ({"x": [1, 2]}, "`x` must be an array"),
         ({"x": X[:, 1:]}, "`x` must"),
         ({"y": Y + 5}, "class"),
+        ({"validation_data": X}, r"`validation_data` must be \(images, labels\)"),
     ],
 )
 def test_bad_arguments(options, message):
