@@ -52,7 +52,8 @@ flags.DEFINE_enum(
     "float32",
     ["float32", "none", "float16", "dynamic", "int8", "auto"],
     "Of the weights: float32 (also none) leaves them, float16 halves them, dynamic makes "
-    "them 8 bits. int8: 8 bits for weights and computing, which needs --images (a quantize-aware net needs none). auto: "
+    "them 8 bits. int8: 8 bits for weights and computing, which needs --images (a "
+    "quantize-aware net needs none). auto: "
     "the fastest of these, and of int8 with some layers in float32, of which no more than "
     "--tolerance of the labels differ on --verify; needs --images.",
 )
