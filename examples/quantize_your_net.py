@@ -41,6 +41,7 @@ from keras_dyngate.runtime import compare_latency, describe_machine
 FLAGS = flags.FLAGS  # gate_your_own_net.py has defined net, photos, epochs, seed, ...
 flags.DEFINE_string("cifar", None, "An .npz of CIFAR-10: see kd.datasets.cifar10.")
 flags.DEFINE_float("rate", 1e-4, "Learning rate at the start of a cosine.")
+flags.DEFINE_bool("teacher", True, "Whether the net as it was teaches.")
 flags.DEFINE_integer("watched", 256, "Training photos that ranges begin with.", 1)
 FLAGS.set_default("epochs", 3)
 FLAGS.set_default("out", "outputs/quantize_your_net")
@@ -67,7 +68,7 @@ def _out(name: str) -> Path:
 
 
 def trained_on(
-    model: keras.Model, name: str, given: Task, teacher: keras.Model
+    model: keras.Model, name: str, given: Task, teacher: keras.Model | None
 ) -> keras.Model:
     """A net trained on, or read if it has been; exits are taught by their own trunk."""
     path = _out(f"{name}.keras")
@@ -115,7 +116,7 @@ def quantize() -> None:
     some = given.train[0]
     samples = {"calibration_samples": FLAGS.watched}
     aware = kd.quantize_aware(given.net, some, **samples)
-    before = kd.strip_quantization(aware)  # a copy
+    before = kd.strip_quantization(aware) if FLAGS.teacher else None  # a copy
     plain = trained_on(given.net, "float", given, before)
     aware = trained_on(aware, "quantize_aware", given, before)
     reports = {}
