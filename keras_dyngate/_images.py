@@ -61,7 +61,9 @@ def take_images(
                 f"`image[None]`. Received: an array of shape {tuple(data.shape)}"
             )
         step = 1 if limit is None else max(1, len(data) // limit)
-        images = np.asarray(data[::step][:limit])
+        images = np.asarray(data[::step])
+        if limit is not None and len(images) > limit:
+            images = images[np.linspace(0, len(images) - 1, limit).astype(int)]
     else:
         if not isinstance(data, (Iterable, Iterator)) or isinstance(data, (str, bytes)):
             raise ValueError(

@@ -216,7 +216,8 @@ def test_data_to_compare_on_are_finite():
 def test_some_of_an_array_come_from_everywhere_in_it():
     x = np.arange(10.0).reshape(10, 1, 1, 1)
     shape = (1, 1, 1)
-    assert take_images("x", x, shape, 3).ravel().tolist() == [0.0, 3.0, 6.0]
+    assert take_images("x", x, shape, 3).ravel().tolist() == [0.0, 3.0, 9.0]
+    assert take_images("x", x, shape, 7).ravel().tolist()[-1] == 9.0
     assert take_images("x", x, shape, 10).ravel().tolist() == list(range(10))
     assert take_images("x", x, shape, 99).ravel().tolist() == list(range(10))
     assert take_images("x", iter(x), shape, 3).ravel().tolist() == [0.0, 1.0, 2.0]
