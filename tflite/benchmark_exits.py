@@ -74,14 +74,17 @@ def main(argv: list[str]) -> None:
     shape = (FLAGS.images, *trunk.input_shape[1:])
     images = rng.integers(0, 256, shape).astype("float32")
     images *= rng.uniform(0.2, 1.0, (FLAGS.images, 1, 1, 3)).astype("float32")
-    model = kd.add_decision_gates(
-        trunk,
-        FLAGS.after,
-        head=FLAGS.head,
-        first="auto" if FLAGS.first else None,
-        first_weights=None,
-        combine=FLAGS.combine,
-    )
+    try:
+        model = kd.add_decision_gates(
+            trunk,
+            FLAGS.after,
+            head=FLAGS.head,
+            first="auto" if FLAGS.first else None,
+            first_weights=None,
+            combine=FLAGS.combine,
+        )
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
     gates = len(model.gates)
     if FLAGS.combine:  # all that came so far alike
         model.mixing = (
