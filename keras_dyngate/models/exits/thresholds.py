@@ -127,6 +127,8 @@ class CalibratedExits(DynamicPrediction):
             self.mixing = before
             raise
         self.thresholds = chosen.thresholds
+        if not self.calibrated:  # nobody leaves, and that was chosen
+            self.thresholds = np.full(len(self.gates), np.finfo("float32").max)
         return chosen
 
     def fit_mixing(
