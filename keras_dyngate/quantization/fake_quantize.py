@@ -255,10 +255,14 @@ register_macs(FakeQuantize)(free)
 
 
 def check_ranges(model: Any) -> None:
-    """Refuse a quantize-aware net whose ranges are not known; see `FakeQuantize.range`."""
-    for layer in model._flatten_layers():
-        if isinstance(layer, FakeQuantize) and layer.built:
-            layer.range()
+    """Refuse a quantize-aware net that has seen no data, or such as are not finite.
+
+    A net may hold roundings that nothing goes through: these stay as they are.
+    """
+    layers = [x for x in model._flatten_layers() if isinstance(x, FakeQuantize)]
+    built = [layer for layer in layers if layer.built]
+    for layer in [x for x in built if float(x.started)] or built:
+        layer.range()
 
 
 def is_quantize_aware(model: Any) -> bool:
