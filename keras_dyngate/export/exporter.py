@@ -182,7 +182,7 @@ def export_tflite(
         share_weights=share_weights,
     )
     one_of("quantization", quantization, ("float32", *QUANTIZATIONS, "auto"))
-    rounds = isinstance(model, keras.Model) and is_quantize_aware(model)
+    rounds = is_quantize_aware(model)
     if rounds and quantization != "int8":
         raise ValueError(
             "`quantization` must be 'int8' for a quantize-aware model, which computes as "

@@ -121,8 +121,9 @@ class FakeQuantize(keras.layers.Layer):
         learning = bool(training) and self.fixed is None
         if learning:
             self.start(x)
-        below = keras.ops.cast(self.low.value < 0, "float32")
-        low, high = self._ends(self.low.value, self.high.value, below)
+        low, high = self.low.value, self.high.value
+        if self.of_input:
+            low, high = _wider(low, high, keras.ops.cast(low < 0, "float32"))
         weights = {"min_var": low, "max_var": high}
         y = self._round(x, learning and not self.of_input, weights)
         if not training and not isinstance(y, keras.KerasTensor):
@@ -164,13 +165,6 @@ class FakeQuantize(keras.layers.Layer):
         self.high.assign(ends[1])
         self.started.assign(tf.maximum(self.started.value, 1.0))
 
-    def _ends(self, low: Any, high: Any, beyond: Any) -> tuple[Any, Any]:
-        """The range's ends from those that were seen; `beyond`: 1. if `low` is below 0."""
-        if not self.of_input:
-            return low, high
-        more = beyond * (high - low) / 510
-        return low - more, high + more
-
     def constant(self, x: Any) -> Any:
         """For a file: the range as two numbers."""
         import tensorflow as tf
@@ -198,9 +192,11 @@ class FakeQuantize(keras.layers.Layer):
                 f"that ranges are known. Received: {self.name!r} with "
                 + (f"the range {low} to {high}" if started else "none yet")
             )
-        return (
-            _on_steps(*self._ends(low, high, low < 0.0)) if high > low else (0.0, 1e-3)
-        )
+        if high <= low:
+            return 0.0, 1e-3
+        if self.of_input:
+            low, high = _wider(low, high, low < 0.0)
+        return _on_steps(low, high)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return tuple(input_shape)
@@ -240,6 +236,12 @@ def settle_ties(roundings: Sequence[FakeQuantize]) -> None:
             each.started.assign(HELD)
 
 
+def _wider(low: Any, high: Any, below: Any) -> tuple[Any, Any]:
+    """A range of inputs with half a step more at either end, if `low` is below 0."""
+    more = below * (high - low) / 510
+    return low - more, high + more
+
+
 def _on_steps(low: float, high: float) -> tuple[float, float]:
     """The ends of a range moved so that 0 is a step, as TensorFlow moves them in float32.
 
@@ -266,5 +268,7 @@ def check_ranges(model: Any) -> None:
 
 
 def is_quantize_aware(model: Any) -> bool:
-    """Whether a model has such layers."""
-    return any(isinstance(layer, FakeQuantize) for layer in model._flatten_layers())
+    """Whether it is a model that has such layers."""
+    return isinstance(model, keras.Model) and any(
+        isinstance(layer, FakeQuantize) for layer in model._flatten_layers()
+    )

@@ -38,7 +38,7 @@ def strip_quantization(model: keras.Model) -> keras.Model:
         plain = kd.strip_quantization(model)  # computes what `net` does
         ```
     """
-    if not isinstance(model, keras.Model) or not is_quantize_aware(model):
+    if not is_quantize_aware(model):
         raise ValueError(
             "`model` must be one that `quantize_aware` made. "
             f"Received: {getattr(model, 'name', model)!r}"
