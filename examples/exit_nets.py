@@ -28,7 +28,8 @@ class Arm:
     Attributes:
         places, names: Of its exits; the place of the head is None.
         head_macs: Of each exit's own layers; of the head 0.
-        trunk_macs: Of the trunk up to each exit, heads apart.
+        trunk_macs: Of the trunk up to each exit, heads apart: `[exits]`, of a gated net
+            `[N, exits]`.
         scores: Raw, `[N, exits, classes]`, those of val first.
         truth: Labels, `[N]`.
         validation: How many of them are val's.
@@ -40,7 +41,9 @@ class Arm:
         self.places, self.names = about["places"], about["names"]
         self.first_size = about["first_size"]
         self.head_macs = [*about["head_macs"], 0]
-        self.trunk_macs = np.cumsum(about["stage_macs"]).tolist()
+        self.trunk_macs = np.cumsum(about["stage_macs"])
+        if "val_macs" in held:
+            self.trunk_macs = np.concatenate([held["val_macs"], held["test_macs"]])
         parts = [held["val_scores"], held["test_scores"]]
         self.scores, self.validation = np.concatenate(parts), len(parts[0])
         self.truth = np.concatenate([held["val_truth"], held["test_truth"]])
@@ -58,7 +61,7 @@ class Net:
     Attributes:
         name: In a few words.
         kind: "static"; "heads", those of one arm; "joint", chosen from the jointly
-            taught; "first", the same after a first net; "cascade", whole nets.
+            taught; "first", the same after a first net; "gated"; "cascade", whole nets.
         exits: (name of an arm, number of its exit).
     """
 
@@ -71,11 +74,13 @@ class Net:
         return np.stack([arms[a].scores[:, k] for a, k in self.exits], axis=1)
 
     def macs(self, arms: dict[str, Arm]) -> np.ndarray:
-        """MACs to each exit, `[n]`."""
-        trunk = [arms[a].trunk_macs[k] for a, k in self.exits]
-        return np.array(trunk) + np.cumsum(
-            [arms[a].head_macs[k] for a, k in self.exits]
-        )
+        """MACs of each photo to each exit, `[N, n]`."""
+        count = len(arms[self.exits[0][0]].truth)
+        trunk = [
+            np.broadcast_to(arms[a].trunk_macs[..., k], count) for a, k in self.exits
+        ]
+        heads = np.cumsum([arms[a].head_macs[k] for a, k in self.exits])
+        return np.stack(trunk, axis=1) + heads
 
     def table(
         self, arms: dict[str, Arm], rows: np.ndarray, weights: np.ndarray
@@ -88,7 +93,7 @@ class Net:
         return ExitTable(
             confidence[:, :-1].astype("float32"),
             mixed.argmax(-1),
-            np.tile(self.macs(arms), (len(truth), 1)),
+            self.macs(arms)[rows],
             truth,
             plain=raw[:, -1].argmax(-1),
         )
@@ -102,7 +107,9 @@ class Net:
         """The Keras model, from a seed's folder of arms; exits combine."""
         last, end = self.exits[-1]
         whole = load(folder / last / "net.keras")
-        if end == len(whole.gates):
+        if not isinstance(whole, kd.EarlyExitModel):
+            trunk = whole
+        elif end == len(whole.gates):
             trunk = whole.trunk
         elif last.startswith("beside"):  # not what makes a place for it
             image = keras.Input(whole.input_shape[1:])
@@ -150,6 +157,7 @@ def static_nets(arms: dict[str, Arm]) -> list[Net]:
     for number, place in enumerate(joint.places[1:-1], 1):
         found.append(Net(f"cut after {place}", "static", (("joint", number),)))
     found.append(Net(f"first {joint.first_size} alone", "static", (("joint", 0),)))
+    found += [Net(n, "static", (e,)) for n, e in alone(arms, "removed").items()]
     for title, exit in beside(arms).items():
         more = " alone" if title.startswith("first") else ", taught"
         found.append(Net(title + more, "static", (exit,)))
@@ -163,6 +171,15 @@ def beside(arms: dict[str, Arm]) -> dict[str, tuple[str, int]]:
         for arm in arms
         if arm.startswith("beside")
         for number, name in enumerate(arms[arm].names[:-1])
+    }
+
+
+def alone(arms: dict[str, Arm], *kinds: str) -> dict[str, tuple[str, int]]:
+    """Arms of `gates_on_photos.py`, of some kinds."""
+    return {
+        name.replace("_", " "): (name, 0)
+        for name in arms
+        if name.partition("_")[0] in kinds
     }
 
 
@@ -192,7 +209,9 @@ def dynamic_nets(arms: dict[str, Arm]) -> list[Net]:
                 rest = f"joint: {places}" if chosen else "taught net"
                 kind = "first" if chosen else "cascade"
                 found.append(Net(f"{title}, {rest}", kind, (first, *exits)))
-    ends = {"plain net": plain_net(arms).exits[0]}
+    gated = alone(arms, "layers", "halves", "both")
+    found += [Net(title, "gated", (exit,)) for title, exit in gated.items()]
+    ends = {"plain net": plain_net(arms).exits[0], **gated}
     ends |= {f"{k}, taught": v for k, v in others.items() if k.startswith("plain")}
     for (title, first), (rest, end) in itertools.product(firsts.items(), ends.items()):
         found.append(Net(f"{title}, {rest}", "cascade", (first, end)))

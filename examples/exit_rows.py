@@ -25,7 +25,13 @@ def means(rows: list[Row], files: dict[str, Any]) -> list[Row]:
             **{key: group[0][key] for key in ("net", "kind", "wish")},
             **{
                 key: float(np.mean([row[key] for row in group]))
-                for key in ("accuracy", "over plain", "over taught", "macs")
+                for key in (
+                    "accuracy",
+                    "over plain",
+                    "over taught",
+                    "over best",
+                    "macs",
+                )
             },
             "seeds": len(group),
             "shares": shares.tolist(),
@@ -46,7 +52,8 @@ def reached(rows: list[Row], base: str, least: float) -> list[Row]:
     """The cheapest point of at least so much of every dynamic net, cheap ones first."""
     best: dict[str, Row] = {}
     for row in rows:
-        alone = row["kind"] == "static" or max(row["shares"]) >= ALONE
+        leaves = len(row["shares"]) > 1 and max(row["shares"]) >= ALONE
+        alone = row["kind"] == "static" or leaves
         if not alone and row[f"over {base}"] >= least:
             old = best.get(row["net"])
             if old is None or row["macs"] < old["macs"]:

@@ -15,7 +15,8 @@ linear, conv, separable     heads on the frozen net: "_untaught" by the labels a
 joint                       separable heads, then all together, then the first net;
                             the photos of val watch over the net's own head
 beside                      whole nets alone, at once, taught by the joint net:
-                            MobileNetV2 .35 at 96 and 160 pixels (`first_96`, `first_160`),
+                            MobileNetV2 .35 at 96 and 160 pixels (`first_96`, `first_160`)
+                            and, with `--mobile_weights`, of full width (`mobile_96`);
                             the net itself at 128 and 112 (`plain_128`, `plain_112`);
                             with any ending, for others that `--beside` names
 
@@ -35,9 +36,9 @@ import keras
 import numpy as np
 from absl import app, flags, logging
 from photo_folder import photos
+from photo_scores import begun, write_scores
 
 import keras_dyngate as kd
-from keras_dyngate._files import write_whole
 from keras_dyngate.models.exits.first_nets import first_net, small_net
 from keras_dyngate.models.exits.fitting import exit_scores
 
@@ -45,6 +46,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("net", None, "A trained .keras classifier.", required=True)
 flags.DEFINE_string("photos", None, "Folder of train, val and test.", required=True)
 flags.DEFINE_string("first_weights", "imagenet", "Of MobileNetV2 .35, no top.")
+flags.DEFINE_string("mobile_weights", None, "Of MobileNetV2 1.0, 1,001 classes.")
 flags.DEFINE_list("arm", ["joint"], "Which arms, one after the other.")
 flags.DEFINE_integer("first_size", 128, "Pixels of the joint arm's first net.")
 flags.DEFINE_list("after", ["b4_add", "b7_add", "b10_add", "b13_add"], "Exits.")
@@ -74,6 +76,22 @@ def small(size: int, net: keras.Model) -> keras.Model:
     return small_net(size, net.output_shape[-1], weights=FLAGS.first_weights or None)
 
 
+def mobile(size: int, net: keras.Model) -> keras.Model:
+    """MobileNetV2 of full width; its normalizations stay as they are."""
+    base = keras.applications.MobileNetV2(
+        input_shape=(size, size, 3), classes=1001, weights=None
+    )
+    base.load_weights(FLAGS.mobile_weights)
+    base = keras.Model(base.input, base.layers[-2].output, name="mobilenetv2")
+    for layer in base.layers:
+        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    image = keras.Input((size, size, 3))
+    x = base(keras.layers.Rescaling(1 / 127.5, -1.0)(image))
+    x = keras.layers.Dropout(0.2)(x)
+    x = keras.layers.Dense(net.output_shape[-1])(x)
+    return keras.Model(image, x, name=f"mobile_{size}")
+
+
 def build(arm: str, net: keras.Model, folder: Path) -> tuple[Any, dict[str, Any]]:
     """The net with the exits of an arm, and how they are taught."""
     options: dict[str, Any] = {"epochs": FLAGS.epochs, "seed": FLAGS.seed}
@@ -98,7 +116,7 @@ def build(arm: str, net: keras.Model, folder: Path) -> tuple[Any, dict[str, Any]
         )
         x = same(x)
         kind, size = name.split("_")
-        make = small if kind == "first" else smaller
+        make = {"first": small, "mobile": mobile, "plain": smaller}[kind]
         body = first_net(net.input_shape, classes, make(int(size), net))
         gates.append(kd.ExitHead(classes, body, name=name))
     trunk = keras.Model(image, taught(x))
@@ -109,12 +127,9 @@ def build(arm: str, net: keras.Model, folder: Path) -> tuple[Any, dict[str, Any]
 
 
 def run(arm: str) -> None:
-    folder = Path(FLAGS.out) / str(FLAGS.seed) / arm
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "scores.npz").exists():
-        print(f"{arm}: done already")
+    folder = begun(arm)
+    if folder is None:
         return
-    keras.utils.set_random_seed(FLAGS.seed)
     net = keras.models.load_model(FLAGS.net, compile=False)
     size = net.input_shape[1]
     model, options = build(arm, net, folder)
@@ -128,16 +143,6 @@ def run(arm: str) -> None:
         options["validation_data"] = photos(FLAGS.photos, "val", size)
     fits = model.fit_gates(*photos(FLAGS.photos, "train", size), **options)
     print(arm, {name: f"{fit.accuracy:.3f}" for name, fit in fits.items()})
-    found: dict[str, np.ndarray] = {}
-    for part in ("val", "test"):
-        scores = exit_scores(model, *photos(FLAGS.photos, part, size), batch_size=64)
-        found[f"{part}_scores"], found[f"{part}_truth"] = scores.scores, scores.truth
-        right = scores.scores.argmax(-1) == scores.truth[:, None]
-        print(arm, part, np.round(right.mean(0), 4).tolist(), flush=True)
-    model.save(folder / "net.keras")
-    with open(folder / "beside.npz", "wb") as target:
-        np.savez(target, **found)
-    os.replace(folder / "beside.npz", folder / "scores.npz")
     about = {
         "places": [*model.after, None],
         "names": [*(gate.name for gate in model.gates), "head"],
@@ -157,7 +162,11 @@ def run(arm: str) -> None:
             if isinstance(value, (int, float, type(None)))
         },
     }
-    write_whole(folder / "about.json", json.dumps(about, indent=1).encode())
+
+    def said(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+        return {"scores": exit_scores(model, x, y, batch_size=64).scores}
+
+    write_scores(folder, model, about, said)
 
 
 def main(argv: list[str]) -> None:

@@ -24,6 +24,11 @@ flags.DEFINE_string("rows", "outputs/judge_exits/rows.json", "What was judged.")
 flags.DEFINE_string("out", "examples/results", "Folder for the page.")
 
 TIMES = {"float32": "float32", "dynamic": "8-bit weights", "int8": "int8"}
+BASES = {
+    "plain": "the plain net",
+    "taught": "the net taught jointly",
+    "best": "the best static net",
+}
 LOSS = 0.03  # Static nets that lose more are in the table alone.
 COLOURS = tuple(
     f"tab:{name}" for name in "red orange blue green purple brown pink".split()
@@ -139,7 +144,7 @@ def main(argv: list[str]) -> None:
     lines += table(sorted(static, key=lambda row: row["macs"]))
     for base, least in held["targets"]:
         more = f" {100 * least:+.1f} points" if least else ""
-        name = {"plain": "the plain net", "taught": "the net taught jointly"}[base]
+        name = BASES[base]
         good = reached(timed, base, least)
         if good:
             lines += ["", f"## As good as {name}{more}", "", *table(good)]

@@ -191,6 +191,7 @@ from keras_dyngate.models.resnet import resnet56 as resnet56
 from keras_dyngate.models.resnet import resnet101 as resnet101
 from keras_dyngate.models.resnet import resnet110 as resnet110
 from keras_dyngate.models.resnet import resnet152 as resnet152
+from keras_dyngate.models.trunk_pspnet import pspnet as pspnet
 from keras_dyngate.models.weights import load_trunk_weights as load_trunk_weights
 from keras_dyngate.quantization.quantize_aware import quantize_aware as quantize_aware
 from keras_dyngate.quantization.strip import strip_quantization as strip_quantization

@@ -19,7 +19,9 @@ class Distillation(keras.Model):
 
     The loss is `(1 - share) * loss(labels) + share * cross entropy with the teacher`,
     both of probabilities. With a `temperature` the two nets' probabilities are taken to
-    the power `1 / temperature`, and that part of the loss times its square.
+    the power `1 / temperature`, and that part of the loss times its square. A sample with
+    the class index -1 has no label: the teacher's part of its loss is all there is. Metrics
+    given to `compile` as `weighted_metrics` pass over it.
 
     Args:
         student: A classifier that puts out probabilities; it is what to save.
@@ -87,7 +89,8 @@ class Distillation(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        y, known = _labels(y, sample_weight)
+        loss = super().compute_loss(x, y, y_pred, known, training)
         if not training or not self.share:
             return loss
         hard = loss - sum(self.losses) if self.losses else loss
@@ -101,9 +104,27 @@ class Distillation(keras.Model):
             soft = soft * ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
         return loss + self.share * (ops.mean(soft) - hard)
 
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        y, known = _labels(y, sample_weight)
+        return super().compute_metrics(x, y, y_pred, known)
+
     def _softened(self, answer: Any) -> Any:
         """Probabilities at the temperature."""
         if self.temperature == 1.0 and not self.from_logits:
             return answer
         logs = answer if self.from_logits else ops.log(ops.maximum(answer, 1e-7))
         return ops.softmax(logs / self.temperature, axis=-1)
+
+
+def _labels(y: Any, sample_weight: Any) -> tuple[Any, Any]:
+    """Class indices from 0, and weights that are 0 where there was no label."""
+    whole = keras.backend.is_int_dtype(getattr(y, "dtype", "float32"))
+    if not whole or tuple(y.shape[1:]) not in ((), (1,)):
+        return y, sample_weight
+    y = ops.convert_to_tensor(y)
+    known = ops.cast(ops.reshape(y, (-1,)) >= 0, "float32")
+    if sample_weight is not None:
+        known = known * ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
+    return ops.maximum(y, 0), known

@@ -38,6 +38,7 @@ def train_gates(
     weight_decay: float = 1e-4,
     teacher: keras.Model | None = None,
     teacher_share: float = 0.5,
+    mixtures: float | None = None,
     validation_data: Any = None,
     prime: bool = True,
     prime_samples: int = 1024,
@@ -71,6 +72,8 @@ def train_gates(
         weight_decay: Not of the gates. Default 1e-4.
         teacher: A net of the same images and classes; None: labels alone.
         teacher_share: Of the teacher in the loss. Default 0.5.
+        mixtures: Share of batches that are mixtures of two images, which the teacher
+            alone answers. None (default): .5 with a teacher, of labels `[N]`; else 0.
         validation_data: As in `fit`.
         prime: Whether the gates begin at the share, by the importance of what they
             gate. False: they begin as they are, and the budget comes down on them.
@@ -123,6 +126,7 @@ def train_gates(
         weight_decay=weight_decay,
         teacher=teacher,
         teacher_share=teacher_share,
+        mixtures=mixtures,
         validation_data=validation_data,
         augmentation=augmentation,
         callbacks=callbacks,

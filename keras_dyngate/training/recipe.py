@@ -32,6 +32,8 @@ from keras_dyngate.models.exits.lesson_data import Stream, resolve_augmentation
 from keras_dyngate.training.distillation import Distillation
 from keras_dyngate.training.gate_variables import gate_variables, without_gate_decay
 
+MIXTURES = 0.5  # of the batches, where there is a teacher
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -43,6 +45,7 @@ class Recipe:
     weight_decay: float = 1e-4
     teacher: keras.Model | None = None
     teacher_share: float = 0.5
+    mixtures: float | None = None
     validation_data: Any = None
     augmentation: Any = "auto"
     callbacks: Sequence[keras.callbacks.Callback] = ()
@@ -55,6 +58,8 @@ class Recipe:
         positive_int("batch_size", self.batch_size)
         positive_number("learning_rate", self.learning_rate)
         fraction("teacher_share", self.teacher_share)
+        if self.mixtures is not None:
+            fraction("mixtures", self.mixtures)
         one_of("verbose", self.verbose, ("auto", 0, 1, 2))
         if hasattr(self.validation_data, "shape"):
             raise ValueError(
@@ -67,6 +72,18 @@ class Recipe:
     def steps(self, x: np.ndarray) -> int:
         """Of an epoch."""
         return -(-len(x) // self.batch_size)
+
+    def _mixed(self, y: np.ndarray) -> float:
+        """Share of batches that are mixtures: only a teacher answers those."""
+        if self.mixtures is None:
+            return MIXTURES if self.teacher is not None and y.ndim == 1 else 0.0
+        if self.mixtures and (self.teacher is None or y.ndim > 1):
+            raise ValueError(
+                "`mixtures` need a teacher, and images of one label: the teacher alone "
+                f"answers them. Received: mixtures={self.mixtures!r}, "
+                f"teacher={self.teacher!r}, labels of shape {y.shape}"
+            )
+        return self.mixtures
 
     def train(
         self,
@@ -99,7 +116,7 @@ class Recipe:
             lambda: iter(()),
             Batch(x, y, None),
             batch_size=self.batch_size,
-            mixtures=0.0,
+            mixtures=self._mixed(y),
             augmentation=resolve_augmentation(varied, x.shape),
             seed=self.seed,
         )
@@ -112,6 +129,7 @@ class Recipe:
                 "learning_rate": self.learning_rate,
                 "weight_decay": self.weight_decay,
                 "teacher_share": None if self.teacher is None else self.teacher_share,
+                "mixtures": stream.mixtures,
                 "images": len(x),
                 "seed": self.seed,
             }
@@ -126,7 +144,10 @@ class Recipe:
             ),
             weight_decay=self.weight_decay,
         )
-        fitted.compile(without_gate_decay(optimizer, model), loss, metrics=["accuracy"])
+        # weighted: mixtures have no label, and no weight
+        fitted.compile(
+            without_gate_decay(optimizer, model), loss, weighted_metrics=["accuracy"]
+        )
         watchers: list[Any] = [*stateful, *self.callbacks]
         if gate_variables(model):
             watchers.insert(0, RegularizationSchedule())
@@ -162,6 +183,7 @@ def fine_tune(
     weight_decay: float = 1e-4,
     teacher: keras.Model | None = None,
     teacher_share: float = 0.5,
+    mixtures: float | None = None,
     validation_data: Any = None,
     augmentation: Any = "auto",
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -184,6 +206,8 @@ def fine_tune(
         weight_decay: Not of gates. Default 1e-4.
         teacher: A net of the same images and classes; None: labels alone.
         teacher_share: Of the teacher in the loss. Default 0.5.
+        mixtures: Share of batches that are mixtures of two images, which the teacher
+            alone answers. None (default): .5 with a teacher, of labels `[N]`; else 0.
         validation_data: As in `fit`.
         augmentation: "auto" (default): photos of 64 pixels or more are cropped, mirrored
             and made brighter or darker; None: nothing; or a function of (a batch of
@@ -221,6 +245,7 @@ def fine_tune(
         weight_decay=weight_decay,
         teacher=teacher,
         teacher_share=teacher_share,
+        mixtures=mixtures,
         validation_data=validation_data,
         augmentation=augmentation,
         callbacks=callbacks,

@@ -69,6 +69,9 @@ def given(tmp_path_factory):
     for index, filters in enumerate((8, 16), 1):
         h = layers.Conv2D(filters, 3, 2, padding="same", name=f"conv{index}")(h)
         h = layers.ReLU(name=f"relu{index}")(h)
+    h = layers.Add(name="add")(
+        [h, layers.Conv2D(16, 3, padding="same", name="more")(h)]
+    )
     net = keras.Model(image, layers.Dense(4)(layers.Flatten()(h)), name="net")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     net.compile(keras.optimizers.Adam(3e-3), loss)
@@ -133,6 +136,14 @@ def test_arms_and_their_judge(given, tmp_path):
     again = run("exits_on_photos.py", "--arm=joint", *settings)
     assert "joint: done already" in again
     run(
+        "gates_on_photos.py",
+        "--arm=layers_60,halves_80_bas,layers_70_salience,removed_60",
+        *[s for s in settings if s.split("=")[0] in ("--net", "--photos", "--out")],
+        "--epochs=2",
+    )
+    about = json.loads((runs / "0" / "layers_60" / "about.json").read_text())
+    assert set(about["decisions"]["layers"]) == {"gated_add/layer"}
+    run(
         "judge_exits.py",
         f"--runs={runs}",
         f"--photos={given}",
@@ -158,7 +169,13 @@ def test_arms_and_their_judge(given, tmp_path):
         "plain 32, taught": 1,
         "first 48, taught net": 2,
         "first 48, plain 32, taught": 2,
+        "layers 60": 1,
+        "layers 70 salience": 1,
+        "halves 80 bas": 1,
+        "removed 60": 1,
+        "first 48, layers 60": 2,
     }
+    assert rows["removed 60"]["macs"] < 0.6
     assert set(places) <= set(rows)
     files = found["files"]
     assert {"plain", "cut after relu1", "separable, 1 exits"} <= set(files)
@@ -182,7 +199,7 @@ def test_arms_and_their_judge(given, tmp_path):
     alone = "first 32, joint: relu1"  # leaves at one exit; the others are no worse
     found["files"][alone] = {"float32": {"paths": [0.1, 0.5, 1.0]}}
     for row in found["rows"]:
-        if row["kind"] != "static":
+        if row["kind"] not in ("static", "gated"):
             used = 0.99 if row["net"] == alone else 0.5
             rest = len(row["shares"]) - 1
             row |= {"over plain": 0.0, "shares": [used, *[(1 - used) / rest] * rest]}

@@ -78,14 +78,19 @@ def test_a_folder_with_a_broken_picture_becomes_a_file(tmp_path):
     assert result["macs"] <= result["executed_macs"] <= 1.05 * result["plain_macs"]
 
 
-def test_scenes_become_a_file_that_labels_pixels(tmp_path):
+def write_scenes(folder, height, width):
     rng = np.random.default_rng(0)
     for part in ("train", "val", "test"):
         for index in range(4):
-            labels = rng.integers(0, 12, (48, 64, 1)).astype("uint8")
-            write_png(tmp_path / "data" / f"{part}annot" / f"{index}.png", labels)
-            picture = np.repeat(20 * labels, 3, axis=-1)
-            write_png(tmp_path / "data" / part / f"{index}.png", picture)
+            labels = rng.integers(0, 12, (height, width, 1)).astype("uint8")
+            write_png(folder / f"{part}annot" / f"{index}.png", labels)
+            write_png(
+                folder / part / f"{index}.png", np.repeat(20 * labels, 3, axis=-1)
+            )
+
+
+def test_scenes_become_a_file_that_labels_pixels(tmp_path):
+    write_scenes(tmp_path / "data", 48, 64)
     done = run(
         "train_cityscapes.py",
         *("--dataset", "camvid", "--data_dir", tmp_path / "data"),
@@ -100,3 +105,38 @@ def test_scenes_become_a_file_that_labels_pixels(tmp_path):
     assert file["samples"] == 4 and file["agreement"] == 1.0
     assert file["mean_iou"] == pytest.approx(result["mean_iou"], abs=1e-6)
     assert file["mean_executed_macs"] == pytest.approx(result["macs"], abs=1000)
+
+
+def test_a_net_for_phones_is_gated_when_it_is_trained(tmp_path):
+    write_scenes(tmp_path / "data", 96, 128)
+    shared = (
+        *("--dataset", "camvid", "--data_dir", tmp_path / "data"),
+        *("--image_size", "96,128", "--batch_size", 2, "--epochs", 1),
+        *("--model", "pspnet_lite0", "--learning_rate", 0.001),
+    )
+    plain, gated = tmp_path / "plain", tmp_path / "gated"
+    done = run(
+        "train_cityscapes.py",
+        *shared,
+        "--method",
+        "plain",
+        "--out",
+        plain,
+        "--noexport",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    done = run(
+        "train_cityscapes.py",
+        *shared,
+        *("--weights", plain / "model.keras", "--prime", "--target_macs", 0.7),
+        *("--gate", "both", "--batch_shaping", 0, "--out", gated),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    before, result = (
+        json.loads((folder / "result.json").read_text()) for folder in (plain, gated)
+    )
+    assert result["plain_macs"] == before["macs"]
+    assert 0 < result["open_rate"] < 1
+    file = result["files"]["float32"]
+    assert file["samples"] == 4 and file["agreement"] > 0.99
+    assert file["mean_executed_macs"] < result["plain_macs"]

@@ -71,7 +71,7 @@ def test_what_is_trained_already_is_said_and_other_runs_are_refused(tmp_path, ca
     np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
     for options, name in (
         ({"learning_rate": 0.1}, "learning_rate"),
-        ({"teacher": model}, "teacher_share"),
+        ({"teacher": model}, "mixtures', 'teacher_share"),
     ):
         with pytest.raises(ValueError, match=f"other settings: .'{name}'"):
             kd.fine_tune(net(), X, Y, epochs=1, checkpoint=path, **options)

@@ -77,10 +77,10 @@ class TaughtExits(DynamicPrediction):
                 more.
             validation_data: (images, labels) or such a dataset; heads are judged on it
                 after every epoch.
-            joint_epochs: Epochs in which then all weights learn together, at a lower
-                rate (the trunk's is 1e-4). The trunk is the net that was given, not a
-                copy: its weights change too. Every exit and the head learn from the net
-                as it was, batch normalization of the trunk frozen; linear gates and a
+            joint_epochs: Epochs in which then all weights learn together, at half the
+                rate. The trunk is the net that was given, not a copy: its weights change
+                too, and the statistics of its batch normalization unless that is frozen.
+                Every exit and the head learn from the net as it was; linear gates and a
                 first net are fitted after it. If the head loses on `validation_data`
                 (on a tenth of `x` held out, without), the exits of the frozen trunk are
                 kept, with a warning. Default 0.

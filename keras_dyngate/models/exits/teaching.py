@@ -40,7 +40,6 @@ from keras_dyngate.models.exits.training import HEAD
 
 HELD_OUT = 0.1  # of the pictures, where the head is watched without `validation_data`
 FIRST_PACE = 0.5  # of a first net's learning rate, to that of heads
-TRUNK_PACE = 0.1  # of the trunk's
 JOINT_RATE = 0.5  # of all learning rates in joint epochs
 DECAY = 1e-4  # of whole nets' weights: heads' decay is larger
 FEW = 50  # pictures, of which nothing can be said
@@ -236,14 +235,6 @@ class _Lesson:
             )
 
 
-def _normalizations(layer: keras.Layer) -> list[keras.Layer]:
-    return [
-        inner
-        for inner in layer._flatten_layers()
-        if isinstance(inner, keras.layers.BatchNormalization)
-    ]
-
-
 def _run(
     lesson: _Lesson,
     students: Students,
@@ -308,10 +299,10 @@ def _paces(
     lesson: _Lesson, first: Sequence[ExitGate]
 ) -> Callable[[Any], tuple[float, float]]:
     """Learning rates and weight decay: of heads, of a first net, of the trunk."""
-    slow = {id(v): (FIRST_PACE, DECAY) for gate in first for v in gate.variables}
-    slow |= {id(v): (TRUNK_PACE, DECAY) for v in lesson.model.trunk.variables}
+    own = {id(v): (FIRST_PACE, DECAY) for gate in first for v in gate.variables}
+    own |= {id(v): (1.0, DECAY) for v in lesson.model.trunk.variables}
     heads = (1.0, lesson.recipe.weight_decay)
-    return lambda variable: slow.get(id(variable), heads)
+    return lambda variable: own.get(id(variable), heads)
 
 
 def teach(
@@ -374,7 +365,7 @@ def _jointly(
         teacher = raw_teacher(model, copy_of(model.trunk))
     learning = [model.trunk, *heads]
     before = [layer.get_weights() for layer in learning]
-    with frozen([*_normalizations(model.trunk), *([teacher] if teacher else [])]):
+    with frozen([teacher] if teacher else []):
         students = _students(lesson, heads, teacher=teacher, joint=True)
         was = _head_accuracy(students, lesson)
         rate = JOINT_RATE * recipe.learning_rate

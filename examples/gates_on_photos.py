@@ -1,0 +1,162 @@
+"""
+Title: Gates on real photos, taught
+Description: Layer gates and channel gates at several budgets, and rivals without a gate.
+
+    python examples/gates_on_photos.py --net net.keras --photos FOLDER --seed 0 \\
+        --arm layers_70,halves_70,removed_70
+
+Begins where `exits_on_photos.py --arm joint` ended: the net is taught by that arm's
+head, as the static nets of its `beside` are, and as long as they. What each arm says of
+the photos of val and test, and what that costs, goes into the same folders,
+`--out`/seed/arm, for `judge_exits.py`. The number is the share of the MACs to spend, in
+percent.
+
+layers_70       whole residuals are gated
+halves_70       halves of the channels of each chain are, and primed
+both_70         both
+removed_70      residuals of layers_70 that fewer photos used are left out for all of
+                them, up to the same MACs: a static net
+layers_70_bas   an ending changes one thing: "bas", batch shaping beside the price (L0);
+                "salience", gates that scale, and their L1; "untaught", by labels alone;
+                "unmixed", without mixtures; "unprimed", all gates open at first
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from absl import app, flags, logging
+from photo_folder import photos
+from photo_scores import begun, write_scores
+
+import keras_dyngate as kd
+from keras_dyngate.callbacks.decision_statistics import decision_statistics
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("net", None, "A trained .keras classifier.", required=True)
+flags.DEFINE_string("photos", None, "Folder of train, val and test.", required=True)
+flags.DEFINE_list("arm", ["layers_70"], "Which arms, one after the other.")
+flags.DEFINE_integer("epochs", 20, "Of the teaching.")
+flags.DEFINE_float("learning_rate", 1e-3, "At its start.")
+flags.DEFINE_integer("seed", 0, "Of everything random.")
+flags.DEFINE_string("out", "outputs/exits_on_photos", "Folder for what is made.")
+
+LEAST = 0.02  # of the MACs: chains with less are left alone
+
+
+def parts_of(arm: str) -> tuple[str, float, str]:
+    """Kind, share and ending of an arm's name."""
+    kind, share, *rest = arm.split("_")
+    return kind, int(share) / 100, "".join(rest)
+
+
+def gated(net: keras.Model, arm: str) -> keras.Model:
+    """The net with gates, whose price the budget sets."""
+    kind, share, ending = parts_of(arm)
+    scaled = ending == "salience"
+    norm = "l1" if scaled else "l0"
+    options: dict[str, Any] = {
+        "gate": "salience" if scaled else "binary",
+        "regularizers": [kd.GateSparsity(0.0, weighting="macs", norm=norm)],
+    }
+    if ending == "bas":
+        options["regularizers"].append(kd.BatchShaping(share, 1 - share))
+    if kind != "layers":
+        net = kd.add_channel_gates(net, LEAST, groups=2, **options)
+    if kind != "halves":
+        net = kd.add_layer_gates(net, **options)
+    return net
+
+
+def taught(arm: str, net: keras.Model, teacher: keras.Model, path: Path) -> keras.Model:
+    """The net of an arm, trained."""
+    kind, share, ending = parts_of(arm)
+    train = photos(FLAGS.photos, "train", net.input_shape[1])
+    options: dict[str, Any] = {
+        "epochs": FLAGS.epochs,
+        "learning_rate": FLAGS.learning_rate,
+        "teacher": None if ending == "untaught" else teacher,
+        "checkpoint": path,
+        "seed": FLAGS.seed,
+    }
+    if ending == "unmixed":
+        options["mixtures"] = 0.0
+    if kind == "removed":
+        rival = path.parent.parent / f"layers_{round(100 * share)}" / "net.keras"
+        gated_net = keras.models.load_model(rival, compile=False)
+        model = without(net, unused(net, gated_net, share, train[0]))
+        kd.fine_tune(model, *train, **options)
+        return model
+    model = gated(net, arm)
+    kd.train_gates(
+        model, *train, share, prime=ending not in ("unprimed", "salience"), **options
+    )
+    return model
+
+
+def unused(net: keras.Model, gated_net: keras.Model, share: float, x: Any) -> list[str]:
+    """Sums of residuals that fewer photos use, so many that the rest costs the share."""
+    rates = decision_statistics(kd.decide(gated_net, x, batch_size=64))["layers"]
+    places = [place for place in kd.gateable(net) if place.kind == "layer"]
+    left, found = 1.0, []
+    for place in sorted(places, key=lambda p: rates[f"gated_{p.name}/layer"]):
+        if left > share:
+            found.append(place.name)
+            left -= place.share
+    return found
+
+
+def without(net: keras.Model, sums: list[str]) -> keras.Model:
+    """The same net, weights copied, in which these sums are their first input."""
+    order = [layer.name for layer in net.layers]
+
+    def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+        if layer.name not in sums:
+            return layer(*args, **kwargs)
+        return min(args[0], key=lambda x: order.index(x._keras_history.operation.name))
+
+    found = keras.models.clone_model(net, call_function=call)
+    for layer in found.layers:
+        layer.set_weights(net.get_layer(layer.name).get_weights())
+    return found
+
+
+def run(arm: str) -> None:
+    folder = begun(arm)
+    if folder is None:
+        return
+    net = keras.models.load_model(FLAGS.net, compile=False)
+    joint = keras.models.load_model(folder.parent / "joint" / "net.keras")
+    model = taught(arm, net, joint.trunk, folder / "taught.npz")
+    costs = kd.count_macs(model)
+    about: dict[str, Any] = {"places": [None], "names": ["head"], "first_size": None}
+    about |= {"head_macs": [], "stage_macs": [costs.total]}
+    dynamic = parts_of(arm)[0] != "removed"
+
+    def said(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+        found = {"scores": model.predict(x, batch_size=64, verbose=0)[:, None]}
+        if dynamic:
+            decisions = kd.decide(model, x, batch_size=64)
+            found["macs"] = costs.of(decisions)[:, None]
+            used = decision_statistics(decisions)
+            about["decisions"] = {k: v for k, v in used.items() if k != "gates"}
+        return found
+
+    write_scores(folder, model, about, said)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    logging.set_verbosity(logging.ERROR)
+    for arm in FLAGS.arm:
+        run(arm)
+
+
+if __name__ == "__main__":
+    app.run(main)
