@@ -34,6 +34,7 @@ def means(rows: list[Row], files: dict[str, Any]) -> list[Row]:
                 )
             },
             "seeds": len(group),
+            "deviation": deviation(group),
             "shares": shares.tolist(),
             "time": {
                 name: float(np.dot(shares, file["paths"]))
@@ -45,6 +46,22 @@ def means(rows: list[Row], files: dict[str, Any]) -> list[Row]:
                 row[f"official {key}"] = float(np.mean([o[key] for o in official]))
         if row["kind"] in ("static", "heads") or row["seeds"] == most:
             found.append(row)
+    return found
+
+
+def deviation(group: list[Row]) -> float:
+    """Standard deviation of the gain over the plain net, over halves and seeds."""
+    halves = float(np.mean([row["deviation"] ** 2 for row in group]))
+    return float(np.sqrt(halves + np.var([row["over plain"] for row in group])))
+
+
+def frontier(points: list[tuple[float, float]]) -> list[int]:
+    """Which of (cost, gain) no other beats in both, cheap ones first."""
+    order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
+    found: list[int] = []
+    for index in order:
+        if not found or points[index][1] > points[found[-1]][1]:
+            found.append(index)
     return found
 
 

@@ -4,17 +4,18 @@ Description: From the rows of judge_exits.py: tables, and the plot accuracy over
 
     python examples/exits_page.py --rows outputs/judge_exits/rows.json
 
-Writes `exits.md`, `exits.png` and, with all rows and files, `exits.json` to `--out`. Every
-figure is a mean over seeds; a time is the shares' sum of the times to each exit, over the
-plain net's time in the same kind of file.
+Writes `exits.md`, `exits.png`, `frontier.png` and, with all rows and files, `exits.json`
+to `--out`. Every figure is a mean over seeds; a time is the shares' sum of the times to
+each exit, over the plain net's time in the same kind of file.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import app, flags
-from exit_rows import Row, means, reached
+from exit_rows import Row, frontier, means, reached
 from matplotlib.figure import Figure
 
 from keras_dyngate._files import write_whole
@@ -24,6 +25,7 @@ flags.DEFINE_string("rows", "outputs/judge_exits/rows.json", "What was judged.")
 flags.DEFINE_string("out", "examples/results", "Folder for the page.")
 
 TIMES = {"float32": "float32", "dynamic": "8-bit weights", "int8": "int8"}
+EIGHT_BITS = ("dynamic", "int8")
 BASES = {
     "plain": "the plain net",
     "taught": "the net taught jointly",
@@ -101,6 +103,55 @@ def plot(rows: list[Row], names: list[str], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def milliseconds(files: dict[str, Any], row: Row) -> float | None:
+    """Of a net's 8-bit file, the faster of the two kinds; None: it was not timed."""
+    plain = {kind: plain_ms(files, kind) for kind in EIGHT_BITS}
+    known = [k for k in EIGHT_BITS if k in row["time"] and plain[k] is not None]
+    return min((row["time"][k] * plain[k] for k in known), default=None)
+
+
+def plain_ms(files: dict[str, Any], kind: str) -> float | None:
+    """Of the plain net's file of a kind, as it was beside all others."""
+    every = [
+        f[kind]["plain_ms"] for f in files.values() if "plain_ms" in f.get(kind, {})
+    ]
+    return float(np.median(every)) if every else None
+
+
+def picture(rows: list[Row], files: dict[str, Any], path: Path) -> None:
+    """Accuracy over milliseconds in 8 bits: the best static and the best dynamic nets."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    least = min(r["accuracy"] for r in rows if r["net"] == "plain") - 2 * LOSS
+    for dynamic, colour in ((False, "0.4"), (True, "tab:blue")):
+        mine = [r for r in rows if (r["kind"] != "static") == dynamic]
+        timed = [(ms, r) for r in mine if (ms := milliseconds(files, r)) is not None]
+        timed = [(ms, r) for ms, r in timed if r["accuracy"] > least]
+        best = frontier([(ms, r["accuracy"]) for ms, r in timed])
+        x = [timed[i][0] for i in best]
+        y = [100 * timed[i][1]["accuracy"] for i in best]
+        error = [100 * timed[i][1]["deviation"] for i in best]
+        label = "decides per photo" if dynamic else "the same for all photos"
+        axes.errorbar(x, y, error, fmt="o-", color=colour, ms=4, capsize=2, label=label)
+        rest = [] if dynamic else [i for i in range(len(timed)) if i not in best]
+        for ms, row in (timed[i] for i in rest):
+            axes.plot(ms, 100 * row["accuracy"], "o", color="0.75", ms=4)
+        for i in [*rest, *([] if dynamic else best)]:
+            axes.annotate(
+                timed[i][1]["net"].removesuffix(" alone"),
+                (timed[i][0], 100 * timed[i][1]["accuracy"]),
+                xytext=(4, -9),
+                textcoords="offset points",
+                fontsize=7,
+                color="0.35",
+            )
+    axes.set_xlabel("ms a photo, 8-bit file, one thread")
+    axes.set_ylabel("accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=120)
+
+
 def shown(rows: list[Row], targets: list[tuple[str, float]]) -> list[str]:
     """Of rows with times, nets whose curves are drawn: the cheapest, and heads alone."""
     names: dict[str, None] = {}
@@ -129,16 +180,12 @@ def main(argv: list[str]) -> None:
     lines = ["# Exits on real photos", ""]
     if notes.exists():
         lines += [notes.read_text().strip(), ""]
+    if any(milliseconds(held["files"], row) is not None for row in rows):
+        picture(rows, held["files"], out / "frontier.png")
+        lines += ["![accuracy over ms in 8 bits](frontier.png)", ""]
     lines += ["![accuracy over time](exits.png)", "", "## Static nets", ""]
-    every = {
-        name: [
-            f[q]["plain_ms"]
-            for f in held["files"].values()
-            if "plain_ms" in f.get(q, {})
-        ]
-        for q, name in TIMES.items()
-    }
-    each = (f"{np.median(ms):.1f} ms ({name})" for name, ms in every.items() if ms)
+    every = {name: plain_ms(held["files"], kind) for kind, name in TIMES.items()}
+    each = (f"{ms:.1f} ms ({name})" for name, ms in every.items() if ms is not None)
     lines += [f"The plain net takes {', '.join(each)}; {held['cpu']}, one thread.", ""]
     static = [row for row in rows if row["kind"] == "static"]
     lines += table(sorted(static, key=lambda row: row["macs"]))

@@ -198,6 +198,8 @@ def test_arms_and_their_judge(given, tmp_path):
 
     alone = "first 32, joint: relu1"  # leaves at one exit; the others are no worse
     found["files"][alone] = {"float32": {"paths": [0.1, 0.5, 1.0]}}
+    for file in found["files"].values():
+        file["int8"] = {**file["float32"], "plain_ms": 2.0}
     for row in found["rows"]:
         if row["kind"] not in ("static", "gated"):
             used = 0.99 if row["net"] == alone else 0.5
@@ -210,4 +212,13 @@ def test_arms_and_their_judge(given, tmp_path):
     static, title, good = page.partition("## As good as the plain net")
     assert "| cut after relu1 |" in static and title
     assert "| separable, 1 exits |" in good and alone not in page
-    assert (tmp_path / "exits.png").stat().st_size > 10_000
+    for name in ("exits.png", "frontier.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_what_no_other_beats(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    from exit_rows import frontier
+
+    points = [(3.0, 0.9), (1.0, 0.5), (2.0, 0.4), (1.0, 0.6), (2.5, 0.9)]
+    assert frontier(points) == [3, 4]
