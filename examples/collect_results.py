@@ -80,6 +80,7 @@ def read_row(folder: Path) -> dict[str, Any]:
         "method": settings["method"],
         "model": settings["model"],
         "width": settings["width"],
+        "gate": settings.get("gate", "channels"),
         "gate_group_size": settings["gate_group_size"]
         if settings["method"] not in ("plain", "dgate", "slicing")
         else None,
@@ -148,7 +149,11 @@ def describe(row: dict[str, Any], seed: bool = True) -> str:
         words.append(f"width {row['width']:g}")
     if row["gate_group_size"]:
         size = row["gate_group_size"]
-        words.append("per channel" if size == 1 else f"groups of {size}")
+        gate = row.get("gate", "channels")
+        if gate != "channels":
+            words.append("layers")
+        if gate != "layers":
+            words.append("per channel" if size == 1 else f"groups of {size}")
         words += [
             name.replace("_", "-")
             for name in ("primed", "packed", "batch_shaping", "agreement", "teacher")

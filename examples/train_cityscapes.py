@@ -12,7 +12,8 @@ and download at cityscapes-dataset.com), CamVid in folders of pictures and masks
 a trained classifier's trunk with `--weights resnet50.npz`.
 
 `pspnet_lite0` is made for phones: EfficientNet-Lite0 at 16 pixels to one, and a light
-head. Its gates (`--gate`) go into a trained net, `--weights plain/model.keras`.
+head. Its gates, of whole residuals (`--gate layers`) or of halves of their channels, go
+into a trained net, `--weights plain/model.keras`.
 
 Pictures are trained on in random scales, crops and mirror images of `--image_size`, and
 judged whole at that size: the mean IoU is that of the labels at that size too. The
@@ -40,9 +41,6 @@ flags.DEFINE_enum(
 flags.DEFINE_enum("method", "bas", ["plain", "bas"], "Whether with gates.")
 flags.DEFINE_enum(
     "model", "pspnet50", ["pspnet50", "pspnet101", "pspnet_lite0"], "What to train."
-)
-flags.DEFINE_enum(
-    "gate", "layers", ["layers", "halves", "both"], "What pspnet_lite0 may skip."
 )
 flags.DEFINE_float("width", 1.0, "Multiplies the channels of every stage.")
 flags.DEFINE_list("image_size", None, "height,width; default 512,1024 or 240,320.")
@@ -91,11 +89,13 @@ def light(data: Data, gated: bool) -> keras.Model:
     if not gated:
         return model
     gates = training.gates()
-    options = {"gate": gates.channel, "regularizers": gates.channel_regularizers}
-    if FLAGS.gate != "layers":
-        model = kd.add_channel_gates(model, LEAST, groups=2, **options)
-    if FLAGS.gate != "halves":
-        model = kd.add_layer_gates(model, **options)
+    options = {"regularizers": gates.channel_regularizers}
+    if gates.channel is not None:
+        model = kd.add_channel_gates(
+            model, LEAST, groups=2, gate=gates.channel, **options
+        )
+    if gates.layer is not None:
+        model = kd.add_layer_gates(model, gate=gates.layer, **options)
     return model
 
 

@@ -63,6 +63,7 @@ _PRECISIONS = ["float32", "mixed_float16", "mixed_bfloat16"]
 
 def define_gate_flags() -> None:
     """Flags of gated nets."""
+    flags.DEFINE_enum("gate", "channels", ["channels", "layers", "both"], "Of what.")
     flags.DEFINE_integer("gate_group_size", 16, "Channels per decision; 1: the paper.")
     flags.DEFINE_float("gate_bias", 2.0, "First logit of every gate; 2 is 88 % open.")
     flags.DEFINE_float("target_macs", 0.6, "Share of the plain net's MACs to spend.")
@@ -98,10 +99,16 @@ def gates() -> kd.Gates:
         regularizers.append(
             kd.GateAgreement(FLAGS.gate_agreement, FLAGS.export_group_size)
         )
+
+    def binary(units: int) -> kd.BinaryGate:
+        return kd.BinaryGate(units, bias_initializer=bias, noise=noise)
+
     return kd.Gates(
-        lambda units: kd.BinaryGate(units, bias_initializer=bias, noise=noise),
+        None if FLAGS.gate == "layers" else binary,
+        None if FLAGS.gate == "channels" else binary,
         group_size=FLAGS.gate_group_size,
         channel_regularizers=regularizers,
+        layer_regularizers=regularizers,
     )
 
 

@@ -63,6 +63,7 @@ def test_page_is_made_of_the_rows(tmp_path):
             "bas",
             0.95,
             20_000_000,
+            gate="both",
             gate_group_size=1,
             primed=True,
             epochs_in_all=4,
@@ -93,7 +94,7 @@ def test_page_is_made_of_the_rows(tmp_path):
     assert "groups of 16, batch-shaping" in mean and "at 0.625 of the MACs." in mean
     assert ": 92.00 % (90.00 to 94.00)" in mean
     assert "groups of 16, batch-shaping, seed 3" in gated
-    assert "per channel, primed, batch-shaping, seed 3" in longer
+    assert "layers, per channel, primed, batch-shaping, seed 3" in longer
     sections = [line for line in lines if line.startswith("## ")]
     assert sections == ["## digits, 2 epochs", "## digits, 4 epochs"]
     assert lines.index(gated) < lines.index(sections[1]) < lines.index(longer)
