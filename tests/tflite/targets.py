@@ -4,7 +4,10 @@ A target that lacks a tool raises `pytest.skip` with what is missing. What takes
 or long to build is built by `tflite/test_all.sh` into `tflite/build`.
 """
 
+import contextlib
+import fcntl
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -89,13 +92,23 @@ def compiled_model(golden, found):
             outputs[key].read(size, spec.dtype.type).tofile(found / file)
 
 
+@contextlib.contextmanager
+def building():
+    """One process of the tests builds at a time."""
+    BUILD.mkdir(exist_ok=True)
+    with open(BUILD / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @functools.cache
 def native_program():
     """The C runner; what is there already is brought up to date."""
     need("cmake", "cc")
     folder = BUILD / "native"
-    call("cmake", "-S", TFLITE / "native", "-B", folder, "-DSTRICT=ON")
-    call("cmake", "--build", folder, "--target", "runner")
+    with building():
+        call("cmake", "-S", TFLITE / "native", "-B", folder, "-DSTRICT=ON")
+        call("cmake", "--build", folder, "--target", "runner")
     return folder / "runner"
 
 
@@ -131,8 +144,17 @@ def arm(cpu):
 
 @functools.cache
 def java_checks():
+    """The script that runs them, built unless another process has built the same."""
     script = TFLITE / "android" / "desktop" / "check.sh"
-    call(script, "build")
+    digest, stamp = hashlib.sha256(), BUILD / "java" / "built"
+    for folder in ("android/app/src/main/java", "android/desktop", "native"):
+        for path in sorted((TFLITE / folder).rglob("*")):
+            if path.is_file():
+                digest.update(path.read_bytes())
+    with building():
+        if not stamp.is_file() or stamp.read_text() != digest.hexdigest():
+            call(script, "build")
+            stamp.write_text(digest.hexdigest())
     return script
 
 
