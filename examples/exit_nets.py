@@ -157,7 +157,7 @@ def static_nets(arms: dict[str, Arm]) -> list[Net]:
     for number, place in enumerate(joint.places[1:-1], 1):
         found.append(Net(f"cut after {place}", "static", (("joint", number),)))
     found.append(Net(f"first {joint.first_size} alone", "static", (("joint", 0),)))
-    found += [Net(n, "static", (e,)) for n, e in alone(arms, "removed").items()]
+    found += [Net(n, "static", e) for n, e in alone(arms, "removed").items()]
     for title, exit in beside(arms).items():
         more = " alone" if title.startswith("first") else ", taught"
         found.append(Net(title + more, "static", (exit,)))
@@ -174,10 +174,10 @@ def beside(arms: dict[str, Arm]) -> dict[str, tuple[str, int]]:
     }
 
 
-def alone(arms: dict[str, Arm], *kinds: str) -> dict[str, tuple[str, int]]:
-    """Arms of `gates_on_photos.py`, of some kinds."""
+def alone(arms: dict[str, Arm], *kinds: str) -> dict[str, tuple[tuple[str, int], ...]]:
+    """All exits of arms of `gates_on_photos.py`, of some kinds."""
     return {
-        name.replace("_", " "): (name, 0)
+        name.replace("_", " "): tuple((name, k) for k in range(arms[name].head + 1))
         for name in arms
         if name.partition("_")[0] in kinds
     }
@@ -210,9 +210,9 @@ def dynamic_nets(arms: dict[str, Arm]) -> list[Net]:
                 kind = "first" if chosen else "cascade"
                 found.append(Net(f"{title}, {rest}", kind, (first, *exits)))
     gated = alone(arms, "layers", "halves", "both")
-    found += [Net(title, "gated", (exit,)) for title, exit in gated.items()]
-    ends = {"plain net": plain_net(arms).exits[0], **gated}
-    ends |= {f"{k}, taught": v for k, v in others.items() if k.startswith("plain")}
+    found += [Net(title, "gated", exits) for title, exits in gated.items()]
+    ends = {"plain net": plain_net(arms).exits, **gated}
+    ends |= {f"{k}, taught": (v,) for k, v in others.items() if k.startswith("plain")}
     for (title, first), (rest, end) in itertools.product(firsts.items(), ends.items()):
-        found.append(Net(f"{title}, {rest}", "cascade", (first, end)))
+        found.append(Net(f"{title}, {rest}", "cascade", (first, *end)))
     return found

@@ -19,6 +19,7 @@ removed_70      residuals of layers_70 that fewer photos used are left out for a
 layers_70_bas   an ending changes one thing: "bas", batch shaping beside the price (L0);
                 "salience", gates that scale, and their L1; "untaught", by labels alone;
                 "unmixed", without mixtures; "unprimed", all gates open at first
+layers_70_exits that net, which then teaches separable heads; its gates stay
 """
 
 import os
@@ -36,11 +37,13 @@ from photo_scores import begun, write_scores
 
 import keras_dyngate as kd
 from keras_dyngate.callbacks.decision_statistics import decision_statistics
+from keras_dyngate.models.exits.fitting import exit_scores
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("net", None, "A trained .keras classifier.", required=True)
 flags.DEFINE_string("photos", None, "Folder of train, val and test.", required=True)
 flags.DEFINE_list("arm", ["layers_70"], "Which arms, one after the other.")
+flags.DEFINE_list("after", ["b4_add", "b7_add", "b10_add", "b13_add"], "Exits.")
 flags.DEFINE_integer("epochs", 20, "Of the teaching.")
 flags.DEFINE_float("learning_rate", 1e-3, "At its start.")
 flags.DEFINE_integer("seed", 0, "Of everything random.")
@@ -87,7 +90,7 @@ def taught(arm: str, net: keras.Model, teacher: keras.Model, path: Path) -> kera
     if ending == "unmixed":
         options["mixtures"] = 0.0
     if kind == "removed":
-        rival = path.parent.parent / f"layers_{round(100 * share)}" / "net.keras"
+        rival = sibling(path, f"layers_{round(100 * share)}")
         gated_net = keras.models.load_model(rival, compile=False)
         model = without(net, unused(net, gated_net, share, train[0]))
         kd.fine_tune(model, *train, **options)
@@ -97,6 +100,16 @@ def taught(arm: str, net: keras.Model, teacher: keras.Model, path: Path) -> kera
         model, *train, share, prime=ending not in ("unprimed", "salience"), **options
     )
     return model
+
+
+def sibling(path: Path, arm: str) -> Path:
+    """The net of another arm."""
+    return path.parent.parent / arm / "net.keras"
+
+
+def known_as(model: keras.Model, place: str) -> str:
+    """The name of a sum, or of what gates the residual that it ended."""
+    return place if place in {x.name for x in model.layers} else f"gated_{place}"
 
 
 def unused(net: keras.Model, gated_net: keras.Model, share: float, x: Any) -> list[str]:
@@ -134,18 +147,29 @@ def run(arm: str) -> None:
     joint = keras.models.load_model(folder.parent / "joint" / "net.keras")
     model = taught(arm, net, joint.trunk, folder / "taught.npz")
     costs = kd.count_macs(model)
-    about: dict[str, Any] = {"places": [None], "names": ["head"], "first_size": None}
-    about |= {"head_macs": [], "stage_macs": [costs.total]}
-    dynamic = parts_of(arm)[0] != "removed"
+    exits = len(getattr(model, "gates", ())) + 1
+    about: dict[str, Any] = {
+        "places": [*getattr(model, "after", ()), None],
+        "names": [*(gate.name for gate in getattr(model, "gates", ())), "head"],
+        "first_size": None,
+        "head_macs": [0] * (exits - 1),  # `macs` holds them
+        "stage_macs": [costs.total, *[0] * (exits - 1)],
+    }
+    static = parts_of(arm)[0] == "removed"
 
     def said(x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-        found = {"scores": model.predict(x, batch_size=64, verbose=0)[:, None]}
-        if dynamic:
-            decisions = kd.decide(model, x, batch_size=64)
-            found["macs"] = costs.of(decisions)[:, None]
-            used = decision_statistics(decisions)
-            about["decisions"] = {k: v for k, v in used.items() if k != "gates"}
-        return found
+        if exits == 1:
+            scores = model.predict(x, batch_size=64, verbose=0)[:, None]
+        else:
+            scores = exit_scores(model, x, y, batch_size=64).scores
+        if static:
+            return {"scores": scores}
+        decisions = kd.decide(model, x, batch_size=64)
+        used = decision_statistics(decisions)
+        about["decisions"] = {k: v for k, v in used.items() if k != "gates"}
+        left = [np.full((len(x), 1), number) for number in range(exits)]
+        macs = [costs.of({**decisions, "exit": each}) for each in left]
+        return {"scores": scores, "macs": np.stack(macs, axis=1)}
 
     write_scores(folder, model, about, said)
 

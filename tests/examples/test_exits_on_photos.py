@@ -133,12 +133,13 @@ def test_arms_and_their_judge(given, tmp_path):
         f"--out={runs}",
     )
     run("exits_on_photos.py", "--arm=joint,separable,beside", *settings)
+    shared = ("--net", "--photos", "--out", "--after")
     again = run("exits_on_photos.py", "--arm=joint", *settings)
     assert "joint: done already" in again
     run(
         "gates_on_photos.py",
-        "--arm=layers_60,halves_80_bas,layers_70_salience,removed_60",
-        *[s for s in settings if s.split("=")[0] in ("--net", "--photos", "--out")],
+        "--arm=layers_60,halves_80_bas,layers_70_salience,removed_60,layers_60_exits",
+        *(given for given in settings if given.split("=")[0] in shared),
         "--epochs=2",
     )
     about = json.loads((runs / "0" / "layers_60" / "about.json").read_text())
@@ -170,6 +171,7 @@ def test_arms_and_their_judge(given, tmp_path):
         "first 48, taught net": 2,
         "first 48, plain 32, taught": 2,
         "layers 60": 1,
+        "layers 60 exits": 2,
         "layers 70 salience": 1,
         "halves 80 bas": 1,
         "removed 60": 1,
