@@ -165,13 +165,18 @@ def static_nets(arms: dict[str, Arm]) -> list[Net]:
 
 
 def beside(arms: dict[str, Arm]) -> dict[str, tuple[str, int]]:
-    """Whole nets that were taught alone: which exit of that arm each is."""
-    return {
-        name.replace("_", " "): (arm, number)
-        for arm in arms
-        if arm.startswith("beside")
-        for number, name in enumerate(arms[arm].names[:-1])
-    }
+    """Whole nets that were taught alone: which exit of that arm each is.
+
+    They are called as their exits are, and those of an arm `beside_long` "long" besides.
+    """
+    found = {}
+    for arm in arms:
+        kind, _, ending = arm.partition("_")
+        if kind == "beside":
+            more = f" {ending}" if ending.isalpha() else ""
+            for number, name in enumerate(arms[arm].names[:-1]):
+                found[name.replace("_", " ") + more] = (arm, number)
+    return found
 
 
 def alone(arms: dict[str, Arm], *kinds: str) -> dict[str, tuple[tuple[str, int], ...]]:
