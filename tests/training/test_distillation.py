@@ -48,6 +48,21 @@ def test_loss_by_hand(share, temperature, from_logits, weighted):
     assert at_rest == pytest.approx(hard.mean() + penalty, rel=1e-5)
 
 
+def test_what_has_no_label_learns_from_the_teacher_alone():
+    student, teacher = net(0), net(1)
+    fitted = kd.Distillation(student, teacher, share=0.3)
+    loss = keras.losses.SparseCategoricalCrossentropy()
+    fitted.compile(keras.optimizers.SGD(0.0), loss, weighted_metrics=["accuracy"])
+    labels = np.where(np.arange(12) < 5, Y, -1)
+    found = fitted.train_on_batch(X, labels, return_dict=True)
+    s, t = (to_numpy(m(X)) for m in (student, teacher))
+    hard = -np.log(s[np.arange(12), Y]) * (labels >= 0)
+    soft = -(t * np.log(s)).sum(1)
+    assert found["loss"] == pytest.approx((0.7 * hard + 0.3 * soft).mean(), rel=1e-5)
+    right = (s.argmax(1) == Y)[:5].mean()
+    assert found["accuracy"] == pytest.approx(right, rel=1e-6)
+
+
 def test_the_student_becomes_the_teacher_which_stays():
     student, teacher = net(0), net(1)
     before = [to_numpy(v) for v in teacher.weights]

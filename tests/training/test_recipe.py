@@ -1,5 +1,7 @@
 """Fine-tuning: it learns, resumes, and refuses what it cannot learn from."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -19,6 +21,11 @@ def net(activation="softmax"):
     keras.utils.set_random_seed(0)
     parts = [layers.Rescaling(1 / 100, -1.0), layers.Conv2D(4, 3, activation="relu")]
     parts += [layers.GlobalAveragePooling2D(), layers.Dense(2, activation)]
+    return keras.Sequential([keras.Input((8, 8, 3)), *parts])
+
+
+def pixels():
+    parts = [layers.Rescaling(1 / 100, -1.0), layers.Conv2D(2, 3, padding="same")]
     return keras.Sequential([keras.Input((8, 8, 3)), *parts])
 
 
@@ -105,3 +112,22 @@ def test_bad_arguments(options, message):
     given = {"x": X, "y": Y, **options}
     with pytest.raises(ValueError, match=message):
         kd.fine_tune(net(), given.pop("x"), given.pop("y"), **given)
+
+
+def test_mixtures_are_a_teachers_matter(tmp_path):
+    """Every other batch, unless another share is asked for; else none."""
+    told = net()
+    for options, share in (({}, 0.5), ({"mixtures": 0.25}, 0.25), ({"mixtures": 0}, 0)):
+        path = tmp_path / f"{share}.npz"
+        kd.fine_tune(
+            net(), X, Y, epochs=1, teacher=told, checkpoint=path, verbose=0, **options
+        )
+        with np.load(path) as file:
+            settings = json.loads(bytes(file["header"]))["settings"]
+        assert settings["mixtures"] == share
+    maps = np.zeros((64, 8, 8), int)
+    for model, labels, teacher in ((told, Y, None), (pixels(), maps, pixels())):
+        with pytest.raises(ValueError, match=r"`mixtures` need a teacher, and images"):
+            kd.fine_tune(model, X, labels, teacher=teacher, mixtures=0.5)
+    with pytest.raises(ValueError, match=r"`mixtures`"):
+        kd.fine_tune(told, X, Y, teacher=told, mixtures=2)
