@@ -34,29 +34,24 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from photo_folder import photos
-from photo_scores import begun, write_scores
+from photo_scores import begun, define_flags, main_of, write_scores
 
 import keras_dyngate as kd
 from keras_dyngate.models.exits.first_nets import first_net, small_net
 from keras_dyngate.models.exits.fitting import exit_scores
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("net", None, "A trained .keras classifier.", required=True)
-flags.DEFINE_string("photos", None, "Folder of train, val and test.", required=True)
+define_flags("joint")
 flags.DEFINE_string("first_weights", "imagenet", "Of MobileNetV2 .35, no top.")
 flags.DEFINE_string("mobile_weights", None, "Of MobileNetV2 1.0, 1,001 classes.")
-flags.DEFINE_list("arm", ["joint"], "Which arms, one after the other.")
 flags.DEFINE_integer("first_size", 128, "Pixels of the joint arm's first net.")
-flags.DEFINE_list("after", ["b4_add", "b7_add", "b10_add", "b13_add"], "Exits.")
 flags.DEFINE_list(
     "beside", ["first_96", "first_160", "plain_128", "plain_112"], "Of that arm."
 )
 flags.DEFINE_integer("epochs", 20, "Of heads and first nets.")
 flags.DEFINE_integer("joint_epochs", 12, "Of all together.")
-flags.DEFINE_integer("seed", 0, "Of everything random.")
-flags.DEFINE_string("out", "outputs/exits_on_photos", "Folder for what is made.")
 
 
 def smaller(size: int, net: keras.Model) -> keras.Model:
@@ -169,13 +164,5 @@ def run(arm: str) -> None:
     write_scores(folder, model, about, said)
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    logging.set_verbosity(logging.ERROR)
-    for arm in FLAGS.arm:
-        run(arm)
-
-
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main_of(run))

@@ -31,23 +31,18 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from photo_folder import photos
-from photo_scores import begun, write_scores
+from photo_scores import begun, define_flags, main_of, write_scores
 
 import keras_dyngate as kd
 from keras_dyngate.callbacks.decision_statistics import decision_statistics
 from keras_dyngate.models.exits.fitting import exit_scores
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("net", None, "A trained .keras classifier.", required=True)
-flags.DEFINE_string("photos", None, "Folder of train, val and test.", required=True)
-flags.DEFINE_list("arm", ["layers_70"], "Which arms, one after the other.")
-flags.DEFINE_list("after", ["b4_add", "b7_add", "b10_add", "b13_add"], "Exits.")
+define_flags("layers_70")
 flags.DEFINE_integer("epochs", 20, "Of the teaching.")
 flags.DEFINE_float("learning_rate", 1e-3, "At its start.")
-flags.DEFINE_integer("seed", 0, "Of everything random.")
-flags.DEFINE_string("out", "outputs/exits_on_photos", "Folder for what is made.")
 
 LEAST = 0.02  # of the MACs: chains with less are left alone
 
@@ -174,13 +169,5 @@ def run(arm: str) -> None:
     write_scores(folder, model, about, said)
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    logging.set_verbosity(logging.ERROR)
-    for arm in FLAGS.arm:
-        run(arm)
-
-
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main_of(run))

@@ -90,10 +90,12 @@ def bases(arms: dict[str, Arm]) -> dict[str, Net]:
     return {"plain": plain_net(arms), "taught": taught_net(arms), "best": best}
 
 
-def judged(net: Net, arms: dict[str, Arm], halves: int) -> list[Row]:
+def judged(
+    net: Net, arms: dict[str, Arm], against: dict[str, Net], halves: int
+) -> list[Row]:
     """Accuracy and MACs of a net on fresh photos, for each wish that it keeps to."""
     truth = next(iter(arms.values())).truth
-    base = {name: right_on(net, arms) for name, net in bases(arms).items()}
+    base = {name: right_on(each, arms) for name, each in against.items()}
     total = plain_net(arms).macs(arms)[0, 0]
     validation = next(iter(arms.values())).validation
     everything = np.arange(len(truth))
@@ -135,15 +137,19 @@ def judged(net: Net, arms: dict[str, Arm], halves: int) -> list[Row]:
     return rows[:1] if len(net.exits) == 1 else rows
 
 
-def rows_of(seed: str, net: Net, known: list[Row]) -> list[Row]:
+def rows_of(
+    seed: str, net: Net, against: dict[str, Net], known: list[Row]
+) -> list[Row]:
     """`judged`, with what the rows are of; those of an earlier run if nothing changed."""
     arms = read(Path(FLAGS.runs) / seed)
-    settings = repr((WISHES, FLAGS.halves, bases(arms)["best"].name)).encode()
+    settings = repr((WISHES, FLAGS.halves, against["best"].name)).encode()
     digest = zlib.crc32(net.macs(arms).tobytes(), zlib.crc32(settings))
     digest = zlib.crc32(net.scores(arms).tobytes(), digest)
     about = {"net": net.name, "kind": net.kind, "seed": seed, "digest": digest}
     same = [row for row in known if about.items() <= row.items()]
-    return same or [{**about, **row} for row in judged(net, arms, FLAGS.halves)]
+    return same or [
+        {**about, **row} for row in judged(net, arms, against, FLAGS.halves)
+    ]
 
 
 def family(row: Row) -> tuple[str, str]:
@@ -265,9 +271,10 @@ def main(argv: list[str]) -> None:
     known, nets, rows = held.get("rows", []), {}, []
     for number, seed in enumerate(FLAGS.seeds, 1):
         arms = read(Path(FLAGS.runs) / seed)
+        against = bases(arms)
         for net in (*static_nets(arms), *dynamic_nets(arms)):
             nets.setdefault(net.name, net)
-            rows += rows_of(seed, net, known)
+            rows += rows_of(seed, net, against, known)
         later = [row for row in known if row["seed"] in FLAGS.seeds[number:]]
         held["rows"] = [*rows, *later]
         write_whole(path, json.dumps(held, indent=1).encode())

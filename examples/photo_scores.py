@@ -8,12 +8,35 @@ from typing import Any
 
 import keras
 import numpy as np
-from absl import flags
+from absl import app, flags, logging
 from photo_folder import photos
 
 from keras_dyngate._files import write_whole
 
 FLAGS = flags.FLAGS
+
+
+def define_flags(arm: str) -> None:
+    """The flags of scripts that train arms."""
+    flags.DEFINE_string("net", None, "A trained .keras classifier.", required=True)
+    flags.DEFINE_string("photos", None, "Folder of train, val and test.", required=True)
+    flags.DEFINE_list("arm", [arm], "Which arms, one after the other.")
+    flags.DEFINE_list("after", ["b4_add", "b7_add", "b10_add", "b13_add"], "Exits.")
+    flags.DEFINE_integer("seed", 0, "Of everything random.")
+    flags.DEFINE_string("out", "outputs/exits_on_photos", "Folder for what is made.")
+
+
+def main_of(run: Callable[[str], None]) -> Callable[[list[str]], None]:
+    """The `main` of such a script, for `absl.app.run`; `run` trains one arm."""
+
+    def main(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+        logging.set_verbosity(logging.ERROR)
+        for arm in FLAGS.arm:
+            run(arm)
+
+    return main
 
 
 def begun(arm: str) -> Path | None:

@@ -110,8 +110,8 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
     steps = data.train.steps(FLAGS.batch_size) * FLAGS.epochs
     with run.scope():
         model = build(data)
-        light = FLAGS.model == LITE
-        fitted = model if light else kd.add_auxiliary_head(model)
+        one_head = FLAGS.model == LITE
+        fitted = model if one_head else kd.add_auxiliary_head(model)
         loss = kd.SegmentationCrossentropy(ignore_class=data.ignore_class)
         if FLAGS.method == "bas":
             training.prime(run, model, data, 64, loss=loss, batch_size=2)
@@ -124,15 +124,15 @@ def train(run: training.Run, data: Data) -> tuple[keras.Model, float]:
         heads = {"logits": 1.0, "aux": 0.4}
         fitted.compile(
             run.optimizer(model, steps),
-            loss=loss if light else dict.fromkeys(heads, loss),
-            loss_weights=None if light else heads,
-            metrics=[overlap] if light else {"logits": [overlap]},
+            loss=loss if one_head else dict.fromkeys(heads, loss),
+            loss_weights=None if one_head else heads,
+            metrics=[overlap] if one_head else {"logits": [overlap]},
             **training.compiling(),
         )
     callbacks: list[Any] = []
     if FLAGS.method == "bas":
         callbacks = training.gate_callbacks(data, model, 8, 32, batch_size=4)
-    targets = None if light else for_both_heads
+    targets = None if one_head else for_both_heads
     return model, run.train(fitted, data, callbacks, targets)
 
 

@@ -115,8 +115,10 @@ def opened(trunk: Any) -> Any:
     graph = flat_graph(trunk) if isinstance(trunk, keras.Model) else None
     if graph is None:
         return trunk
-    copies = Copies()
     plain = [call for call in graph.calls if _is_plain_block(call.operation)]
+    if not plain:
+        return trunk
+    copies = Copies()
     replaced = [([call], call.inputs[0], _opener(call, copies)) for call in plain]
     made = rebuilt(trunk, graph, copies, replaced)
     copies.fill()

@@ -28,11 +28,13 @@ from keras_dyngate.callbacks import (
 )
 from keras_dyngate.models.exits.data import Batch, class_indices
 from keras_dyngate.models.exits.early_exit import EarlyExitModel
-from keras_dyngate.models.exits.lesson_data import Stream, resolve_augmentation
+from keras_dyngate.models.exits.lesson_data import (
+    Stream,
+    resolve_augmentation,
+    resolve_mixtures,
+)
 from keras_dyngate.training.distillation import Distillation
 from keras_dyngate.training.gate_variables import gate_variables, without_gate_decay
-
-MIXTURES = 0.5  # of the batches, where there is a teacher
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,8 +60,6 @@ class Recipe:
         positive_int("batch_size", self.batch_size)
         positive_number("learning_rate", self.learning_rate)
         fraction("teacher_share", self.teacher_share)
-        if self.mixtures is not None:
-            fraction("mixtures", self.mixtures)
         one_of("verbose", self.verbose, ("auto", 0, 1, 2))
         if hasattr(self.validation_data, "shape"):
             raise ValueError(
@@ -72,18 +72,6 @@ class Recipe:
     def steps(self, x: np.ndarray) -> int:
         """Of an epoch."""
         return -(-len(x) // self.batch_size)
-
-    def _mixed(self, y: np.ndarray) -> float:
-        """Share of batches that are mixtures: only a teacher answers those."""
-        if self.mixtures is None:
-            return MIXTURES if self.teacher is not None and y.ndim == 1 else 0.0
-        if self.mixtures and (self.teacher is None or y.ndim > 1):
-            raise ValueError(
-                "`mixtures` need a teacher, and images of one label: the teacher alone "
-                f"answers them. Received: mixtures={self.mixtures!r}, "
-                f"teacher={self.teacher!r}, labels of shape {y.shape}"
-            )
-        return self.mixtures
 
     def train(
         self,
@@ -116,7 +104,7 @@ class Recipe:
             lambda: iter(()),
             Batch(x, y, None),
             batch_size=self.batch_size,
-            mixtures=self._mixed(y),
+            mixtures=resolve_mixtures(self.mixtures, self.teacher, y.ndim == 1),
             augmentation=resolve_augmentation(varied, x.shape),
             seed=self.seed,
         )

@@ -16,6 +16,7 @@ from keras_dyngate._checks import fraction
 from keras_dyngate.models.exits.data import Batch, batches
 
 UNKNOWN = -1  # the label of a picture that has none
+MIXTURES = 0.5  # of the batches, where there is a teacher
 SMALLEST = 64  # pixels of a side from which "auto" varies pictures as photos
 
 Augmentation = Callable[[np.ndarray, np.random.Generator], Any]
@@ -72,6 +73,29 @@ def resolve_augmentation(
         "`augmentation` must be 'auto', 'photos', a Keras layer, a function of a batch "
         f"of pictures, or None. Received: augmentation={augmentation!r}"
     )
+
+
+def resolve_mixtures(mixtures: float | None, teacher: Any, one_label: bool) -> float:
+    """Share of batches that are mixtures; None: half, where a teacher can answer them.
+
+    Args:
+        mixtures: As a user gave it.
+        teacher: None: there is none.
+        one_label: Whether a picture has one label, and not one for each pixel.
+
+    Raises:
+        ValueError: For mixtures that nobody answers.
+    """
+    answered = teacher is not None and one_label
+    if mixtures is None:
+        return MIXTURES if answered else 0.0
+    if mixtures and not answered:
+        what = "" if one_label else ", labels of pixels"
+        raise ValueError(
+            "`mixtures` need a teacher, and images of one label: the teacher alone "
+            f"answers them. Received: mixtures={mixtures!r}, teacher={teacher!r}{what}"
+        )
+    return fraction("mixtures", mixtures)
 
 
 class Stream:

@@ -34,6 +34,7 @@ from keras_dyngate.models.exits.lesson_data import (
     held_out,
     plain,
     resolve_augmentation,
+    resolve_mixtures,
 )
 from keras_dyngate.models.exits.students import PacedAdam, Students, frozen
 from keras_dyngate.models.exits.training import HEAD
@@ -169,14 +170,7 @@ class _Lesson:
                 f"`{name}` must have labels{why}. Received: pictures without labels"
             )
         self.judged = judged
-        mixtures = recipe.mixtures
-        if mixtures is None:
-            mixtures = 0.0 if recipe.teacher is None else 0.5
-        elif mixtures and recipe.teacher is None:
-            raise ValueError(
-                "`mixtures` need a teacher: they have no labels. "
-                f"Received: mixtures={mixtures!r}, teacher=None"
-            )
+        mixtures = resolve_mixtures(recipe.mixtures, recipe.teacher, one_label=True)
         self.stream = Stream(
             lambda: self._checked(x, y, weight, size=size),
             arrays,
