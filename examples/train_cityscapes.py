@@ -1,4 +1,4 @@
-"""
+r"""
 Title: Train a gated PSPNet on street scenes
 Description: Semantic segmentation with gates, from Cityscapes or CamVid to .tflite.
 
