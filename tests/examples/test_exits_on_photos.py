@@ -188,6 +188,38 @@ def test_arms_and_their_judge(given, tmp_path):
         assert file["float32"]["agreement"] == {"labels": 1, "exits": 1}
 
     printed = run(
+        *(
+            "publish_nets.py",
+            f"--runs={runs}",
+            f"--photos={given}",
+            f"--out={tmp_path}",
+        ),
+        *(
+            "--dynamic=first 32, joint: relu1",
+            "--quantization=float32",
+            "--title=sides",
+        ),
+        *("--accuracy_drop=0.2", "--shown=2", "--timed=4"),
+    )
+    assert (tmp_path / "README.md").read_text() in printed
+    index = json.loads((tmp_path / "index.json").read_text())
+    names = ["first 32, joint: relu1", "plain, taught jointly"]
+    assert index["nets"][0]["name"] == "sides: decides per photo"
+    for net, name in zip(index["nets"], names, strict=True):
+        file = kd.LiteRTModel(tmp_path / net["file"])
+        assert tuple(file.labels) == CLASSES and name in printed
+    for name in index["photos"]:
+        picture = kd.pictures.read_picture(tmp_path / "photos" / name)
+        assert picture.shape == (SIDE, SIDE, 3) and name[3:-4] in CLASSES
+    wrong = subprocess.run(
+        [sys.executable, str(EXAMPLES / "publish_nets.py"), f"--runs={runs}"]
+        + [f"--photos={given}", "--dynamic=none"],
+        capture_output=True,
+        text=True,
+    )
+    assert wrong.returncode == 1 and "first 32, taught net" in wrong.stderr
+
+    printed = run(
         *("judge_promise.py", f"--runs={runs}", f"--out={tmp_path}", "--splits=3"),
         *("--samples=60", "--drop=0.3", "--kinds=heads,joint"),
     )

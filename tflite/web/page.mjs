@@ -1,6 +1,7 @@
 // The page: a net, a picture, and what the one says of the other.
 
 import {DynamicModel} from './model.mjs';
+import {offered, showOffer} from './offered.mjs';
 import {show, showImage} from './show.mjs';
 
 const WASM = new URL('node_modules/@litertjs/core/wasm/', document.baseURI).href;
@@ -165,5 +166,20 @@ document.addEventListener('drop', (event) => {
   for (const file of event.dataTransfer.files) queue(() => useFile(file));
 });
 
+/** Nets and photos that lie beside the page, each a click away. */
+async function offer() {
+  const found = await offered();
+  if (!found) return;
+  showOffer($('offer'), found, {
+    useNet: (url) => queue(() => fetchModel(url)),
+    usePhoto: (url) => queue(async () => {
+      if (!model) await fetchModel(found.nets[0].url);
+      const bytes = await (await fetch(url)).blob();
+      await usePicture(new File([bytes], url.split('/').at(-1)));
+    }),
+  });
+}
+
 say('Choose a net: a .tflite file of keras_dyngate.');
+offer();
 if (query.has('model')) queue(() => fetchModel(query.get('model')));
