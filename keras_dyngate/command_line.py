@@ -63,6 +63,7 @@ def _speed_up(given: argparse.Namespace) -> int:
         first_weights=given.first_weights,
         epochs=given.epochs,
         exit_epochs=given.exit_epochs,
+        joint_epochs=given.joint_epochs,
         path=out / "net.tflite",
         labels=data.classes,
         checkpoint=out / "taught",
@@ -217,6 +218,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--first-weights", default="imagenet", help="of the first net (imagenet)")
     add("--epochs", type=int, default=5, help="of gated and smaller nets (5)")
     add("--exit-epochs", type=int, default=12, help="of exits (12)")
+    add(
+        "--joint-epochs",
+        type=int,
+        default=12,
+        help="of the net and its exits together; 0: the net stays as it is (12)",
+    )
     add("--seed", type=int, default=0, help="of everything random (0)")
     add("--out", default="outputs/speed_up", help="folder for what is made")
     speed_up.set_defaults(run=_speed_up)

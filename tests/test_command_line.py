@@ -65,7 +65,8 @@ def command(given, out, *more):
         "speed-up",
         str(given / "net.keras"),
         *("--data", str(given / "photos"), "--out", str(out)),
-        *("--no-first", "--epochs", "1", "--exit-epochs", "2", *more),
+        *("--no-first", "--epochs", "1", "--exit-epochs", "2", "--joint-epochs", "1"),
+        *more,
     ]
 
 

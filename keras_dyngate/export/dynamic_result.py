@@ -65,7 +65,8 @@ class DynamicResult:
         net = keras.Sequential([keras.Input((12, 12, 3)), *convs, *top])
         x = np.random.default_rng(0).uniform(0, 255, (48, 12, 12, 3)).astype("float32")
         data = (x[:32], np.arange(32) % 2), (x[32:], np.arange(16) % 2)
-        found = kd.make_dynamic(net, *data, "macs:0.8x", epochs=1, exit_epochs=1)
+        few = {"epochs": 1, "exit_epochs": 1, "joint_epochs": 1}
+        found = kd.make_dynamic(net, *data, "macs:0.8x", **few)
         print(found)
         ```
     """

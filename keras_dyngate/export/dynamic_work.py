@@ -27,6 +27,8 @@ from keras_dyngate.export.latency import measure_latency
 from keras_dyngate.models.exits.cut_at_exit import cut_at_exit
 from keras_dyngate.models.exits.cut_points import cut_points
 from keras_dyngate.models.exits.decision_gates import add_decision_gates
+from keras_dyngate.models.exits.teaching import copy_of
+from keras_dyngate.models.exits.training import HEAD
 from keras_dyngate.models.gating.gate_model import add_channel_gates, add_layer_gates
 from keras_dyngate.models.gating.places import gateable
 from keras_dyngate.models.resolution import at_size
@@ -49,6 +51,7 @@ class Teaching:
 
     epochs: int
     exit_epochs: int
+    joint_epochs: int
     checkpoint: Path | None
     verbose: Any
     seed: int
@@ -71,6 +74,7 @@ class Candidates:
     ) -> None:
         self.model, self.data, self.maker, self.wish = model, data, maker, wish
         self.teaching = teaching
+        self.best = model  # what teaches, and what is gated and made smaller
         self.tried: list[Tried] = []
         self.left_out: list[str] = []
         self.table: CostTable | None = None
@@ -136,25 +140,48 @@ class Candidates:
                 "exits: none were asked for, and there is no first net"
             )
             return []
-        net = self.taught_exits("exits", self.model, places, first)
+        trunk = self.copy()
+        joint = 0 if trunk is self.model else self.teaching.joint_epochs
+        net, learned = self.taught_exits("exits", trunk, places, first, joint)
         if net.stages[0].at_input:
             alone = cut_at_exit(net, exit=0)
             self.static("the first net alone", alone, self.maker.quantization)
+        if learned:
+            self.best = net.trunk
+            name = "the plain net taught with its exits"
+            self.static(name, self.best, self.maker.quantization)
         return places
 
+    def copy(self) -> keras.Model:
+        """What exits may teach: a copy of the net, or itself if it is to stay."""
+        if not self.teaching.joint_epochs:
+            return self.model
+        try:
+            return copy_of(self.model)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            reason = str(error).strip().splitlines()[0][:120]
+            self.left_out.append(f"teaching the net with its exits: no copy: {reason}")
+            return self.model
+
     def taught_exits(
-        self, name: str, trunk: keras.Model, places: Sequence[Any], first: Any
-    ) -> Any:
-        """A net with exits as a candidate."""
+        self,
+        name: str,
+        trunk: keras.Model,
+        places: Sequence[Any],
+        first: Any,
+        joint_epochs: int = 0,
+    ) -> tuple[Any, bool]:
+        """A net with exits as a candidate; also whether its head learned with them."""
         self.say(f"teaches {name}")
         net = add_decision_gates(
             trunk, places, head="separable", first=first, combine=True
         )
         x, y = self.data
-        net.fit_gates(
+        fits = net.fit_gates(
             x,
             y,
             epochs=self.teaching.exit_epochs,
+            joint_epochs=joint_epochs,
             validation_data=(self.maker.x, self.maker.y),
             checkpoint=self.teaching.file(name.replace(" ", "_")),
             verbose=self.teaching.verbose,
@@ -179,7 +206,7 @@ class Candidates:
                 break
             spare *= MARGIN / over  # the ways to exits take longer in turn with others
         self.tried.append(found)
-        return net
+        return net, HEAD in fits
 
     def choice(self, spare: float) -> Choose:
         """How thresholds are chosen: to keep to so much of a limit."""
@@ -217,7 +244,7 @@ class Candidates:
             y,
             self.share,
             epochs=self.teaching.epochs,
-            teacher=self.model,
+            teacher=self.best,
             table=self.table if self.wish.in_ms else None,
             checkpoint=self.teaching.file("gates.npz"),
             verbose=self.teaching.verbose,
@@ -232,7 +259,7 @@ class Candidates:
         """A net with gates that can reach the share, and what they are."""
         kinds = [
             place.kind
-            for place in gateable(self.model)
+            for place in gateable(self.best)
             if place.reason is None and place.share >= LEAST
         ]
         wanted: list[tuple[str, ...]] = {
@@ -254,7 +281,7 @@ class Candidates:
                 "where": LEAST,
                 "regularizers": [GateSparsity(0.0, weighting="macs")],
             }
-            model = self.model
+            model = self.best
             if "channel" in parts:
                 model = add_channel_gates(model, groups=2, **price)
             if "layer" in parts:
@@ -346,7 +373,7 @@ class Candidates:
                 return
             try:
                 model = at_size(
-                    self.model, size * shape[1] // side, size * shape[2] // side
+                    self.best, size * shape[1] // side, size * shape[2] // side
                 )
             except ValueError as error:
                 self.left_out.append(f"the plain net at {size} pixels: {error}")
@@ -362,7 +389,7 @@ class Candidates:
             x,
             y,
             epochs=self.teaching.epochs,
-            teacher=self.model,
+            teacher=self.best,
             checkpoint=self.teaching.file(f"smaller_{size}.npz"),
             verbose=self.teaching.verbose,
             seed=self.teaching.seed,

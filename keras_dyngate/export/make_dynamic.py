@@ -54,6 +54,7 @@ def make_dynamic(
     gates: str | None = "auto",
     epochs: int = 5,
     exit_epochs: int = 12,
+    joint_epochs: int = 12,
     path: str | os.PathLike[str] = "dynamic.tflite",
     labels: Sequence[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -62,11 +63,12 @@ def make_dynamic(
 ) -> DynamicResult:
     """Make a trained classifier dynamic under a budget, as a file, and say if it pays.
 
-    Tried are: early exits, a first net among them, taught on the frozen net; gates on
-    whole layers, and on channels where layers alone do not reach the budget; exits on the
-    gated net; and static rivals: the net as it is, in this precision and in int8, at a
-    lower resolution, and the first net alone. Gated and smaller nets are taught equally
-    long by the same teacher, the net itself. Design of this library.
+    Tried are: early exits, a first net among them, taught together with a copy of the
+    net; gates on whole layers of that copy, and on channels where layers alone do not
+    reach the budget; exits on the gated net; and static rivals: the net as it is, in this
+    precision and in int8, as it was taught with its exits, at a lower resolution, and the
+    first net alone. Gated and smaller nets are taught equally long by the same teacher,
+    the net that was taught with its exits. Design of this library.
 
     Args:
         model: Any functional or Sequential classifier, trained. It stays as it is.
@@ -87,6 +89,8 @@ def make_dynamic(
             budget; "layers", "channels", "both"; or None: no gates.
         epochs: Of the teaching of gated and smaller nets. Default 5.
         exit_epochs: Of the teaching of exits. Default 12.
+        joint_epochs: Epochs in which a copy of the net and its exits then learn together.
+            0: the net answers as it did, and is what is gated. Default 12.
         path: Of the file to write. Default "dynamic.tflite".
         labels: Class names for the file.
         checkpoint: A folder: what is taught is kept there and gone on with if the run is
@@ -112,7 +116,8 @@ def make_dynamic(
         net = keras.Sequential([keras.Input((12, 12, 3)), *convs, *top])
         x = np.random.default_rng(0).uniform(0, 255, (48, 12, 12, 3)).astype("float32")
         data = (x[:32], np.arange(32) % 2), (x[32:], np.arange(16) % 2)
-        found = kd.make_dynamic(net, *data, "macs:0.8x", epochs=1, exit_epochs=1)
+        few = {"epochs": 1, "exit_epochs": 1, "joint_epochs": 1}
+        found = kd.make_dynamic(net, *data, "macs:0.8x", **few)
         print(found)
         ```
     """
@@ -125,6 +130,7 @@ def make_dynamic(
         one_of("gates", gates, GATES)
     positive_int("epochs", epochs)
     positive_int("exit_epochs", exit_epochs)
+    whole_number("joint_epochs", joint_epochs)
     whole_number("seed", seed)
     one_of("verbose", verbose, ("auto", 0, 1, 2))
     target = writable_target("path", path)
@@ -150,7 +156,7 @@ def make_dynamic(
             y_val,
             plain_labels,
         )
-        teaching = Teaching(epochs, exit_epochs, kept, verbose, seed)
+        teaching = Teaching(epochs, exit_epochs, joint_epochs, kept, verbose, seed)
         work = Candidates(model, data, maker, wish, teaching)
         work.plain()
         places = work.exits(exits, first)

@@ -85,6 +85,7 @@ def test_everything_is_tried(trained, tmp_path):
         "exits": ["sum1"],
         "epochs": 1,
         "exit_epochs": 2,
+        "joint_epochs": 1,
         "path": path,
         "labels": ["red", "green", "blue", "grey"],
         "checkpoint": tmp_path / "taught",
@@ -98,6 +99,7 @@ def test_everything_is_tried(trained, tmp_path):
         "the plain net in 8 bits",
         "exits",
         "the first net alone",
+        "the plain net taught with its exits",
         "layer gates",
         "exits and layer gates",
         "the plain net at 80 pixels",
@@ -133,10 +135,12 @@ def test_time_for_an_accuracy(trained, tmp_path, quantization="int8"):
         gates="channels",
         epochs=1,
         exit_epochs=1,
+        joint_epochs=0,
         path=path,
         verbose=0,
     )
     check(found, path, "accuracy:-10")
+    assert "taught with its exits" not in str(found)
     kept = [row for row in found.tried if row.accuracy >= found.plain.accuracy - 0.1]
     assert {row.name for row in kept} == {row.name for row in found.tried if row.kept}
     assert found.best.ms <= 1.02 * min(row.ms for row in kept)
@@ -159,6 +163,7 @@ def test_what_cannot_be_done_is_said(tmp_path):
         first=None,
         epochs=1,
         exit_epochs=1,
+        joint_epochs=1,
         path=tmp_path / "net.tflite",
         verbose=0,
     )
@@ -243,6 +248,7 @@ def test_an_answer_that_a_static_net_beats_does_not_pay():
         ({"gates": "some"}, "`gates` must be one of"),
         ({"quantization": "int7"}, "`quantization` must be one of"),
         ({"epochs": 0}, "`epochs` must be a positive"),
+        ({"joint_epochs": -1}, "`joint_epochs` must be an integer from 0"),
         ({"labels": ["one"]}, "`labels` must"),
         ({"exits": ["none"], "first": None}, "`exits`"),
         ({"validation": (np.ones((0, 96, 96, 3)), [])}, "`validation` must hold"),
