@@ -19,7 +19,10 @@ removed_70      residuals of layers_70 that fewer photos used are left out for a
 layers_70_bas   an ending changes one thing: "bas", batch shaping beside the price (L0);
                 "salience", gates that scale, and their L1; "untaught", by labels alone;
                 "unmixed", without mixtures; "unprimed", all gates open at first
+layers_70_further begins with the net that the joint arm taught, and not with --net
 layers_70_exits that net, which then teaches separable heads; its gates stay
+
+Endings go together: layers_70_further_exits.
 """
 
 import os
@@ -47,22 +50,22 @@ flags.DEFINE_float("learning_rate", 1e-3, "At its start.")
 LEAST = 0.02  # of the MACs: chains with less are left alone
 
 
-def parts_of(arm: str) -> tuple[str, float, str]:
-    """Kind, share and ending of an arm's name."""
-    kind, share, *rest = arm.split("_")
-    return kind, int(share) / 100, "".join(rest)
+def parts_of(arm: str) -> tuple[str, float, set[str]]:
+    """Kind, share and endings of an arm's name."""
+    kind, share, *endings = arm.split("_")
+    return kind, int(share) / 100, set(endings)
 
 
 def gated(net: keras.Model, arm: str) -> keras.Model:
     """The net with gates, whose price the budget sets."""
-    kind, share, ending = parts_of(arm)
-    scaled = ending == "salience"
+    kind, share, endings = parts_of(arm)
+    scaled = "salience" in endings
     norm = "l1" if scaled else "l0"
     options: dict[str, Any] = {
         "gate": "salience" if scaled else "binary",
         "regularizers": [kd.GateSparsity(0.0, weighting="macs", norm=norm)],
     }
-    if ending == "bas":
+    if "bas" in endings:
         options["regularizers"].append(kd.BatchShaping(share, 1 - share))
     if kind != "layers":
         net = kd.add_channel_gates(net, LEAST, groups=2, **options)
@@ -73,16 +76,16 @@ def gated(net: keras.Model, arm: str) -> keras.Model:
 
 def taught(arm: str, net: keras.Model, teacher: keras.Model, path: Path) -> keras.Model:
     """The net of an arm, trained."""
-    kind, share, ending = parts_of(arm)
+    kind, share, endings = parts_of(arm)
     train = photos(FLAGS.photos, "train", net.input_shape[1])
     options: dict[str, Any] = {
         "epochs": FLAGS.epochs,
         "learning_rate": FLAGS.learning_rate,
-        "teacher": None if ending == "untaught" else teacher,
+        "teacher": None if "untaught" in endings else teacher,
         "checkpoint": path,
         "seed": FLAGS.seed,
     }
-    if ending == "unmixed":
+    if "unmixed" in endings:
         options["mixtures"] = 0.0
     if kind == "removed":
         rival = sibling(path, f"layers_{round(100 * share)}")
@@ -90,10 +93,18 @@ def taught(arm: str, net: keras.Model, teacher: keras.Model, path: Path) -> kera
         model = without(net, unused(net, gated_net, share, train[0]))
         kd.fine_tune(model, *train, **options)
         return model
+    if "exits" in endings:
+        gates = keras.models.load_model(
+            sibling(path, arm.removesuffix("_exits")), compile=False
+        )
+        places = [known_as(gates, place) for place in FLAGS.after]
+        model = kd.add_decision_gates(gates, places, head="separable")
+        del options["teacher"], options["learning_rate"]  # the net itself, and its own
+        model.fit_gates(*train, **options)
+        return model
     model = gated(net, arm)
-    kd.train_gates(
-        model, *train, share, prime=ending not in ("unprimed", "salience"), **options
-    )
+    primed = not endings & {"unprimed", "salience"}
+    kd.train_gates(model, *train, share, prime=primed, **options)
     return model
 
 
@@ -140,7 +151,8 @@ def run(arm: str) -> None:
         return
     net = keras.models.load_model(FLAGS.net, compile=False)
     joint = keras.models.load_model(folder.parent / "joint" / "net.keras")
-    model = taught(arm, net, joint.trunk, folder / "taught.npz")
+    begin = joint.trunk if "further" in parts_of(arm)[2] else net
+    model = taught(arm, begin, joint.trunk, folder / "taught.npz")
     costs = kd.count_macs(model)
     exits = len(getattr(model, "gates", ())) + 1
     about: dict[str, Any] = {

@@ -138,12 +138,14 @@ def test_arms_and_their_judge(given, tmp_path):
     assert "joint: done already" in again
     run(
         "gates_on_photos.py",
-        "--arm=layers_60,halves_80_bas,layers_70_salience,removed_60,layers_60_exits",
+        "--arm=layers_60,halves_80_bas,layers_60_salience_further,removed_60,layers_60_exits",
         *(given for given in settings if given.split("=")[0] in shared),
         "--epochs=2",
     )
     about = json.loads((runs / "0" / "layers_60" / "about.json").read_text())
     assert set(about["decisions"]["layers"]) == {"gated_add/layer"}
+    behind = json.loads((runs / "0" / "layers_60_exits" / "about.json").read_text())
+    assert behind["places"] == ["relu1", None]
     run(
         "judge_exits.py",
         f"--runs={runs}",
@@ -172,13 +174,15 @@ def test_arms_and_their_judge(given, tmp_path):
         "first 48, plain 32, taught": 2,
         "layers 60": 1,
         "layers 60 exits": 2,
-        "layers 70 salience": 1,
+        "layers 60 salience further": 1,
         "halves 80 bas": 1,
         "removed 60": 1,
         "first 48, layers 60": 2,
     }
     assert rows["removed 60"]["macs"] < 0.6
     assert set(places) <= set(rows)
+    for name, count in places.items():
+        assert len(rows[name]["shares"]) == count
     files = found["files"]
     assert {"plain", "cut after relu1", "separable, 1 exits"} <= set(files)
     assert {"first 48 alone", "plain 32, taught"} <= set(files)
