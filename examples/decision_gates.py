@@ -9,9 +9,10 @@ trunk is not touched. Test images are split in halves again and again: threshold
 from one half, results from the other. The table gives {hinge, cross-entropy} x {largest
 score, margin, entropy} on the same trunk; with `--head separable` (or "conv") the trunk
 teaches convolutional heads instead, which answer together, and `--more` pictures teach
-without labels. At last one file is exported, and timed on the images that its thresholds
-were not chosen on. `--weights` is an .npz with PyTorch names (or a .keras file); for
-`--data` see cifar_npz.py. Results go to `--out`.
+without labels; with `--joint_epochs` the trunk then learns with them. At last one file is
+exported, and timed on the images that its thresholds were not chosen on. `--weights` is
+an .npz with PyTorch names (or a .keras file); for `--data` see cifar_npz.py. Results go
+to `--out`.
 """
 
 import json
@@ -55,6 +56,10 @@ flags.DEFINE_integer(
     "copies", 10, "Shifted and mirrored copies of the training images."
 )
 flags.DEFINE_integer("epochs", 15, "Of each gate, or of heads.")
+flags.DEFINE_integer("joint_epochs", 0, "Of heads and trunk together.")
+flags.DEFINE_enum(
+    "precision", "float32", ["float32", "mixed_bfloat16"], "Keras' dtype policy."
+)
 flags.DEFINE_string("more", None, ".npz whose x_train teach heads too, without labels.")
 flags.DEFINE_integer(
     "more_limit", None, "How many of those, every n-th from the first; default: all."
@@ -120,6 +125,7 @@ def heads(
         x,
         truth,
         epochs=FLAGS.epochs,
+        joint_epochs=FLAGS.joint_epochs,
         weight_decay=FLAGS.weight_decay,
         augmentation=lambda images: copies(images, rng),
         checkpoint=out / "taught",
@@ -224,6 +230,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     quiet()
     keras.utils.set_random_seed(FLAGS.seed)
+    keras.config.set_dtype_policy(FLAGS.precision)
     rng = np.random.default_rng(FLAGS.seed)
     out = Path(FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -235,13 +242,15 @@ def main(argv: list[str]) -> None:
         "settings": {
             name: FLAGS[name].value
             for name in (
-                "depth after head pooling copies epochs more_limit weight_decay splits "
-                "drop quantization seed"
+                "depth after head pooling copies epochs joint_epochs precision "
+                "more_limit weight_decay splits drop quantization seed"
             ).split()
         },
         **describe_machine(),
         "cells": {},
     }
+    before = trunk.predict(test.x, batch_size=128, verbose=0).argmax(-1)
+    results["plain_accuracy"] = float((before == test.y).mean())  # nothing was taught
     curves, model, scores = {}, None, None
     linear = FLAGS.head == "linear"
     batches = varied(x, y, rng) if linear else []

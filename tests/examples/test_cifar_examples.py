@@ -68,16 +68,21 @@ def test_lc_net_trains_resumes_and_reports(tmp_path, inputs):
     )
 
 
-@pytest.mark.parametrize(("head", "cells"), [("linear", 6), ("separable", 1)])
-def test_decision_gates_judges_cells_and_a_file(tmp_path, inputs, head, cells):
+@pytest.mark.parametrize(
+    ("head", "cells", "joint"),
+    [("linear", 6, False), ("separable", 1, False), ("separable", 1, True)],
+)
+def test_decision_gates_judges_cells_and_a_file(tmp_path, inputs, head, cells, joint):
+    more = [inputs[0].replace("--data", "--more"), "--more_limit=20"]
+    together = ["--joint_epochs=1", "--precision=mixed_bfloat16"]
     printed = run(
         *("decision_gates.py", f"--head={head}"),
         *(*inputs, f"--out={tmp_path}", "--copies=1", "--epochs=1", "--splits=3"),
         *("--drop=1", "--after=stage1_block2,stage2_block2"),
-        *(inputs[0].replace("--data", "--more"), "--more_limit=20"),
+        *(together if joint else more),
     )
     found = json.loads((tmp_path / "results.json").read_text())
-    assert len(found["cells"]) == cells
+    assert len(found["cells"]) == cells and 0 <= found["plain_accuracy"] < 0.5
     for cell in found["cells"].values():
         assert len(cell["curve"]) == 39
         shares = [point["macs_share"]["mean"] for point in cell["curve"]]
