@@ -80,7 +80,8 @@ def read_row(folder: Path) -> dict[str, Any]:
         "method": settings["method"],
         "model": settings["model"],
         "width": settings["width"],
-        "gate": settings.get("gate", "channels"),
+        "gate": settings.get("gate")
+        or ("both" if settings["method"] == "lcnet" else "channels"),
         "gate_group_size": settings["gate_group_size"]
         if settings["method"] not in ("plain", "dgate", "slicing")
         else None,

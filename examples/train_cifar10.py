@@ -85,8 +85,10 @@ def build(data: Data) -> keras.Model:
         return kd.load_trunk_weights(model, packed(data)) if FLAGS.pack else model
     if FLAGS.method == "lcnet":
         price = kd.GateSparsity(0.0, weighting="macs", norm="l1")
+        modes = {"both": "lc", "layers": "l", "channels": "c"}
         return _constructor(f"lc_resnet{depth}")(
             **arguments,
+            mode=modes[training.gated()],
             gates=kd.Gates(
                 group_size=FLAGS.gate_group_size,
                 channel_regularizers=price,

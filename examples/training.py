@@ -63,7 +63,12 @@ _PRECISIONS = ["float32", "mixed_float16", "mixed_bfloat16"]
 
 def define_gate_flags() -> None:
     """Flags of gated nets."""
-    flags.DEFINE_enum("gate", "channels", ["channels", "layers", "both"], "Of what.")
+    flags.DEFINE_enum(
+        "gate",
+        None,
+        ["channels", "layers", "both"],
+        "Of what; default: channels, of an LC-Net both.",
+    )
     flags.DEFINE_integer("gate_group_size", 16, "Channels per decision; 1: the paper.")
     flags.DEFINE_float("gate_bias", 2.0, "First logit of every gate; 2 is 88 % open.")
     flags.DEFINE_float("target_macs", 0.6, "Share of the plain net's MACs to spend.")
@@ -82,6 +87,11 @@ def define_gate_flags() -> None:
     flags.DEFINE_integer(
         "export_group_size", None, "Channels that run together in a file, at least.", 1
     )
+
+
+def gated() -> str:
+    """What the flags gate: "channels", "layers" or "both"."""
+    return FLAGS.gate or ("both" if FLAGS.method == "lcnet" else "channels")
 
 
 def gates() -> kd.Gates:
@@ -104,8 +114,8 @@ def gates() -> kd.Gates:
         return kd.BinaryGate(units, bias_initializer=bias, noise=noise)
 
     return kd.Gates(
-        None if FLAGS.gate == "layers" else binary,
-        None if FLAGS.gate == "channels" else binary,
+        None if gated() == "layers" else binary,
+        None if gated() == "channels" else binary,
         group_size=FLAGS.gate_group_size,
         channel_regularizers=regularizers,
         layer_regularizers=regularizers,

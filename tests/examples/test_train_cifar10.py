@@ -144,3 +144,24 @@ def test_missing_data_are_one_line(tmp_path):
     assert status == 1 and stdout == ""
     (line,) = stderr
     assert "nowhere" in line and line.startswith("FileNotFoundError: ")
+
+
+@on_tensorflow
+@pytest.mark.parametrize(
+    ("method", "gate", "kinds"),
+    [
+        ("lcnet", None, {"channel", "layer"}),
+        ("lcnet", "layers", {"layer"}),
+        ("bas", "both", {"channel", "layer"}),
+    ],
+)
+def test_what_is_gated(tmp_path, method, gate, kinds):
+    chosen = [] if gate is None else [f"--gate={gate}"]
+    status, _, stderr = run(
+        *(*RUN, f"--method={method}", *chosen, f"--out={tmp_path}"),
+        *("--epochs=1", "--train_samples=32"),
+    )
+    assert status == 0, stderr[-20:]
+    model = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    decisions = kd.decide(model, np.zeros((1, 32, 32, 3)))
+    assert {name.rpartition("/")[2] for name in decisions} == kinds
