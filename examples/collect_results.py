@@ -22,6 +22,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+import training
 from absl import app, flags
 from matplotlib.figure import Figure
 
@@ -80,8 +81,7 @@ def read_row(folder: Path) -> dict[str, Any]:
         "method": settings["method"],
         "model": settings["model"],
         "width": settings["width"],
-        "gate": settings.get("gate")
-        or ("both" if settings["method"] == "lcnet" else "channels"),
+        "gate": training.gated(settings.get("gate"), settings["method"]),
         "gate_group_size": settings["gate_group_size"]
         if settings["method"] not in ("plain", "dgate", "slicing")
         else None,

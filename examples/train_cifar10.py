@@ -88,7 +88,7 @@ def build(data: Data) -> keras.Model:
         modes = {"both": "lc", "layers": "l", "channels": "c"}
         return _constructor(f"lc_resnet{depth}")(
             **arguments,
-            mode=modes[training.gated()],
+            mode=modes[training.gated(FLAGS.gate, FLAGS.method)],
             gates=kd.Gates(
                 group_size=FLAGS.gate_group_size,
                 channel_regularizers=price,

@@ -89,14 +89,15 @@ def define_gate_flags() -> None:
     )
 
 
-def gated() -> str:
-    """What the flags gate: "channels", "layers" or "both"."""
-    return FLAGS.gate or ("both" if FLAGS.method == "lcnet" else "channels")
+def gated(gate: str | None, method: str) -> str:
+    """What a run gates, from its flags: "channels", "layers" or "both"."""
+    return gate or ("both" if method == "lcnet" else "channels")
 
 
 def gates() -> kd.Gates:
     """Which gates a net is to have, from the flags."""
     bias, noise = FLAGS.gate_bias, FLAGS.gate_noise
+    parts = gated(FLAGS.gate, FLAGS.method)
     regularizers: list[Any] = [kd.GateSparsity(0.0, weighting="macs")]
     if FLAGS.batch_shaping:
         falling = kd.LinearSchedule(FLAGS.batch_shaping, 0.0, end=0.2)
@@ -114,8 +115,8 @@ def gates() -> kd.Gates:
         return kd.BinaryGate(units, bias_initializer=bias, noise=noise)
 
     return kd.Gates(
-        None if gated() == "layers" else binary,
-        None if gated() == "channels" else binary,
+        None if parts == "layers" else binary,
+        None if parts == "channels" else binary,
         group_size=FLAGS.gate_group_size,
         channel_regularizers=regularizers,
         layer_regularizers=regularizers,
