@@ -82,8 +82,10 @@ def train_gates(
             whole net's cost to `share`. None (default): .05 primed, .4 else.
         budget_samples: Images that the spending is measured on. Default 128.
         augmentation: "auto" (default): photos of 64 pixels or more are cropped, mirrored
-            and made brighter or darker; None: nothing; or a function of (a batch of
-            images, a NumPy generator). Images with maps of labels stay as they are.
+            and made brighter or darker, as "photos" does with any; "strong": more of
+            it, and other contrast and colors, for small nets taught long; a Keras layer,
+            or a function of a batch of float32 images; None: nothing. Images with maps
+            of labels stay as they are.
         callbacks: More Keras callbacks.
         checkpoint: A path, an `.npz`: the training goes on from there if it is cut off.
         verbose: "auto" or 1: a line per epoch; 0: nothing; 2: Keras' lines as well.

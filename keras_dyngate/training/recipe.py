@@ -30,9 +30,9 @@ from keras_dyngate.models.exits.data import Batch, class_indices
 from keras_dyngate.models.exits.early_exit import EarlyExitModel
 from keras_dyngate.models.exits.lesson_data import (
     Stream,
-    resolve_augmentation,
     resolve_mixtures,
 )
+from keras_dyngate.models.exits.variation import described, resolve_augmentation
 from keras_dyngate.training.distillation import Distillation
 from keras_dyngate.training.gate_variables import gate_variables, without_gate_decay
 
@@ -118,6 +118,7 @@ class Recipe:
                 "weight_decay": self.weight_decay,
                 "teacher_share": None if self.teacher is None else self.teacher_share,
                 "mixtures": stream.mixtures,
+                "augmentation": described(varied, x.shape),
                 "images": len(x),
                 "seed": self.seed,
             }
@@ -198,8 +199,10 @@ def fine_tune(
             alone answers. None (default): .5 with a teacher, of labels `[N]`; else 0.
         validation_data: As in `fit`.
         augmentation: "auto" (default): photos of 64 pixels or more are cropped, mirrored
-            and made brighter or darker; None: nothing; or a function of (a batch of
-            images, a NumPy generator). Images with maps of labels stay as they are.
+            and made brighter or darker, as "photos" does with any; "strong": more of
+            it, and other contrast and colors, for small nets taught long; a Keras layer,
+            or a function of a batch of float32 images; None: nothing. Images with maps
+            of labels stay as they are.
         callbacks: More Keras callbacks.
         checkpoint: A path, an `.npz`: the training goes on from there if it is cut off,
             and is not begun again if it is done. A file of another run is refused.

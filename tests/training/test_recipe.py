@@ -78,6 +78,7 @@ def test_what_is_trained_already_is_said_and_other_runs_are_refused(tmp_path, ca
     np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
     for options, name in (
         ({"learning_rate": 0.1}, "learning_rate"),
+        ({"augmentation": "strong"}, "augmentation"),
         ({"teacher": model}, "mixtures', 'teacher_share"),
     ):
         with pytest.raises(ValueError, match=f"other settings: .'{name}'"):

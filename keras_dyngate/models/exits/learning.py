@@ -72,7 +72,9 @@ class TaughtExits(DynamicPrediction):
             mixtures: Share of batches that are mixtures of two images, which the teacher
                 alone answers. Default .5, without a teacher 0.
             augmentation: Of heads: "photos", crops of .7 to 1 of the sides, mirrored,
-                .8 to 1.2 as bright; a Keras layer, or a function of a batch of float32
+                .8 to 1.2 as bright; "strong", crops of .45 to 1, up to half as wide
+                again, .65 to 1.35 as bright, other contrast and colors: for first nets
+                that are taught long; a Keras layer, or a function of a batch of float32
                 images; None; "auto" (default), "photos" for pictures of 64 pixels and
                 more.
             validation_data: (images, labels) or such a dataset; heads are judged on it

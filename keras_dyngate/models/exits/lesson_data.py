@@ -1,12 +1,12 @@
 """Pictures for teaching exits: varied, mixed, without end, from any place of the run.
 
-    stream = Stream(x, y, batch_size=32, mixtures=0.5, augmentation="photos", seed=0)
+    stream = Stream(x, y, batch_size=32, mixtures=0.5, augmentation=vary, seed=0)
     for images, labels, weights in stream(start=0):    # labels of -1 are unknown
 
 A mixture of two pictures has no label, but a teacher has an answer to it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -14,65 +14,10 @@ import numpy as np
 
 from keras_dyngate._checks import fraction
 from keras_dyngate.models.exits.data import Batch, batches
+from keras_dyngate.models.exits.variation import Augmentation
 
 UNKNOWN = -1  # the label of a picture that has none
 MIXTURES = 0.5  # of the batches, where there is a teacher
-SMALLEST = 64  # pixels of a side from which "auto" varies pictures as photos
-
-Augmentation = Callable[[np.ndarray, np.random.Generator], Any]
-
-
-def vary_photos(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Crops of .7 to 1 of the sides, mirrored half the time, .8 to 1.2 as bright.
-
-    Design of this library.
-
-    Args:
-        images: `[N, height, width, channels]`; values are kept within those there are.
-        rng: What is random comes from it.
-    """
-    count, height, width, _ = images.shape
-    part = rng.uniform(0.7, 1.0, count)
-    mirror = rng.random(count) < 0.5
-    top, left = (rng.random(count) * (1 - part) * side for side in (height, width))
-    zero = np.zeros(count)
-    # From a place of the result to one of the picture: x' = a x + b, y' = a y + c.
-    start = np.where(mirror, left + part * (width - 1), left)
-    across = np.where(mirror, -part, part)
-    rows = np.stack([across, zero, start, zero, part, top, zero, zero], axis=1)
-    found = keras.ops.image.affine_transform(
-        images, rows.astype("float32"), fill_mode="nearest", data_format="channels_last"
-    )
-    bright = rng.uniform(0.8, 1.2, (count, 1, 1, 1)).astype("float32")
-    varied = keras.ops.convert_to_numpy(found) * bright
-    return np.clip(varied, images.min(), images.max())
-
-
-def resolve_augmentation(
-    augmentation: Any, shape: Sequence[int | None]
-) -> Augmentation | None:
-    """What varies batches of a shape, from what a user named it by."""
-    if augmentation == "auto":
-        sides = [side or 0 for side in shape[1:3]]
-        photos = len(shape) == 4 and min(sides) >= SMALLEST
-        return vary_photos if photos else None
-    if augmentation is None:
-        return None
-    if augmentation == "photos":
-        if len(shape) != 4:
-            raise ValueError(
-                "`augmentation='photos'` is for pictures. "
-                f"Received: inputs of shape {tuple(shape)}"
-            )
-        return vary_photos
-    if isinstance(augmentation, keras.Layer):
-        return lambda images, rng: augmentation(images, training=True)
-    if callable(augmentation):
-        return lambda images, rng: augmentation(images)
-    raise ValueError(
-        "`augmentation` must be 'auto', 'photos', a Keras layer, a function of a batch "
-        f"of pictures, or None. Received: augmentation={augmentation!r}"
-    )
 
 
 def resolve_mixtures(mixtures: float | None, teacher: Any, one_label: bool) -> float:
@@ -108,7 +53,7 @@ class Stream:
             or None for a dataset, which shuffles itself.
         batch_size: Of arrays.
         mixtures: Share of batches that are mixtures of two pictures.
-        augmentation: See `resolve_augmentation`.
+        augmentation: See `variation.resolve_augmentation`.
         seed: Of all that is random.
     """
 

@@ -33,11 +33,11 @@ from keras_dyngate.models.exits.lesson_data import (
     as_arrays,
     held_out,
     plain,
-    resolve_augmentation,
     resolve_mixtures,
 )
 from keras_dyngate.models.exits.students import PacedAdam, Students, frozen
 from keras_dyngate.models.exits.training import HEAD
+from keras_dyngate.models.exits.variation import described, resolve_augmentation
 
 HELD_OUT = 0.1  # of the pictures, where the head is watched without `validation_data`
 FIRST_PACE = 0.5  # of a first net's learning rate, to that of heads
@@ -269,6 +269,7 @@ def _run(
             "rate": rate,
             "steps": stream.steps,
             "mixtures": stream.mixtures,
+            "augmentation": described(recipe.augmentation, lesson.model.input_shape),
             "temperature": recipe.temperature,
             "label_share": recipe.label_share,
             "seed": recipe.seed,

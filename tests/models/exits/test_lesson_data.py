@@ -9,8 +9,6 @@ from keras_dyngate.models.exits.lesson_data import (
     as_arrays,
     held_out,
     plain,
-    resolve_augmentation,
-    vary_photos,
 )
 
 N = 10
@@ -122,111 +120,6 @@ class TestStream:
         for share in (-0.1, 1.5, "half"):
             with pytest.raises(ValueError, match="`mixtures` must be a number from 0"):
                 stream(mixtures=share)
-
-
-class Fixed:
-    """Stands for a generator whose answers are known."""
-
-    def __init__(self, part, mirror, top, left, bright):
-        self.given = part, bright, mirror, top, left
-
-    def uniform(self, low, high, shape):
-        value = self.given[0 if low == 0.7 else 1]
-        assert low <= value <= high
-        return np.full(shape, value)
-
-    def random(self, count):
-        value, *rest = self.given[2:]
-        self.given = (*self.given[:2], *rest)
-        return np.full(count, value)
-
-
-def crop_by_loops(image, part, mirror, top, left, bright):
-    """Bilinear, each pixel of the result on its own, edges held."""
-    height, width, _ = image.shape
-    top, left = (1 - part) * height * top, (1 - part) * width * left
-    found = np.zeros(image.shape)
-    for row in range(height):
-        for column in range(width):
-            y = top + part * row
-            x = left + part * (width - 1 - column if mirror < 0.5 else column)
-            y0, x0 = int(np.floor(y)), int(np.floor(x))
-            for i, a in ((y0, y0 + 1 - y), (y0 + 1, y - y0)):
-                for j, b in ((x0, x0 + 1 - x), (x0 + 1, x - x0)):
-                    pixel = image[min(i, height - 1), min(j, width - 1)]
-                    found[row, column] += a * b * pixel
-    return np.clip(bright * found, image.min(), image.max())
-
-
-class TestVaryPhotos:
-    PHOTOS = np.random.default_rng(0).uniform(0, 255, (2, 9, 7, 3)).astype("float32")
-
-    @pytest.mark.parametrize(
-        "given",
-        [
-            (0.7, 0.9, 0.0, 0.0, 1.0),
-            (0.85, 0.9, 0.3, 0.8, 0.8),
-            (0.75, 0.2, 0.6, 0.4, 1.2),
-            (0.99, 0.9, 1.0, 1.0, 1.0),
-        ],
-    )
-    def test_by_loops(self, given):
-        found = vary_photos(self.PHOTOS[:1], Fixed(*given))
-        expected = crop_by_loops(self.PHOTOS[0].astype("float64"), *given)
-        np.testing.assert_allclose(found[0], expected, rtol=1e-3, atol=0.05)
-
-    def test_all_of_it_or_mirrored(self):
-        image = self.PHOTOS[:1]
-        found = [vary_photos(image, Fixed(1.0, m, 0.5, 0.5, 1.0)) for m in (0.9, 0.1)]
-        np.testing.assert_allclose(found[0], image, atol=0.01)
-        np.testing.assert_allclose(found[1], image[:, :, ::-1], atol=0.01)
-
-    def test_at_random(self):
-        """Every picture its own way; values within those there were."""
-        x = np.repeat(self.PHOTOS[:1], 40, 0)
-        found = vary_photos(x, np.random.default_rng(3))
-        assert found.shape == x.shape and found.dtype == "float32"
-        assert x.min() <= found.min() and found.max() <= x.max()
-        assert len({round(float(v.sum()), 1) for v in found}) == 40
-        again = vary_photos(x, np.random.default_rng(3))
-        np.testing.assert_array_equal(found, again)
-        ramp = np.broadcast_to(np.arange(7.0)[:, None], (40, 9, 7, 1))
-        sides = vary_photos(ramp.astype("float32"), np.random.default_rng(3))
-        rising = (np.diff(sides[..., 0], axis=2) >= -1e-4).all((1, 2))
-        assert 10 < rising.sum() < 30
-
-    def test_values_around_0(self):
-        x = self.PHOTOS / 127.5 - 1
-        found = vary_photos(x, np.random.default_rng(0))
-        assert x.min() <= found.min() < -0.5 and 0.5 < found.max() <= x.max()
-
-
-class TestResolveAugmentation:
-    def test_auto(self):
-        for shape, expected in (
-            ((None, 64, 64, 3), vary_photos),
-            ((None, 96, 63, 3), None),
-            ((None, None, 64, 3), None),
-            ((None, 100), None),
-        ):
-            assert resolve_augmentation("auto", shape) is expected
-
-    def test_named(self):
-        shape = (None, 8, 8, 3)
-        assert resolve_augmentation(None, shape) is None
-        assert resolve_augmentation("photos", shape) is vary_photos
-        x, rng = np.ones((2, 8, 8, 3), "float32"), np.random.default_rng(0)
-        doubled = resolve_augmentation(lambda images: 2 * images, shape)
-        np.testing.assert_array_equal(doubled(x, rng), 2 * x)
-        dropped = resolve_augmentation(keras.layers.Dropout(0.5), shape)(x, rng)
-        assert 0 < (keras.ops.convert_to_numpy(dropped) == 0).mean() < 1
-
-    @pytest.mark.parametrize("wrong", ["flips", 3, ["photos"]])
-    def test_refused(self, wrong):
-        with pytest.raises(ValueError, match="`augmentation` must be 'auto', 'photos'"):
-            resolve_augmentation(wrong, (None, 8, 8, 3))
-        with pytest.raises(ValueError, match="`augmentation='photos'` is for pictures"):
-            resolve_augmentation("photos", (None, 8))
 
 
 def test_held_out():

@@ -397,6 +397,10 @@ class TestGoneOnWith:
         assert [p.name for p in tmp_path.iterdir()] == ["run.exits.npz"]
         with pytest.raises(ValueError, match="other settings: .'temperature'"):
             exits().fit_gates(X, Y, checkpoint=path, temperature=1.0, **self.OPTIONS)
+        with pytest.raises(ValueError, match="other settings: .'augmentation'"):
+            exits().fit_gates(
+                X, Y, checkpoint=path, augmentation=np.sin, **self.OPTIONS
+            )
 
     def test_jointly(self, tmp_path, monkeypatch):
         monkeypatch.setattr(exit_teaching, "_head_accuracy", lambda *_: 0.5)
@@ -558,7 +562,7 @@ class TestBadInput:
             ),
             (
                 {"augmentation": "flips"},
-                "`augmentation` must be 'auto', 'photos', a Ker",
+                "`augmentation` must be 'auto', 'photos', 'strong', a Ker",
             ),
             ({"augmentation": "photos"}, "`augmentation='photos'` is for pictures"),
             ({"sample_weight": -np.ones(N)}, "`sample_weight` must be one number of 0"),
