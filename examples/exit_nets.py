@@ -19,6 +19,8 @@ import keras_dyngate as kd
 from keras_dyngate.thresholds.mixing import fit_mixing, mix
 from keras_dyngate.thresholds.table import ExitTable
 
+Nets = dict[str, tuple[tuple[str, int], ...]]  # by title: each exit's (arm, number)
+MANNERS = ("long", "strong")  # of teaching, by which nets are called besides
 HEADS = ("linear", "conv", "separable", "conv_untaught", "separable_untaught")
 
 
@@ -145,15 +147,21 @@ def plain_net(arms: dict[str, Arm]) -> Net:
     return Net("plain", "static", ((name, arms[name].head),))
 
 
-def taught_net(arms: dict[str, Arm]) -> Net:
+def taught_net(arms: dict[str, Arm], arm: str = "joint") -> Net:
     """The same, taught jointly with exits."""
-    return Net("plain, taught jointly", "static", (("joint", arms["joint"].head),))
+    more = arm.replace("joint", "").replace("_", " ")
+    return Net(f"plain, taught jointly{more}", "static", ((arm, arms[arm].head),))
+
+
+def jointly(arms: dict[str, Arm]) -> list[str]:
+    """The arms of that kind: `joint`, `joint_strong`."""
+    return [name for name in arms if name.partition("_")[0] == "joint"]
 
 
 def static_nets(arms: dict[str, Arm]) -> list[Net]:
     """What dynamic nets are held against."""
     joint = arms["joint"]
-    found = [plain_net(arms), taught_net(arms)]
+    found = [plain_net(arms), *(taught_net(arms, name) for name in jointly(arms))]
     for number, place in enumerate(joint.places[1:-1], 1):
         found.append(Net(f"cut after {place}", "static", (("joint", number),)))
     found.append(Net(f"first {joint.first_size} alone", "static", (("joint", 0),)))
@@ -167,19 +175,20 @@ def static_nets(arms: dict[str, Arm]) -> list[Net]:
 def beside(arms: dict[str, Arm]) -> dict[str, tuple[str, int]]:
     """Whole nets that were taught alone: which exit of that arm each is.
 
-    They are called as their exits are, and those of an arm `beside_long` "long" besides.
+    They are called as their exits are, and by how they were taught: those of an arm
+    `beside_strong`, "first 160 strong".
     """
     found = {}
     for arm in arms:
-        kind, _, ending = arm.partition("_")
+        kind, *endings = arm.split("_")
         if kind == "beside":
-            more = f" {ending}" if ending.isalpha() else ""
+            more = "".join(f" {end}" for end in endings if end in MANNERS)
             for number, name in enumerate(arms[arm].names[:-1]):
                 found[name.replace("_", " ") + more] = (arm, number)
     return found
 
 
-def alone(arms: dict[str, Arm], *kinds: str) -> dict[str, tuple[tuple[str, int], ...]]:
+def alone(arms: dict[str, Arm], *kinds: str) -> Nets:
     """All exits of arms of `gates_on_photos.py`, of some kinds."""
     return {
         name.replace("_", " "): tuple((name, k) for k in range(arms[name].head + 1))
@@ -188,9 +197,34 @@ def alone(arms: dict[str, Arm], *kinds: str) -> dict[str, tuple[tuple[str, int],
     }
 
 
-def dynamic_nets(arms: dict[str, Arm]) -> list[Net]:
-    """Heads of each arm, all and two of them; choices of exits and first nets."""
-    joint, found = arms["joint"], []
+def leading(arms: dict[str, Arm], nets: Nets, margin: float) -> Nets:
+    """Those that no net of fewer MACs beats by more than so many points on val."""
+
+    def worth(exits: tuple[tuple[str, int], ...]) -> tuple[float, float]:
+        net, (arm, number) = Net("", "", exits), exits[-1]
+        rows = slice(arms[arm].validation)
+        right = arms[arm].scores[rows, number].argmax(-1) == arms[arm].truth[rows]
+        return float(net.macs(arms)[rows, -1].mean()), 100 * float(right.mean())
+
+    known = {title: worth(exits) for title, exits in nets.items()}
+    return {
+        title: nets[title]
+        for title, (macs, points) in known.items()
+        if not any(m < macs and p > points + margin for m, p in known.values())
+    }
+
+
+def dynamic_nets(arms: dict[str, Arm], margin: float = 1.0) -> list[Net]:
+    """Heads of each arm, all and two of them; choices of exits; cascades.
+
+    A cascade is of a first net and another.
+
+    Args:
+        arms: By name.
+        margin: First nets, and what is behind them, that trail a cheaper one by more
+            points on val are left out.
+    """
+    found = []
     for name in HEADS:
         if name in arms:
             every = range(arms[name].head)
@@ -198,26 +232,29 @@ def dynamic_nets(arms: dict[str, Arm]) -> list[Net]:
                 exits = tuple((name, k) for k in (*chosen, arms[name].head))
                 title = f"{name.replace('_', ', ')}, {len(chosen)} exits"
                 found.append(Net(title, "heads", exits))
-    own = f"first {joint.first_size}"
-    others = beside(arms)
-    firsts = {own: ("joint", 0)}
-    firsts |= {k: v for k, v in others.items() if k.startswith("first")}
-    every = range(1, joint.head)
-    choices = [c for n in range(3) for c in itertools.combinations(every, n)]
-    for chosen in dict.fromkeys([*choices, tuple(every)]):
-        exits = tuple(("joint", k) for k in (*chosen, joint.head))
-        places = ", ".join(str(joint.places[k]) for k in chosen)
-        if chosen:
-            found.append(Net(f"joint: {places}", "joint", exits))
-        for title, first in firsts.items():
-            if title == own or len(chosen) in (0, 2):
-                rest = f"joint: {places}" if chosen else "taught net"
-                kind = "first" if chosen else "cascade"
-                found.append(Net(f"{title}, {rest}", kind, (first, *exits)))
+    firsts: Nets = {k: (v,) for k, v in beside(arms).items() if k.startswith("first")}
+    firsts = {f"first {arms['joint'].first_size}": (("joint", 0),), **firsts}
+    firsts = leading(arms, firsts, margin)
+    ends: Nets = {"plain net": plain_net(arms).exits}
+    for arm in jointly(arms):
+        last, title = (arm, arms[arm].head), arm.replace("_", " ")
+        every = range(1, last[1])
+        choices = [c for n in range(3) for c in itertools.combinations(every, n)]
+        for chosen in dict.fromkeys([*choices, tuple(every)]):
+            exits = tuple((arm, k) for k in (*chosen, last[1]))
+            places = ", ".join(str(arms[arm].places[k]) for k in chosen)
+            name = f"{title}: {places}"
+            if not chosen:
+                ends[f"taught net{title.removeprefix('joint')}"] = exits
+                continue
+            found.append(Net(name, "joint", exits))
+            for first, exit in firsts.items():
+                found.append(Net(f"{first}, {name}", "first", (*exit, *exits)))
     gated = alone(arms, "layers", "halves", "both")
     found += [Net(title, "gated", exits) for title, exits in gated.items()]
-    ends = {"plain net": plain_net(arms).exits, **gated}
-    ends |= {f"{k}, taught": (v,) for k, v in others.items() if k.startswith("plain")}
-    for (title, first), (rest, end) in itertools.product(firsts.items(), ends.items()):
-        found.append(Net(f"{title}, {rest}", "cascade", (first, *end)))
+    others = {k: v for k, v in beside(arms).items() if not k.startswith("first")}
+    ends |= {**gated, **{f"{k}, taught": (v,) for k, v in others.items()}}
+    ends = leading(arms, ends, margin)
+    for (first, exit), (title, end) in itertools.product(firsts.items(), ends.items()):
+        found.append(Net(f"{first}, {title}", "cascade", (*exit, *end)))
     return found

@@ -20,7 +20,8 @@ beside                      whole nets alone, at once, taught by the joint net:
                             the net itself at 128 and 112 (`plain_128`, `plain_112`);
                             with any ending, for others that `--beside` names
 
-separable begins where joint has its heads taught, if that was run before.
+The ending "strong" (joint_strong, beside_strong) varies the photos more. separable begins
+where joint has its heads taught, if that was run before.
 """
 
 import json
@@ -90,12 +91,14 @@ def mobile(size: int, net: keras.Model) -> keras.Model:
 def build(arm: str, net: keras.Model, folder: Path) -> tuple[Any, dict[str, Any]]:
     """The net with the exits of an arm, and how they are taught."""
     options: dict[str, Any] = {"epochs": FLAGS.epochs, "seed": FLAGS.seed}
-    kind, _, rest = arm.partition("_")
+    kind, *endings = arm.split("_")
+    if "strong" in endings:
+        options["augmentation"] = "strong"
     if kind in ("linear", "conv", "separable"):
         model = kd.add_decision_gates(net, FLAGS.after, head=kind)
         if kind == "linear":
             options = {"weight_decay": 1e-3}
-        elif rest == "untaught":
+        elif "untaught" in endings:
             options["teacher"] = None
         return model, options
     if kind == "joint":
@@ -154,7 +157,7 @@ def run(arm: str) -> None:
         "options": {
             name: value
             for name, value in options.items()
-            if isinstance(value, (int, float, type(None)))
+            if isinstance(value, (int, float, str, type(None)))
         },
     }
 

@@ -18,7 +18,8 @@ removed_70      residuals of layers_70 that fewer photos used are left out for a
                 them, up to the same MACs: a static net
 layers_70_bas   an ending changes one thing: "bas", batch shaping beside the price (L0);
                 "salience", gates that scale, and their L1; "untaught", by labels alone;
-                "unmixed", without mixtures; "unprimed", all gates open at first
+                "unmixed", without mixtures; "unprimed", all gates open at first;
+                "strong", more variation of the photos
 layers_70_further begins with the net that the joint arm taught, and not with --net
 layers_70_exits that net, which then teaches separable heads; its gates stay
 
@@ -87,6 +88,8 @@ def taught(arm: str, net: keras.Model, teacher: keras.Model, path: Path) -> kera
     }
     if "unmixed" in endings:
         options["mixtures"] = 0.0
+    if "strong" in endings:
+        options["augmentation"] = "strong"
     if kind == "removed":
         rival = sibling(path, f"layers_{round(100 * share)}")
         gated_net = keras.models.load_model(rival, compile=False)

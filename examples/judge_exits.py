@@ -61,6 +61,11 @@ TARGETS = (
 FLAGS = flags.FLAGS
 flags.DEFINE_string("runs", "outputs/exits_on_photos", "What was trained.")
 flags.DEFINE_list("seeds", ["0"], "Which of them.")
+flags.DEFINE_float(
+    "margin",
+    1.0,
+    "Points on val by which what a cascade is of may trail a cheaper one.",
+)
 flags.DEFINE_integer("halves", 20, "Random halves of val and test.")
 flags.DEFINE_list("quantizations", ["float32", "dynamic", "int8"], "Files to time.")
 flags.DEFINE_string("photos", None, "Folder of photos, for the files; none: no times.")
@@ -272,7 +277,7 @@ def main(argv: list[str]) -> None:
     for number, seed in enumerate(FLAGS.seeds, 1):
         arms = read(Path(FLAGS.runs) / seed)
         against = bases(arms)
-        for net in (*static_nets(arms), *dynamic_nets(arms)):
+        for net in (*static_nets(arms), *dynamic_nets(arms, FLAGS.margin)):
             nets.setdefault(net.name, net)
             rows += rows_of(seed, net, against, known)
         later = [row for row in known if row["seed"] in FLAGS.seeds[number:]]

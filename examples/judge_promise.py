@@ -11,6 +11,7 @@ beside those that just keep to the wish on the drawn photos. `promise.json`.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     arms = read(Path(FLAGS.runs) / str(FLAGS.seed))
     most: dict[str, Net] = {}  # of each arm the net with all its exits
-    for net in dynamic_nets(arms):
+    for net in dynamic_nets(arms, math.inf):
         if net.kind in FLAGS.kinds:
             arm = net.exits[-1][0]
             most[arm] = max(most.get(arm, net), net, key=lambda n: len(n.exits))

@@ -11,6 +11,7 @@ of test go along, as many for each exit, right and wrong as they come.
 """
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -50,7 +51,9 @@ ENDS = {"dynamic": "decides per photo", "plain": "the same for every photo"}
 def chosen() -> dict[str, Net]:
     """The two nets, by the ends of their files' names."""
     arms = read(Path(FLAGS.runs) / str(FLAGS.seed))
-    known = {net.name: net for net in (*static_nets(arms), *dynamic_nets(arms))}
+    known = {
+        net.name: net for net in (*static_nets(arms), *dynamic_nets(arms, math.inf))
+    }
     wanted = {"dynamic": FLAGS.dynamic, "plain": FLAGS.plain}
     for flag, name in wanted.items():
         if name not in known:
@@ -60,14 +63,13 @@ def chosen() -> dict[str, Net]:
     return {end: known[name] for end, name in wanted.items()}
 
 
-def published(net: Net, end: str, data: Any) -> kd.LiteRTModel:
-    """The file of a net, thresholds chosen."""
-    model = net.built(Path(FLAGS.runs) / str(FLAGS.seed))
-    x, y = data.validation.uint8_arrays()
+def published(
+    model: keras.Model, end: str, data: Any, validation: Any, examples: np.ndarray
+) -> kd.LiteRTModel:
+    """The file of a net, thresholds chosen on validation photos."""
     if isinstance(model, kd.EarlyExitModel):
-        model.calibrate(x, y, accuracy_drop=FLAGS.accuracy_drop)
+        model.calibrate(*validation, accuracy_drop=FLAGS.accuracy_drop)
     path = Path(FLAGS.out) / f"{FLAGS.title}_{end}.tflite"
-    examples = data.train.uint8_arrays()[0]
     kd.export_tflite(
         model,
         path,
@@ -76,7 +78,7 @@ def published(net: Net, end: str, data: Any) -> kd.LiteRTModel:
         labels=data.classes,
     )
     if isinstance(model, kd.EarlyExitModel):
-        kd.calibrate_tflite(path, x, y, accuracy_drop=FLAGS.accuracy_drop)
+        kd.calibrate_tflite(path, *validation, accuracy_drop=FLAGS.accuracy_drop)
     return kd.LiteRTModel(path)
 
 
@@ -157,10 +159,12 @@ def main(argv: list[str]) -> None:
     keras.utils.set_random_seed(FLAGS.seed)
     nets = chosen()
     Path(FLAGS.out).mkdir(parents=True, exist_ok=True)
-    model = nets["plain"].built(Path(FLAGS.runs) / str(FLAGS.seed))
-    data = photo_folder(FLAGS.photos, model.input_shape[1])
+    runs = Path(FLAGS.runs) / str(FLAGS.seed)
+    models = {end: net.built(runs) for end, net in nets.items()}
+    data = photo_folder(FLAGS.photos, models["plain"].input_shape[1])
     x, y = data.test.uint8_arrays()
-    files = {end: published(net, end, data) for end, net in nets.items()}
+    known = data.validation.uint8_arrays(), data.train.uint8_arrays()[0]
+    files = {end: published(m, end, data, *known) for end, m in models.items()}
     rows = {
         end: {"net": nets[end].name, **measured(f, x, y)} for end, f in files.items()
     }

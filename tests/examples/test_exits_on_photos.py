@@ -132,13 +132,13 @@ def test_arms_and_their_judge(given, tmp_path):
         "--beside=first_48,plain_32",
         f"--out={runs}",
     )
-    run("exits_on_photos.py", "--arm=joint,separable,beside", *settings)
+    run("exits_on_photos.py", "--arm=joint,separable,beside_strong", *settings)
     shared = ("--net", "--photos", "--out", "--after")
     again = run("exits_on_photos.py", "--arm=joint", *settings)
     assert "joint: done already" in again
     run(
         "gates_on_photos.py",
-        "--arm=layers_60,halves_80_bas,layers_60_salience_further,removed_60,layers_60_exits",
+        "--arm=layers_60,halves_80_bas,layers_60_salience_further_strong,removed_60,layers_60_exits",
         *(given for given in settings if given.split("=")[0] in shared),
         "--epochs=2",
     )
@@ -153,6 +153,7 @@ def test_arms_and_their_judge(given, tmp_path):
         "--quantizations=float32",
         "--halves=3",
         "--timed=4",
+        "--margin=100",
         f"--out={tmp_path / 'rows'}",
     )
     found = json.loads((tmp_path / "rows" / "rows.json").read_text())
@@ -168,16 +169,16 @@ def test_arms_and_their_judge(given, tmp_path):
         "separable, 1 exits": 2,
         "first 32, taught net": 2,
         "first 32, joint: relu1": 3,
-        "first 48 alone": 1,
-        "plain 32, taught": 1,
-        "first 48, taught net": 2,
-        "first 48, plain 32, taught": 2,
+        "first 48 strong alone": 1,
+        "plain 32 strong, taught": 1,
+        "first 48 strong, taught net": 2,
+        "first 48 strong, plain 32 strong, taught": 2,
         "layers 60": 1,
         "layers 60 exits": 2,
-        "layers 60 salience further": 1,
+        "layers 60 salience further strong": 1,
         "halves 80 bas": 1,
         "removed 60": 1,
-        "first 48, layers 60": 2,
+        "first 48 strong, layers 60": 2,
     }
     assert rows["removed 60"]["macs"] < 0.6
     assert set(places) <= set(rows)
@@ -185,7 +186,7 @@ def test_arms_and_their_judge(given, tmp_path):
         assert len(rows[name]["shares"]) == count
     files = found["files"]
     assert {"plain", "cut after relu1", "separable, 1 exits"} <= set(files)
-    assert {"first 48 alone", "plain 32, taught"} <= set(files)
+    assert {"first 48 strong alone", "plain 32 strong, taught"} <= set(files)
     for name, file in files.items():
         times = file["float32"]["paths"]
         assert len(times) == places.get(name, len(times)) and min(times) > 0
@@ -252,6 +253,26 @@ def test_arms_and_their_judge(given, tmp_path):
     assert "| separable, 1 exits |" in good and alone not in page
     for name in ("exits.png", "frontier.png"):
         assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_what_a_cheaper_one_beats_is_left_out(monkeypatch):
+    """On val: the last of four photos is of test."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    from exit_nets import leading
+
+    class Says:
+        """Scores of two classes, right on the first so many photos."""
+
+        def __init__(self, right, macs):
+            said = np.where(np.arange(4) < right, 1, -1)
+            self.scores = np.stack([said, -said], axis=-1)[:, None]
+            self.truth, self.validation = np.zeros(4, int), 3
+            self.trunk_macs, self.head_macs = np.array([macs]), [0]
+
+    arms = {"a": Says(1, 10), "b": Says(0, 20), "c": Says(3, 20), "d": Says(4, 30)}
+    nets = {name: ((name, 0),) for name in arms}
+    assert list(leading(arms, nets, 0.0)) == ["a", "c", "d"]
+    assert list(leading(arms, nets, 50.0)) == ["a", "b", "c", "d"]
 
 
 def test_what_no_other_beats(monkeypatch):
