@@ -82,14 +82,15 @@ def published(
     return kd.LiteRTModel(path)
 
 
-def measured(file: kd.LiteRTModel, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """What a file says of all photos."""
+def measured(net: Net, file: kd.LiteRTModel, x: Any, y: Any) -> dict[str, Any]:
+    """What the file of a net says of all photos."""
     found = file.evaluate(x, y)
     macs = found["mean_executed_macs"]
-    row = {"accuracy": found["accuracy"], "macs": macs, "labels": found["labels"]}
+    row: dict[str, Any] = {"net": net.name, "accuracy": found["accuracy"], "macs": macs}
+    row["labels"] = found["labels"]
     row["bytes"] = Path(file.path).stat().st_size
     row["exit"] = found.get("exit", np.zeros(len(y), "int64"))
-    row["exits"] = np.bincount(row["exit"]) / len(y)
+    row["exits"] = np.bincount(row["exit"], minlength=len(net.exits)) / len(y)
     return row
 
 
@@ -165,9 +166,7 @@ def main(argv: list[str]) -> None:
     x, y = data.test.uint8_arrays()
     known = data.validation.uint8_arrays(), data.train.uint8_arrays()[0]
     files = {end: published(m, end, data, *known) for end, m in models.items()}
-    rows = {
-        end: {"net": nets[end].name, **measured(f, x, y)} for end, f in files.items()
-    }
+    rows = {end: measured(nets[end], file, x, y) for end, file in files.items()}
     some = [{"image": image} for image in x[:: max(1, len(x) // FLAGS.timed)]]
     calls = {end: (file, "classify", some) for end, file in files.items()}
     times = compare_latency(calls, rounds=3 * len(some))
