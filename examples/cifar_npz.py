@@ -36,3 +36,13 @@ def augmented(data: Split, seed: int, batch_size: int = 128) -> tf.data.Dataset:
 
     pairs = tf.data.Dataset.from_tensor_slices(tuple(data)).shuffle(len(data.x), seed)
     return pairs.map(augment, tf.data.AUTOTUNE).batch(batch_size).prefetch(2)
+
+
+def copies(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Each picture shifted by up to 4 pixels, and mirrored half of the time."""
+    padded = np.pad(x, [(0, 0), (4, 4), (4, 4), (0, 0)])
+    found = np.empty_like(x)
+    for i, (row, column) in enumerate(rng.integers(0, 9, (len(x), 2))):
+        cut = padded[i, row : row + 32, column : column + 32]
+        found[i] = cut[:, ::-1] if rng.random() < 0.5 else cut
+    return found

@@ -72,21 +72,11 @@ flags.DEFINE_integer("seed", 0, "Of everything random.")
 flags.DEFINE_string("out", "outputs/decision_gates", "Folder for files and figures.")
 
 
-def copies(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Each picture shifted by up to 4 pixels, and mirrored half of the time."""
-    padded = np.pad(x, [(0, 0), (4, 4), (4, 4), (0, 0)])
-    found = np.empty_like(x)
-    for i, (row, column) in enumerate(rng.integers(0, 9, (len(x), 2))):
-        cut = padded[i, row : row + 32, column : column + 32]
-        found[i] = cut[:, ::-1] if rng.random() < 0.5 else cut
-    return found
-
-
 def varied(
     x: np.ndarray, y: np.ndarray, rng: np.random.Generator
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Batches of the pictures, then of `--copies` of them."""
-    found = [(x, y), *((copies(x, rng), y) for _ in range(FLAGS.copies))]
+    found = [(x, y), *((cifar_npz.copies(x, rng), y) for _ in range(FLAGS.copies))]
     return [
         (images[i : i + 256], labels[i : i + 256])
         for images, labels in found
@@ -127,7 +117,7 @@ def heads(
         epochs=FLAGS.epochs,
         joint_epochs=FLAGS.joint_epochs,
         weight_decay=FLAGS.weight_decay,
-        augmentation=lambda images: copies(images, rng),
+        augmentation=lambda images: cifar_npz.copies(images, rng),
         checkpoint=out / "taught",
         seed=FLAGS.seed,
     )

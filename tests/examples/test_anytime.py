@@ -56,13 +56,19 @@ def test_curve_and_deadlines_on_digits(tmp_path):
     assert "step_2" in kd.LiteRTModel(tmp_path / "anytime.tflite").signatures
 
 
-def test_training_on_cifar_pictures(tmp_path):
+def cifar_like(path):
+    """Random pictures in CIFAR's layout, 100 and 40 of them."""
     rng = np.random.default_rng(0)
     arrays = {}
     for name, count in (("train", 100), ("test", 40)):
         arrays[f"x_{name}"] = rng.integers(0, 256, (count, 32, 32, 3)).astype("uint8")
         arrays[f"y_{name}"] = np.arange(count) % 10
-    np.savez(tmp_path / "data.npz", **arrays)
+    np.savez(path, **arrays)
+    return arrays
+
+
+def test_training_on_cifar_pictures(tmp_path):
+    arrays = cifar_like(tmp_path / "data.npz")
     printed = run(
         "anytime_cifar.py",
         f"--data={tmp_path}/data.npz",
@@ -84,3 +90,45 @@ def test_training_on_cifar_pictures(tmp_path):
         accuracy = (model.predict_at(k, x).argmax(-1) == y).mean()
         assert found["points"][k - 1]["accuracy"] == pytest.approx(accuracy)
     assert "val_accuracy_2" in printed
+
+
+def test_beside_exits_and_nets_alone(tmp_path):
+    arrays = cifar_like(tmp_path / "data.npz")
+    settings = (
+        f"--data={tmp_path}/data.npz",
+        f"--out={tmp_path}/out",
+        "--model=sliced_resnet",
+        "--blocks=1",
+        "--width=8",
+        "--subnetworks=2",
+        "--epochs=1",
+    )
+    rivals = ("--alone=4,6", "--exit_epochs=1", "--timed=2", "--drops=0.5")
+    run("anytime_cifar.py", *settings)
+    printed = run("anytime_rivals.py", *settings, *rivals)
+    held = json.loads((tmp_path / "out" / "rivals.json").read_text())
+    rows = {row["net"]: row for row in held["rows"]}
+    later = "exits, by confidence, 50 points less on validation"
+    assert list(rows) == [
+        *("sub-network 1", "sub-network 2", "alone, width 4", "alone, width 6"),
+        *("exit 1", "exit 2", "exit 3", later),
+    ]
+    x, y = arrays["x_test"].astype("float32"), arrays["y_test"]
+    anytime = keras.saving.load_model(tmp_path / "out" / "model.keras")
+    alone = kd.LiteRTModel(tmp_path / "out" / "alone_4.float32.tflite")
+    right = {
+        "sub-network 1": (anytime.predict_at(1, x).argmax(-1) == y).mean(),
+        "alone, width 4": alone.evaluate(x, y)["accuracy"],
+    }
+    file = kd.LiteRTModel(tmp_path / "out" / "exits.float32.tflite")
+    for number, limits in enumerate(([-9, -9], [9, -9], [9, 9]), 1):
+        limits = np.array(limits, "float32")
+        said = [file.run("classify_at", image=i, thresholds=limits)["label"] for i in x]
+        right[f"exit {number}"] = (np.ravel(said) == y).mean()
+    for name, accuracy in right.items():
+        assert rows[name]["accuracy"] == pytest.approx(accuracy), name
+        assert f"{accuracy:.2%}" in printed
+    assert rows["exit 1"]["macs"] < rows["exit 2"]["macs"] < rows["exit 3"]["macs"]
+    assert rows["sub-network 1"]["ms"] < rows["sub-network 2"]["ms"]
+    files = {p.name for p in (tmp_path / "out").glob("*.tflite")}
+    assert "anytime.float32.tflite" in files
