@@ -25,6 +25,11 @@ flags.DEFINE_string("rows", "outputs/judge_exits/rows.json", "What was judged.")
 flags.DEFINE_string("out", "examples/results", "Folder for the page.")
 
 TIMES = {"float32": "float32", "dynamic": "8-bit weights", "int8": "int8"}
+COSTS = {
+    **{key: f"time, {name}" for key, name in TIMES.items()},
+    "a76": "instructions, int8, A76",
+    "a53": "A53",
+}
 EIGHT_BITS = ("dynamic", "int8")
 BASES = {
     "plain": "the plain net",
@@ -39,7 +44,7 @@ COLOURS = tuple(
 
 def line(row: Row) -> str:
     """A row of a table."""
-    times = [f"{row['time'][k]:.2f}" if k in row["time"] else "" for k in TIMES]
+    times = [f"{row['time'][k]:.2f}" if k in row["time"] else "" for k in COSTS]
     official = ""
     if "official accuracy" in row:
         official = f"{row['official accuracy']:.1%} at {row['official macs']:.2f}"
@@ -57,7 +62,7 @@ def line(row: Row) -> str:
 
 HEADER = (
     "| net | accuracy | over plain, points | MACs | "
-    + " | ".join(f"time, {name}" for name in TIMES.values())
+    + " | ".join(COSTS.values())
     + " | official split: test, MACs | seeds |"
 )
 

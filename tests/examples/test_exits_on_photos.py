@@ -119,7 +119,31 @@ def test_what_a_user_can_mend_is_one_line(given, tmp_path):
         assert words in line and "function_node" not in line
 
 
-def test_arms_and_their_judge(given, tmp_path):
+class CountsThresholds:
+    """Stands for the ARM machine: a call costs 10, and 5 for each exit passed by."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def instructions(self, cpu, model, signature, inputs):
+        assert cpu in ("cortex-a76", "cortex-a53") and Path(model).exists()
+        assert Path(inputs["image"]).stat().st_size == 4 * SIDE * SIDE * 3
+        if "thresholds" not in inputs:
+            return 20
+        return 10 + 5 * int((np.fromfile(inputs["thresholds"], "float32") > 0).sum())
+
+
+def count_instructions(rows, photos, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import exit_instructions
+
+    monkeypatch.setattr(exit_instructions, "ArmMachine", CountsThresholds)
+    arguments = f"--rows={rows}", f"--photos={photos}", "--quantization=float32"
+    exit_instructions.FLAGS(["exit_instructions.py", *arguments, "--counted=2"])
+    exit_instructions.main(["exit_instructions.py"])
+
+
+def test_arms_and_their_judge(given, tmp_path, monkeypatch):
     runs = tmp_path / "runs"
     settings = (
         f"--net={given / 'net.keras'}",
@@ -192,6 +216,13 @@ def test_arms_and_their_judge(given, tmp_path):
         assert len(times) == places.get(name, len(times)) and min(times) > 0
         assert file["float32"]["agreement"] == {"labels": 1, "exits": 1}
 
+    count_instructions(tmp_path / "rows" / "rows.json", given, monkeypatch)
+    found = json.loads((tmp_path / "rows" / "rows.json").read_text())
+    for net, file in found["files"].items():
+        exits = len(file["float32"]["paths"])
+        expected = [0.5 + 0.25 * number for number in range(exits)]
+        assert file["a53"]["paths"] == (expected if exits > 1 else [1.0]), net
+
     printed = run(
         *(
             "publish_nets.py",
@@ -251,6 +282,7 @@ def test_arms_and_their_judge(given, tmp_path):
     static, title, good = page.partition("## As good as the plain net")
     assert "| cut after relu1 |" in static and title
     assert "| separable, 1 exits |" in good and alone not in page
+    assert "instructions, int8, A76 | A53 |" in page
     for name in ("exits.png", "frontier.png"):
         assert (tmp_path / name).stat().st_size > 10_000
 
