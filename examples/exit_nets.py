@@ -20,7 +20,7 @@ from keras_dyngate.thresholds.mixing import fit_mixing, mix
 from keras_dyngate.thresholds.table import ExitTable
 
 Nets = dict[str, tuple[tuple[str, int], ...]]  # by title: each exit's (arm, number)
-MANNERS = ("long", "strong")  # of teaching, by which nets are called besides
+MANNERS = ("long", "strong", "further")  # of teaching, by which nets are called besides
 HEADS = ("linear", "conv", "separable", "conv_untaught", "separable_untaught")
 
 

@@ -20,8 +20,9 @@ beside                      whole nets alone, at once, taught by the joint net:
                             the net itself at 128 and 112 (`plain_128`, `plain_112`);
                             with any ending, for others that `--beside` names
 
-The ending "strong" (joint_strong, beside_strong) varies the photos more. separable begins
-where joint has its heads taught, if that was run before.
+Endings: "strong" (joint_strong, beside_strong) varies the photos more; with "further"
+(beside_further) the net itself begins as the joint arm taught it. separable begins where
+joint has its heads taught, if that was run before.
 """
 
 import json
@@ -113,9 +114,10 @@ def build(arm: str, net: keras.Model, folder: Path) -> tuple[Any, dict[str, Any]
             1, use_bias=False, depthwise_initializer="ones", name=f"before_{name}"
         )
         x = same(x)
+        start = taught if "further" in endings else net
         kind, size = name.split("_")
         make = {"first": small, "mobile": mobile, "plain": smaller}[kind]
-        body = first_net(net.input_shape, classes, make(int(size), net))
+        body = first_net(net.input_shape, classes, make(int(size), start))
         gates.append(kd.ExitHead(classes, body, name=name))
     trunk = keras.Model(image, taught(x))
     after = [f"before_{name}" for name in FLAGS.beside]

@@ -156,7 +156,11 @@ def test_arms_and_their_judge(given, tmp_path, monkeypatch):
         "--beside=first_48,plain_32",
         f"--out={runs}",
     )
-    run("exits_on_photos.py", "--arm=joint,separable,beside_strong", *settings)
+    run(
+        "exits_on_photos.py",
+        "--arm=joint,separable_strong,separable,beside_further",
+        *settings,
+    )
     shared = ("--net", "--photos", "--out", "--after")
     again = run("exits_on_photos.py", "--arm=joint", *settings)
     assert "joint: done already" in again
@@ -193,16 +197,16 @@ def test_arms_and_their_judge(given, tmp_path, monkeypatch):
         "separable, 1 exits": 2,
         "first 32, taught net": 2,
         "first 32, joint: relu1": 3,
-        "first 48 strong alone": 1,
-        "plain 32 strong, taught": 1,
-        "first 48 strong, taught net": 2,
-        "first 48 strong, plain 32 strong, taught": 2,
+        "first 48 further alone": 1,
+        "plain 32 further, taught": 1,
+        "first 48 further, taught net": 2,
+        "first 48 further, plain 32 further, taught": 2,
         "layers 60": 1,
         "layers 60 exits": 2,
         "layers 60 salience further strong": 1,
         "halves 80 bas": 1,
         "removed 60": 1,
-        "first 48 strong, layers 60": 2,
+        "first 48 further, layers 60": 2,
     }
     assert rows["removed 60"]["macs"] < 0.6
     assert set(places) <= set(rows)
@@ -210,7 +214,7 @@ def test_arms_and_their_judge(given, tmp_path, monkeypatch):
         assert len(rows[name]["shares"]) == count
     files = found["files"]
     assert {"plain", "cut after relu1", "separable, 1 exits"} <= set(files)
-    assert {"first 48 strong alone", "plain 32 strong, taught"} <= set(files)
+    assert {"first 48 further alone", "plain 32 further, taught"} <= set(files)
     for name, file in files.items():
         times = file["float32"]["paths"]
         assert len(times) == places.get(name, len(times)) and min(times) > 0
