@@ -36,6 +36,7 @@ from keras_dyngate._files import write_whole
 from keras_dyngate.export import quiet
 from keras_dyngate.models.exits.fitting import exit_scores
 from keras_dyngate.runtime import compare_latency, describe_machine
+from keras_dyngate.runtime.anytime_runner import step_inputs
 from keras_dyngate.runtime.exit_places import limits_to
 from keras_dyngate.thresholds.mixing import mix
 
@@ -89,21 +90,6 @@ def exported(model: Any, name: str, train: Split, out: Path) -> kd.LiteRTModel:
     return kd.LiteRTModel(path)
 
 
-def steps_of(file: kd.LiteRTModel, images: list[np.ndarray]) -> dict[str, Any]:
-    """What to time of an anytime file: each step, on what the steps before left."""
-    found: dict[str, Any] = {}
-    held: list[dict[str, Any]] = [{"image": image} for image in images]
-    for number, name in sorted(file.table.numbered("step").items()):
-        wanted = file.signatures[name].inputs
-        inputs = [{key: known[key] for key in wanted} for known in held]
-        found[f"sub-network {number}"] = (file, name, inputs)
-        held = [
-            {**known, **file.run(name, **feed)}
-            for known, feed in zip(held, inputs, strict=True)
-        ]
-    return found
-
-
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
@@ -123,7 +109,12 @@ def main(argv: list[str]) -> None:
     ]
     images = list(test.x[:: max(1, len(test.x) // FLAGS.timed)][: FLAGS.timed])
     pictures = [{"image": image} for image in images]
-    calls = steps_of(exported(anytime, "anytime", train, out), images)
+    sliced = exported(anytime, "anytime", train, out)
+    inputs_of = step_inputs(sliced, images)
+    calls: dict[str, Any] = {
+        f"sub-network {number}": (sliced, step, inputs_of[step])
+        for number, step in sliced.table.numbered("step").items()
+    }
     net = None
     for width in map(int, FLAGS.alone):
         folder = out / f"alone_{width}"

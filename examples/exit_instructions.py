@@ -22,16 +22,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 from absl import app, flags
+from exit_rows import file_name
 from photo_folder import photos
 
 import keras_dyngate as kd
 from keras_dyngate._files import write_whole
-from keras_dyngate.runtime.exit_places import limits_to
 
 ARM = Path(__file__).resolve().parents[1] / "tflite" / "arm"
 sys.path.insert(0, str(ARM))
 from emulator import ArmMachine  # noqa: E402
-from exit_paths import count_call, exits_of  # noqa: E402
+from exit_paths import count_call, count_paths  # noqa: E402
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("rows", "outputs/judge_exits/rows.json", "What was judged.")
@@ -45,32 +45,21 @@ CPUS = {"a76": "cortex-a76", "a53": "cortex-a53"}
 
 def file_of(net: str) -> Path:
     """As `judge_exits.py` calls it."""
-    title = "".join(c if c.isalnum() else "_" for c in net)
-    return Path(FLAGS.rows).parent / "files" / f"{title}.{FLAGS.quantization}.tflite"
+    return Path(FLAGS.rows).parent / "files" / file_name(net, FLAGS.quantization)
 
 
 def paths_of(
     machine: Any, cpu: str, file: kd.LiteRTModel, pictures: list[np.ndarray]
 ) -> list[float]:
     """Mean instructions to each exit."""
-    calls: list[tuple[str, dict[str, Any]]] = [("classify", {})]
     if "classify_at" in file.signatures:
-        gates = exits_of(file) - 1
-        calls = [
-            ("classify_at", {"thresholds": limits_to(number, gates)})
-            for number in range(gates + 1)
+        counts = [count_paths(machine, cpu, file, image=each) for each in pictures]
+    else:
+        counts = [
+            [count_call(machine, cpu, file, "classify", image=each)]
+            for each in pictures
         ]
-    return [
-        float(
-            np.mean(
-                [
-                    count_call(machine, cpu, file, signature, image=each, **given)
-                    for each in pictures
-                ]
-            )
-        )
-        for signature, given in calls
-    ]
+    return np.mean(counts, axis=0).tolist()
 
 
 def main(argv: list[str]) -> None:

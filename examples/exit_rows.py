@@ -76,3 +76,14 @@ def reached(rows: list[Row], base: str, least: float) -> list[Row]:
             if old is None or row["macs"] < old["macs"]:
                 best[row["net"]] = row
     return sorted(best.values(), key=lambda row: row["macs"])
+
+
+def file_name(net: str, quantization: str) -> str:
+    """What the file of a net is called."""
+    title = "".join(c if c.isalnum() else "_" for c in net)
+    return f"{title}.{quantization}.tflite"
+
+
+def over_photos(times: np.ndarray) -> float:
+    """Mean over photos of the median of three rounds, from times in turns."""
+    return float(np.median(times.reshape(3, -1), axis=0).mean())

@@ -109,12 +109,12 @@ def build(arm: str, net: keras.Model, folder: Path) -> tuple[Any, dict[str, Any]
     taught = keras.models.load_model(folder.parent / "joint" / "net.keras").trunk
     image = x = keras.Input(net.input_shape[1:])
     gates, classes = [], net.output_shape[-1]
+    start = taught if "further" in endings else net
     for name in FLAGS.beside:  # a place of its own for each, after next to nothing
         same = keras.layers.DepthwiseConv2D(
             1, use_bias=False, depthwise_initializer="ones", name=f"before_{name}"
         )
         x = same(x)
-        start = taught if "further" in endings else net
         kind, size = name.split("_")
         make = {"first": small, "mobile": mobile, "plain": smaller}[kind]
         body = first_net(net.input_shape, classes, make(int(size), start))

@@ -34,7 +34,7 @@ from exit_nets import (
     static_nets,
     taught_net,
 )
-from exit_rows import Row, means, reached
+from exit_rows import Row, file_name, means, over_photos, reached
 from photo_folder import photos
 
 import keras_dyngate as kd
@@ -195,8 +195,7 @@ def exported(net: Net, quantization: str, pictures: np.ndarray) -> kd.LiteRTMode
     options: dict[str, Any] = {"parity_data": False, "quantization": quantization}
     if quantization != "float32":
         options["representative_data"] = pictures
-    title = "".join(c if c.isalnum() else "_" for c in net.name)
-    path = Path(FLAGS.out) / "files" / f"{title}.{quantization}.tflite"
+    path = Path(FLAGS.out) / "files" / file_name(net.name, quantization)
     path.parent.mkdir(parents=True, exist_ok=True)
     kd.export_tflite(model, path, **options)
     return kd.LiteRTModel(path)
@@ -224,9 +223,9 @@ def path_times(file: kd.LiteRTModel, plain: kd.LiteRTModel, exits: int) -> Row:
         calls[str(index)] = (file, "classify_at", inputs)
     times = compare_latency(calls, rounds=3 * len(pictures))
     # Of gated nets each photo has a time of its own.
-    ms = {k: np.median(t.reshape(3, -1), axis=0).mean() for k, t in times.items()}
-    unit = float(ms.pop("plain"))
-    return {"paths": [float(each) / unit for each in ms.values()], "plain_ms": unit}
+    ms = {k: over_photos(t) for k, t in times.items()}
+    unit = ms.pop("plain")
+    return {"paths": [each / unit for each in ms.values()], "plain_ms": unit}
 
 
 def answers(file: kd.LiteRTModel) -> np.ndarray:

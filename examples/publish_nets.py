@@ -24,6 +24,7 @@ import keras
 import numpy as np
 from absl import app, flags, logging
 from exit_nets import Net, dynamic_nets, read, static_nets
+from exit_rows import over_photos
 from photo_folder import photo_folder
 
 import keras_dyngate as kd
@@ -170,9 +171,7 @@ def main(argv: list[str]) -> None:
     some = [{"image": image} for image in x[:: max(1, len(x) // FLAGS.timed)]]
     calls = {end: (file, "classify", some) for end, file in files.items()}
     times = compare_latency(calls, rounds=3 * len(some))
-    ms = {
-        end: float(np.mean(np.median(t.reshape(3, -1), 0))) for end, t in times.items()
-    }
+    ms = {end: over_photos(taken) for end, taken in times.items()}
     numbers = kept_photos(rows["dynamic"]["exit"], FLAGS.shown)
     index = {
         "nets": [

@@ -30,6 +30,7 @@ import keras_dyngate as kd
 from keras_dyngate._files import write_whole
 from keras_dyngate.export import quiet
 from keras_dyngate.runtime import compare_latency, describe_machine
+from keras_dyngate.runtime.anytime_runner import step_inputs
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "sliced_resnext", "Constructor of the net.")
@@ -64,18 +65,6 @@ def build() -> kd.AnytimeModel:
     if FLAGS.input_size:
         options["input_shape"] = (FLAGS.input_size, FLAGS.input_size, 3)
     return getattr(kd, FLAGS.model)(**options)
-
-
-def step_inputs(model: kd.LiteRTModel, images: np.ndarray) -> dict[str, Any]:
-    """By step, what each image leads to; nothing for files without steps."""
-    found: dict[str, Any] = {}
-    for image in images:
-        kept = {"image": image}
-        for name in model.table.numbered("step").values():
-            inputs = {key: kept[key] for key in model.signatures[name].inputs}
-            found.setdefault(name, []).append(inputs)
-            kept |= model.run(name, **inputs)
-    return found
 
 
 def main(argv: list[str]) -> None:

@@ -13,7 +13,7 @@ import dataclasses
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -248,3 +248,15 @@ class AnytimeRunner:
     ) -> AnytimeAnswer:
         elapsed = 1e3 * (self._clock() - begin)
         return dataclasses.replace(answer, elapsed_ms=elapsed, in_time=elapsed <= limit)
+
+
+def step_inputs(model: LiteRTModel, images: Iterable[Any]) -> dict[str, Any]:
+    """By step, what each image leads to; nothing for files without steps."""
+    found: dict[str, Any] = {}
+    for image in images:
+        kept = {"image": image}
+        for name in model.table.numbered("step").values():
+            inputs = {key: kept[key] for key in model.signatures[name].inputs}
+            found.setdefault(name, []).append(inputs)
+            kept |= model.run(name, **inputs)
+    return found

@@ -86,16 +86,23 @@ def count_call(
         return machine.instructions(cpu, str(file.path), signature, inputs)
 
 
-def count_paths(machine: ArmMachine, cpu: str, file: LiteRTModel) -> list[int]:
+def count_paths(
+    machine: ArmMachine, cpu: str, file: LiteRTModel, **given: np.ndarray
+) -> list[int]:
     """ARM instructions from the image to each exit, the head last.
 
     Thresholds that all scores reach, or none, send the call there. In a net whose blocks
-    have gates too, random pixels decide on these.
+    have gates too, random pixels decide on these, or the image that is given.
     """
     gates = exits_of(file) - 1
     return [
         count_call(
-            machine, cpu, file, "classify_at", thresholds=limits_to(exit_, gates)
+            machine,
+            cpu,
+            file,
+            "classify_at",
+            thresholds=limits_to(exit_, gates),
+            **given,
         )
         for exit_ in range(gates + 1)
     ]

@@ -110,6 +110,8 @@ def resolve_augmentation(
 def described(augmentation: Any, shape: Sequence[int | None]) -> str | None:
     """What a checkpoint knows it by, JSON-able: numbers, or a function's name."""
     found = resolve_augmentation(augmentation, shape)
-    if found is None or isinstance(found, PhotoVariation):
-        return None if found is None else repr(found)
+    if found is None:
+        return None
+    if isinstance(found, PhotoVariation):
+        return repr(found)
     return str(getattr(augmentation, "__qualname__", type(augmentation).__name__))
