@@ -45,7 +45,7 @@ flags.DEFINE_float(
 flags.DEFINE_float("share", 0.6, "Share of the MACs to spend.", 0, 1)
 flags.DEFINE_integer("epochs", 20, "Of the teaching of the gates.", 1)
 flags.DEFINE_float(
-    "learning_rate", None, "At the start; default 3e-4, of the small net 2e-3."
+    "learning_rate", None, "At the start; default 1e-3, of the small net 2e-3."
 )
 flags.DEFINE_list("exits", [], "Layers after which early exits go; default: none.")
 flags.DEFINE_enum(
@@ -125,7 +125,7 @@ def gate() -> None:
         *train,
         FLAGS.share,
         epochs=FLAGS.epochs,
-        learning_rate=FLAGS.learning_rate or (2e-3 if FLAGS.net is None else 3e-4),
+        learning_rate=FLAGS.learning_rate or (2e-3 if FLAGS.net is None else 1e-3),
         teacher=net,
         validation_data=validation,
         checkpoint=out / "gates.npz",

@@ -91,7 +91,7 @@ def taught(arm: str, net: keras.Model, teacher: keras.Model, path: Path) -> kera
     if "strong" in endings:
         options["augmentation"] = "strong"
     if kind == "removed":
-        rival = sibling(path, f"layers_{round(100 * share)}")
+        rival = sibling(path, arm.replace(kind, "layers"))
         gated_net = keras.models.load_model(rival, compile=False)
         model = without(net, unused(net, gated_net, share, train[0]))
         kd.fine_tune(model, *train, **options)

@@ -34,7 +34,7 @@ def train_gates(
     *,
     epochs: int = 5,
     batch_size: int = 32,
-    learning_rate: float = 3e-4,
+    learning_rate: float = 1e-3,
     weight_decay: float = 1e-4,
     teacher: keras.Model | None = None,
     teacher_share: float = 0.5,
@@ -68,7 +68,7 @@ def train_gates(
             `Budget`, or its text: "latency:8.0ms".
         epochs: Default 5.
         batch_size: Default 32.
-        learning_rate: Of AdamW at the start. Default 3e-4.
+        learning_rate: Of AdamW at the start. Default 1e-3.
         weight_decay: Not of the gates. Default 1e-4.
         teacher: A net of the same images and classes; None: labels alone.
         teacher_share: Of the teacher in the loss. Default 0.5.

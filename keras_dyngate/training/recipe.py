@@ -43,7 +43,7 @@ class Recipe:
 
     epochs: int = 5
     batch_size: int = 32
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     teacher: keras.Model | None = None
     teacher_share: float = 0.5
@@ -168,7 +168,7 @@ def fine_tune(
     *,
     epochs: int = 5,
     batch_size: int = 32,
-    learning_rate: float = 3e-4,
+    learning_rate: float = 1e-3,
     weight_decay: float = 1e-4,
     teacher: keras.Model | None = None,
     teacher_share: float = 0.5,
@@ -191,7 +191,7 @@ def fine_tune(
         y: Class indices `[N]` or `[N, height, width]`, or one-hot `[N, classes]`.
         epochs: Default 5.
         batch_size: Default 32.
-        learning_rate: Of AdamW at the start of a cosine. Default 3e-4.
+        learning_rate: Of AdamW at the start of a cosine. Default 1e-3.
         weight_decay: Not of gates. Default 1e-4.
         teacher: A net of the same images and classes; None: labels alone.
         teacher_share: Of the teacher in the loss. Default 0.5.

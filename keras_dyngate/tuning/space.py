@@ -48,7 +48,7 @@ class Setup:
     channels: float = 0.0
     grain: str = GRAINS[0]
     layers: float = 0.0
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     prime: bool = True
     budget_end: float | None = None
     temperature: float = 2 / 3
@@ -201,7 +201,7 @@ class SearchSpace:
             )
         if "training" in self.parts and (found or self.has_gates):
             found["learning_rate"] = hp.Float(
-                "learning_rate", 1e-4, 1e-2, sampling="log", default=3e-4
+                "learning_rate", 1e-4, 1e-2, sampling="log", default=1e-3
             )
             found["prime"] = hp.Boolean("prime", default=True)
             with hp.conditional_scope("prime", [False]):
