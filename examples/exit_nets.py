@@ -55,6 +55,10 @@ class Arm:
         """The number of its last exit."""
         return len(self.names) - 1
 
+    def costs(self, exit: int) -> np.ndarray:
+        """MACs of each photo to an exit, its head apart, `[N]`."""
+        return np.broadcast_to(self.trunk_macs[..., exit], len(self.truth))
+
 
 @dataclasses.dataclass(frozen=True)
 class Net:
@@ -77,12 +81,14 @@ class Net:
 
     def macs(self, arms: dict[str, Arm]) -> np.ndarray:
         """MACs of each photo to each exit, `[N, n]`."""
-        count = len(arms[self.exits[0][0]].truth)
-        trunk = [
-            np.broadcast_to(arms[a].trunk_macs[..., k], count) for a, k in self.exits
-        ]
-        heads = np.cumsum([arms[a].head_macs[k] for a, k in self.exits])
-        return np.stack(trunk, axis=1) + heads
+        found, heads = [], np.zeros(len(arms[self.exits[0][0]].truth), "int64")
+        for arm, number in self.exits:
+            heads = heads + arms[arm].head_macs[number]
+            spent = arms[arm].costs(number)
+            found.append(heads + spent)
+            if is_whole(arms[arm]):  # what comes next begins with the photo again
+                heads = heads + spent
+        return np.stack(found, axis=1)
 
     def table(
         self, arms: dict[str, Arm], rows: np.ndarray, weights: np.ndarray
@@ -120,11 +126,19 @@ class Net:
             trunk = kd.cut_at_exit(whole, exit=end)
         if len(self.exits) == 1:
             return trunk
-        found = {}
+        found, at_input = {}, ["input"]
+        image = x = keras.Input(trunk.input_shape[1:])
         for arm, number in self.exits[:-1]:
-            model = load(folder / arm / "net.keras")
-            place = "input" if arm.startswith("beside") else model.after[number]
-            found[place] = model.gates[number]
+            model, gate = load(folder / arm / "net.keras"), None
+            if isinstance(model, kd.EarlyExitModel):
+                gate, place = model.gates[number], model.after[number]
+            if gate is None or arm.startswith("beside"):
+                place = at_input[-1]
+                at_input.append(f"again_{len(at_input)}")
+                x = keras.layers.Identity(name=at_input[-1])(x)
+            found[place] = gate or kd.ExitHead(trunk.output_shape[-1], model, name=arm)
+        if len(at_input) > 2:  # places for all but the first
+            trunk = keras.Model(image, trunk(x), name=trunk.name)
         return kd.EarlyExitModel(trunk, list(found), list(found.values()), combine=True)
 
 
@@ -139,6 +153,11 @@ def read(folder: Path) -> dict[str, Arm]:
 def load(path: Path) -> Any:
     """A saved model."""
     return keras.models.load_model(path, compile=False)
+
+
+def is_whole(arm: Arm) -> bool:
+    """Whether an arm is one net without exits, gated or not."""
+    return len(arm.names) == 1
 
 
 def plain_net(arms: dict[str, Arm]) -> Net:
@@ -217,7 +236,8 @@ def leading(arms: dict[str, Arm], nets: Nets, margin: float) -> Nets:
 def dynamic_nets(arms: dict[str, Arm], margin: float = 1.0) -> list[Net]:
     """Heads of each arm, all and two of them; choices of exits; cascades.
 
-    A cascade is of a first net and another.
+    A cascade is of a first net and another, or of a first net, one with gates and a
+    third.
 
     Args:
         arms: By name.
@@ -255,6 +275,11 @@ def dynamic_nets(arms: dict[str, Arm], margin: float = 1.0) -> list[Net]:
     others = {k: v for k, v in beside(arms).items() if not k.startswith("first")}
     ends |= {**gated, **{f"{k}, taught": (v,) for k, v in others.items()}}
     ends = leading(arms, ends, margin)
+    static_ends = {k: v[0] for k, v in ends.items() if k not in gated}
     for (first, exit), (title, end) in itertools.product(firsts.items(), ends.items()):
         found.append(Net(f"{first}, {title}", "cascade", (*exit, *end)))
+        whole = title in gated and is_whole(arms[end[0][0]])
+        for last, (arm, number) in static_ends.items() if whole else ():
+            exits = (*exit, *end, (arm, number))
+            found.append(Net(f"{first}, {title}, {last}", "cascade", exits))
     return found

@@ -71,6 +71,9 @@ flags.DEFINE_list("quantizations", ["float32", "dynamic", "int8"], "Files to tim
 flags.DEFINE_string("photos", None, "Folder of photos, for the files; none: no times.")
 flags.DEFINE_integer("timed", 64, "Test photos that files are timed on.")
 flags.DEFINE_integer("compared", 400, "Test photos that 8-bit files are compared on.")
+flags.DEFINE_list(
+    "only", None, "Names of nets to make files of; none: the best of all kinds."
+)
 flags.DEFINE_string("out", "outputs/judge_exits", "Folder for rows.json and files.")
 
 
@@ -293,6 +296,8 @@ def main(argv: list[str]) -> None:
         best = {row["net"] for *_, row in held["points"]}
         timed = [n for n in nets.values() if n.kind in ("static", "heads")]
         timed += [nets[name] for name in sorted(best)]
+        if FLAGS.only is not None:
+            timed = [nets[name] for name in FLAGS.only]
         add_files(timed, held, path)
     print(f"{kd.__name__} {kd.__version__}: {path}")
 

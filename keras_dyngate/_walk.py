@@ -9,9 +9,10 @@ import keras
 def dynamic_layers(model: keras.Layer) -> Iterator[Any]:
     """Every layer that decides (it has `cost_rows`), in the order of the model.
 
-    One that holds others comes before them.
+    One that holds others comes before them. The net of an exit's head is walked as well.
     """
-    held = getattr(model, "layers", ())
+    head = getattr(model, "body", None)
+    held = getattr(model, "layers", () if head is None else (head,))
     if hasattr(model, "cost_rows"):
         yield model
         held = model._flatten_layers(include_self=False, recursive=False)

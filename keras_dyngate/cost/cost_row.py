@@ -92,7 +92,7 @@ class CostRow:
         kernel: The kernel inside it ("conv1", "channel_gate"), or "" for the layer.
         cost: With everything open, in the unit of the table: MACs (int), or ms.
         gatings: Decisions that the cost is proportional to.
-        controller: Whether this is a controller or a decision gate, counted apart.
+        controller: Whether this is a controller, or of an exit, and counted apart.
         stage: Of a net with early exits: spent only on a sample whose `exit` decision
             is this or a later one.
 

@@ -234,7 +234,9 @@ class CostTable:
                 f"The cost table must be of this model: it has no decision {name!r}. "
                 f"Received: {self}"
             )
-        rows = [row for row in self.rows if not row.controller and row.is_under(name)]
+        rows = [row for row in self.rows if row.is_under(name)]
+        # In an exit's own net all counts as a controller.
+        rows = [row for row in rows if not row.controller] or rows
         return np.full(units, sum(row.cost for row in rows) / units)
 
 

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_dyngate._checks import one_of, positive_int
 from keras_dyngate._saving import KeepsFrozen
+from keras_dyngate.cost import CostRow
 from keras_dyngate.losses import OneVsAllHinge, ScoreCrossEntropy
 
 CONFIDENCES = ("score", "distance", "margin", "entropy", "probability")
@@ -81,6 +82,10 @@ class ExitGate(KeepsFrozen, keras.layers.Layer):
     def kernel_macs(self, input_shape: Any) -> int:
         """MACs of the exit for one image."""
         raise NotImplementedError
+
+    def exit_rows(self, input_shape: Any) -> tuple[CostRow, ...]:
+        """What it costs; none of it is of the plain net."""
+        return (CostRow(self.name, "", self.kernel_macs(input_shape), controller=True),)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
         return input_shape[0], self.classes

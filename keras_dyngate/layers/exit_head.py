@@ -15,6 +15,7 @@ from keras_dyngate._graph import FlatGraph, Part, flat_graph
 from keras_dyngate._logits import raw_operation
 from keras_dyngate._registration import serializable
 from keras_dyngate._saving import revived
+from keras_dyngate.cost import CostRow
 from keras_dyngate.cost.counter import part_profile
 from keras_dyngate.layers.exit_gate import ExitGate
 
@@ -31,7 +32,9 @@ class _Raw:
 class ExitHead(ExitGate):
     """Any classifier of features as an exit; a softmax at its end is left out.
 
-    At the very input of a net it is a first net, which spares easy pictures all of it.
+    At the very input of a net it is a first net, which spares easy pictures all of it. The
+    body may have gates of its own: they decide, and what they shut is skipped, as in any
+    net.
 
     Args:
         classes: Number of classes; 1: one score, above 0 for yes.
@@ -115,6 +118,14 @@ class ExitHead(ExitGate):
     def kernel_macs(self, input_shape: Any) -> int:
         """MACs of the body for one image, all of it open."""
         return part_profile(self.graph.calls).total
+
+    def exit_rows(self, input_shape: Any) -> tuple[CostRow, ...]:
+        """As of any exit, and those of gates in the body one by one."""
+        rows = part_profile(self.graph.calls).rows
+        own = [r for r in rows if r.gatings or r.controller]
+        rest = sum(r.macs for r in rows) - sum(r.macs for r in own)
+        apart = (dataclasses.replace(row, controller=True) for row in own)
+        return (CostRow(self.name, "", rest, controller=True), *apart)
 
     def get_config(self) -> dict[str, Any]:
         body = keras.saving.serialize_keras_object(self.body)

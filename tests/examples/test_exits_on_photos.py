@@ -207,6 +207,7 @@ def test_arms_and_their_judge(given, tmp_path, monkeypatch):
         "halves 80 bas": 1,
         "removed 60": 1,
         "first 48 further, layers 60": 2,
+        "first 48 further, layers 60, taught net": 3,
     }
     assert rows["removed 60"]["macs"] < 0.6
     assert set(places) <= set(rows)

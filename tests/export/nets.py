@@ -107,8 +107,9 @@ def spread_gates(model, x):
             dense = getattr(gate, "expand", None) or gate.dense
             logits = keras.ops.convert_to_numpy(gate(features).logit)
             scale = 1.7 / np.ptp(logits, axis=0)  # to -0.4 ... 1.3
-            dense.kernel.assign(dense.kernel * scale)
-            dense.bias.assign(dense.bias * scale - 0.4 - logits.min(0) * scale)
+            kernel, bias = map(keras.ops.convert_to_numpy, (dense.kernel, dense.bias))
+            dense.kernel.assign(kernel * scale)
+            dense.bias.assign(bias * scale - 0.4 - logits.min(0) * scale)
     return model
 
 

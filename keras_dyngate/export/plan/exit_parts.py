@@ -97,10 +97,13 @@ class ExitParts:
     def _calls(self) -> list[Call]:
         """All, in the order of execution."""
         return [
-            call
-            for stretch, head in zip(self.stretches, self.heads, strict=True)
-            for call in (*stretch.calls, *(head.calls if head else ()))
+            call for index in range(len(self.heads)) for call in self.calls_of(index)
         ]
+
+    def calls_of(self, index: int) -> list[Call]:
+        """Of a stage and of the head at its end."""
+        head = self.heads[index]
+        return [*self.stretches[index].calls, *(head.calls if head else ())]
 
     def keep_means(self, images: np.ndarray, int8: bool) -> None:
         """See `mean_correction`; a first net has 8-bit weights alone, in int8 files too."""

@@ -1,6 +1,7 @@
 """The functions of a net with early exits, traced: all later stages are a branch."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,20 @@ def _order_key(bits: Any) -> Any:
 
 
 def _kernels() -> int:
-    """Kernels of the function that is traced."""
+    """Kernels of the function that is traced, and of the branches in it."""
     graph = tf.compat.v1.get_default_graph()
-    return sum(operation.type in KERNELS for operation in graph.get_operations())
+
+    def count(nodes: Iterable[Any]) -> int:
+        found = 0
+        for node in nodes:
+            found += node.op in KERNELS
+            if node.op in ("If", "StatelessIf"):
+                for side in ("then_branch", "else_branch"):
+                    inside = graph._get_function(node.attr[side].func.name)
+                    found += count(inside.cached_definition.node_def)
+        return found
+
+    return count(operation.node_def for operation in graph.get_operations())
 
 
 class ExitTracer:
@@ -77,22 +89,22 @@ class ExitTracer:
             self.parts.keep_means(images, int8)
         self.profile = count_macs(model)
 
-    def run(self, index: int, x: Any, lowering: Lowering) -> tuple[Any, Any]:
-        """One stage with constant weights: its features, and the MACs it took."""
-        prepared, calls = self.parts.prepared, self.parts.stretches[index].calls
-        constant = weights_as_constants(prepared.layers_of(calls), prepared.shifts)
-        with constant, _hooks.lowering(lowering), exact_norms(self.int8):
-            features = self.parts.features(index, self.parts.entered(index, x))
-        rows = [row for row in self.profile.layers if row.stage == index]
-        return features, executed_counts(rows, lowering.opened)
+    def run(self, index: int, x: Any, lowering: Lowering) -> Any:
+        """One stage with constant weights, up to its exit: its features."""
+        entered = self.parts.entered(index, x)
+        return self._run(self.parts.stretches[index], entered, lowering, self.int8)
 
-    def _run_head(self, stretch: Stretch, x: Any, int8: bool) -> Any:
-        """A stretch of a head with constant weights."""
+    def counts(self, index: int, lowering: Lowering) -> Any:
+        """The MACs that a stage took, its exit included, once both were run."""
+        rows = [row for row in self.profile.layers if row.stage == index]
+        return executed_counts(rows, lowering.opened)
+
+    def _run(self, stretch: Stretch, x: Any, lowering: Lowering, int8: bool) -> Any:
+        """A stretch with constant weights."""
         prepared = self.parts.prepared
         layers = prepared.layers_of(stretch.calls)
-        constant = weights_as_constants(layers, prepared.shifts, lowered=False)
-        nobody = Lowering()  # heads decide nothing: roundings are to be constants
-        with constant, _hooks.lowering(nobody), exact_norms(int8):
+        constant = weights_as_constants(layers, prepared.shifts)
+        with constant, _hooks.lowering(lowering), exact_norms(int8):
             return prepared.run(stretch, x)
 
     def takes_image(self, index: int) -> bool:
@@ -143,6 +155,7 @@ class ExitTracer:
         self,
         index: int,
         features: Any,
+        lowering: Lowering,
         route: Any,
         broken: Any = None,
         earlier: Mapping[int, Any] | None = None,
@@ -150,23 +163,27 @@ class ExitTracer:
         """What is said after a stage, by its gate or by the net's own head.
 
         `logits`, `score` and, for later exits, `raw` are as `carried`, and so are the raw
-        scores of exits before it, `earlier`. `route` is 0 but in calibration. The score
-        of a gate is NaN, which reaches no threshold, where the image is `broken`.
+        scores of exits before it, `earlier`. `lowering` is told what a head decides.
+        `route` is 0 but in calibration. The score of a gate is NaN, which reaches no
+        threshold, where the image is `broken`.
         """
         gate, head = self.model.stages[index].gate, self.parts.heads[index]
         whole = self.int8 and self.parts.first and index == 0  # in float, that is
         apart = self.mixes(index) and index in self.handed(index)
         given = features
+        inside = dataclasses.replace(lowering.child(), forced=None)
         if whole:
             given = self.carried(features)
         elif head is not None:
-            given = self._run_head(head.front, features, self.int8)
+            given = self._run(head.front, features, lowering, self.int8)
+
+        kinds: list[Any] = []
 
         def raw_scores() -> Any:
             x = self.floats(given) if whole else given
             if head is not None:
-                x = self._run_head(head.front, x, False) if whole else x
-                return self._run_head(head.last, x, False)
+                x = self._run(head.front, x, inside, False) if whole else x
+                return self._run(head.last, x, inside, False)
             if gate is None:
                 return x
             with weights_as_constants([gate]):
@@ -180,23 +197,27 @@ class ExitTracer:
             else:
                 with weights_as_constants([gate]):
                     confidence = gate.confidence_of(scores)
-            found = self.carried(scores), label_of(scores), self.carried(confidence)
-            return (*found, self.carried(raw)) if apart else found
+            said = [self.carried(scores), label_of(scores), self.carried(confidence)]
+            told = self._told(inside.decisions), dict(inside.opened)
+            return [*said, *([self.carried(raw)] if apart else [])], *told
 
         def ask_in_float() -> tuple[Any, ...]:
             found = ask()
             self.float_kernels += _kernels()
+            kinds.append(tf.nest.map_structure(tf.TensorSpec.from_tensor, found))
             return found
 
         def nothing() -> tuple[Any, ...]:
-            scores = [1, self.model.output_shape[-1]]
-            shapes = (scores, [1], [1], scores)[: 3 + apart]
-            return tuple(tf.zeros(shape, tf.int32) for shape in shapes)
+            return tf.nest.map_structure(lambda x: tf.zeros(x.shape, x.dtype), kinds[0])
 
         if self.is_float(index):
-            found = tf.cond(tf.equal(route, 0), ask_in_float, nothing)
+            found, decisions, opened = tf.cond(
+                tf.equal(route, 0), ask_in_float, nothing
+            )
         else:
-            found = ask()
+            found, decisions, opened = ask()
+        lowering.decisions |= self._told(decisions, back=True)
+        lowering.opened |= opened
         logits, label, score = found[:3]
         if gate is not None and broken is not None:
             nan = tf.constant([NAN if self.int8 else np.nan], score.dtype)
@@ -221,6 +242,11 @@ class ExitTracer:
     def carried(self, x: Any) -> Any:
         """Floats that leave a branch, as bits in int8."""
         return tf.bitcast(x, tf.int32) if self.int8 else x
+
+    def _told(self, decisions: Mapping[str, Any], back: bool = False) -> dict[str, Any]:
+        """Decisions that leave a branch, or `back` as they were: bools stay bools."""
+        carry = self.floats if back else self.carried
+        return {k: x if x.dtype == tf.bool else carry(x) for k, x in decisions.items()}
 
     def floats(self, x: Any) -> Any:
         """What was `carried` as floats again."""
@@ -261,12 +287,12 @@ class ExitTracer:
     ) -> dict[str, Any]:
         """What is answered from a stage on; all later ones are a branch."""
         mine = lowering.child()
-        features, counts = self.run(index, x, mine)
-        decisions = mine.decisions
+        features = self.run(index, x, mine)
         gates = len(self.model.gates)
         at = min(index, gates - 1)
         chosen = None if route is None else route[at : at + 1]
-        answer = self.answer(index, features, chosen, broken, earlier)
+        answer = self.answer(index, features, mine, chosen, broken, earlier)
+        counts, decisions = self.counts(index, mine), mine.decisions
         so_far = {**(earlier or {}), index: answer.pop("raw")}
         answer["exit"] = tf.constant([index], tf.int32)
         if index == gates:

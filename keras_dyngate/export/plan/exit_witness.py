@@ -23,9 +23,10 @@ class ExitsWitness:
         for index, stage in enumerate(self.model.stages):
             with recording() as found:
                 x = self.parts.features(index, x)
+                own = self.parts.scores(index, x)
             for name, scores in found.items():
                 decisions[name] = keras.ops.convert_to_numpy(scores) * stays[:, None]
-            raw.append(keras.ops.convert_to_numpy(self.parts.scores(index, x)))
+            raw.append(keras.ops.convert_to_numpy(own))
             scores = self.model.answer(index, np.stack(raw, 1)).astype("float32")
             logits.append(scores)
             if stage.gate is None:

@@ -68,7 +68,7 @@ class ExitsPlan(Plan[GateOptions]):
         model, group_size = self.model, self.options.group_size
         tracer = ExitTracer(model, int8=int8, images=images)
         gates, stages = len(model.gates), model.stages
-        calls = [stage.part.stretch.calls for stage in stages]
+        calls = [tracer.parts.calls_of(index) for index in range(len(stages))]
         blocks = [len(tracer.parts.prepared.dynamic_layers(found)) for found in calls]
         # How long `force` is, where there is one: a number per block, then one per gate.
         forced = {EXPLAIN_AT: sum(blocks) + gates}
@@ -108,13 +108,14 @@ class ExitsPlan(Plan[GateOptions]):
             ) -> dict[str, Any]:
                 (x,) = inputs.values()
                 lowering = Lowering(group_size, force)
-                features, counts = tracer.run(index, tf.cast(x, tf.float32), lowering)
+                features = tracer.run(index, tf.cast(x, tf.float32), lowering)
                 route = None if force is None else force[blocks[index] :]
                 broken = None
                 if index < gates and tracer.takes_image(index):
                     broken = tracer.is_broken(x, route)
                 before = tracer.taken_apart(index, earlier)
-                answer = tracer.answer(index, features, route, broken, before)
+                answer = tracer.answer(index, features, lowering, route, broken, before)
+                counts = tracer.counts(index, lowering)
                 together = tracer.put_together(
                     index, {**before, index: answer.pop("raw")}
                 )

@@ -21,6 +21,7 @@ from keras_dyngate.cost.cost_table import CostTable
 from keras_dyngate.cost.counter import each_macs
 
 INPUT = "input"
+NOTHING = "no MACs are spent up to it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,9 +153,8 @@ def places(graph: FlatGraph) -> dict[str, Place]:
             CutPoint(name, macs, tuple(tensor.shape[1:]), share), index, problem
         )
 
-    nothing = "no MACs are spent up to it"
     start = input_place(graph)
-    found = {start: place(start, -1, entry, nothing)}
+    found = {start: place(start, -1, entry, NOTHING)}
     alive = {id(entry): start}  # tensors that a later call needs, and their makers
     for i, (call, cost) in enumerate(zip(calls, costs, strict=True)):
         name = call.path
@@ -170,7 +170,7 @@ def places(graph: FlatGraph) -> dict[str, Place]:
         elif len(call.outputs) > 1:
             problem = f"it has {len(call.outputs)} outputs"
         elif macs == 0:
-            problem = nothing
+            problem = NOTHING
         elif macs == total:
             problem = "no MACs are left after it"
         found.setdefault(name, place(name, i, call.outputs[0], problem))

@@ -13,6 +13,7 @@ import keras
 
 from keras_dyngate._graph import FlatGraph, Part, Stretch
 from keras_dyngate.models.exits.cut_points import (
+    NOTHING,
     CutPoint,
     Place,
     checked_graph,
@@ -149,7 +150,8 @@ def resolve_cuts(
             where no other layer is called so), the layers themselves, tensors of the
             model or of a nested one, indices into `model.layers` (negative ones count
             from the end), or `CutPoint`s. A nested model stands for its last layer.
-        at_input: Whether the model's input may be the first of them.
+        at_input: Whether the model's input may be the first of them, and layers without
+            MACs after it: places for nets of their own.
 
     Returns:
         Names of layers, paths inside nested models.
@@ -171,7 +173,7 @@ def _resolved(
     found = resolver.places
     names = [resolver.path_of(item) for item in after]
     for name in names:
-        if at_input and found[name].index < 0:
+        if at_input and found[name].problem == NOTHING:
             continue
         if problem := found[name].problem:
             raise ValueError(

@@ -58,7 +58,8 @@ class EarlyExitModel(TaughtExits, CalibratedExits):
     Args:
         trunk: A functional or Sequential classifier.
         after: Layers of the trunk, a gate after each; see `add_decision_gates`. The
-            trunk's input may come first: the gate there is a net of its own.
+            trunk's input may come first, "input": the gate there is a net of its own. More
+            such nets stand after layers without MACs, as `keras.layers.Identity`.
         gates: One `DecisionGate` or `ExitHead` per place.
         combine: Whether an exit answers with a weighted geometric mean of its own and
             all earlier exits' probabilities; `calibrate` fits the weights. After Wolczyk
@@ -129,7 +130,7 @@ class EarlyExitModel(TaughtExits, CalibratedExits):
                 "`combine` goes with confidences of scores, not with 'distance'. "
                 f"Received: combine={combine!r}"
             )
-        _refuse_shared_blocks(parts)
+        _refuse_shared_blocks(parts, self.gates)
         for part, gate in zip(parts, self.gates, strict=False):
             if not gate.built:
                 gate.build(part.output_shape)
@@ -247,11 +248,13 @@ class EarlyExitModel(TaughtExits, CalibratedExits):
         for index, stage in enumerate(self.stages):
             with _hooks.recording() as found:
                 x = stage.part(x, training=training)
+                if stage.gate is not None:
+                    scores = stage.gate(x, training=training)
             _hooks.relay(found if not index else _masked(found, stays))
             if stage.gate is None:
                 outputs[HEAD] = x
                 break
-            scores = outputs[stage.gate.name] = stage.gate(x, training=training)
+            outputs[stage.gate.name] = scores
             so_far.append(scores)
             weights = ops.reshape(self._mixing[index, : index + 1], (-1, 1, 1))
             scores = ops.sum(weights * ops.stack(so_far), axis=0)
@@ -303,15 +306,22 @@ class EarlyExitModel(TaughtExits, CalibratedExits):
         return cls(**config)
 
 
-def _refuse_shared_blocks(parts: Sequence[keras.Model]) -> None:
+def _refuse_shared_blocks(parts: Sequence[Any], gates: Sequence[Any]) -> None:
     """A block that decides in two stages would do so under one name."""
-    calls = Counter(
-        name for part in parts for name in {b.name for b in dynamic_layers(part)}
-    )
-    if shared := [name for name, count in calls.items() if count > 1]:
+
+    def shared(nets: Sequence[Any]) -> list[str]:
+        every = (name for net in nets for name in {b.name for b in dynamic_layers(net)})
+        return sorted(name for name, count in Counter(every).items() if count > 1)
+
+    if names := shared(parts):
         raise ValueError(
             "`after` must not part two calls of one block that decides. "
-            f"Received: a gate between the calls of {shared}"
+            f"Received: a gate between the calls of {names}"
+        )
+    if names := shared([*parts, *gates]):
+        raise ValueError(
+            "`gates` must hold blocks that decide with names of their own. "
+            f"Received: {names} in several of trunk and gates"
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_dyngate import _hooks
 from keras_dyngate._graph import Part
-from keras_dyngate.cost import CostRow, CostTable
+from keras_dyngate.cost import CostTable
 from keras_dyngate.cost.counter import part_profile
 from keras_dyngate.layers import ExitGate
 
@@ -41,20 +41,19 @@ class Stage(keras.Model):
         return not self.part.stretch.calls
 
     def call(self, x: Any, training: bool | None = None) -> dict[str, Any]:
+        outputs: dict[str, Any] = {}
         with _hooks.recording() as found:
             features = self.part(x, training=training)
-        outputs = {"features": features, "decisions": dict(found)}
-        if self.gate is not None:
-            outputs["scores"] = self.gate(features, training=training)
-        return outputs
+            if self.gate is not None:
+                outputs["scores"] = self.gate(features, training=training)
+        return {**outputs, "features": features, "decisions": dict(found)}
 
     def profile(self) -> CostTable:
         """MACs of this stage alone, its gate among the controllers."""
         found = part_profile(self.part.stretch.calls)
         rows = list(found.layers)
         if self.gate is not None:
-            macs = self.gate.kernel_macs(self.part.output_shape)
-            rows.append(CostRow(self.gate.name, "", macs, controller=True))
+            rows += self.gate.exit_rows(self.part.output_shape)
         return CostTable(tuple(rows), unknown=found.unknown)
 
 
