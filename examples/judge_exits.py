@@ -5,11 +5,12 @@ Description: Thresholds from one half of val and test, results from the other, 2
     python examples/judge_exits.py --runs outputs/exits_on_photos --seeds 0,1,2 \\
         --photos FOLDER
 
-Reads what `exits_on_photos.py` wrote, for every seed in `--runs`; see `exit_nets.py` for
-the nets. For each wish, an accuracy, weights of exits and thresholds of least MACs come
-from one half. Then files are made of static nets, of every arm's heads and of the cheapest
-dynamic nets, with the first seed's weights, and each exit is timed beside the plain net's
-file, photo by photo: a time is the shares' sum of those. `rows.json`, kept as it grows.
+Reads what `exits_on_photos.py` and `gates_on_photos.py` wrote, for every seed in `--runs`;
+see `exit_nets.py` for the nets. For each wish, an accuracy, weights of exits and thresholds
+of least MACs come from one half. Then files are made of static nets, of every arm's heads
+and of the cheapest dynamic nets (or of those that `--only` names), with the first seed's
+weights, and each exit is timed beside the plain net's file, photo by photo: a time is the
+shares' sum of those. `rows.json`, kept as it grows.
 """
 
 import functools
@@ -71,8 +72,8 @@ flags.DEFINE_list("quantizations", ["float32", "dynamic", "int8"], "Files to tim
 flags.DEFINE_string("photos", None, "Folder of photos, for the files; none: no times.")
 flags.DEFINE_integer("timed", 64, "Test photos that files are timed on.")
 flags.DEFINE_integer("compared", 400, "Test photos that 8-bit files are compared on.")
-flags.DEFINE_list(
-    "only", None, "Names of nets to make files of; none: the best of all kinds."
+flags.DEFINE_multi_string(
+    "only", None, "Name of a net to make files of; none: the best of all kinds."
 )
 flags.DEFINE_string("out", "outputs/judge_exits", "Folder for rows.json and files.")
 

@@ -295,9 +295,9 @@ def test_arms_and_their_judge(given, tmp_path, monkeypatch):
 def test_what_a_cheaper_one_beats_is_left_out(monkeypatch):
     """On val: the last of four photos is of test."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    from exit_nets import leading
+    from exit_nets import Arm, leading
 
-    class Says:
+    class Says(Arm):
         """Scores of two classes, right on the first so many photos."""
 
         def __init__(self, right, macs):
@@ -305,6 +305,7 @@ def test_what_a_cheaper_one_beats_is_left_out(monkeypatch):
             self.scores = np.stack([said, -said], axis=-1)[:, None]
             self.truth, self.validation = np.zeros(4, int), 3
             self.trunk_macs, self.head_macs = np.array([macs]), [0]
+            self.names = ["head"]
 
     arms = {"a": Says(1, 10), "b": Says(0, 20), "c": Says(3, 20), "d": Says(4, 30)}
     nets = {name: ((name, 0),) for name in arms}
