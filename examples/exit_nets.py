@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 import keras_dyngate as kd
+from keras_dyngate.models.exits.cascading import at_input
 from keras_dyngate.thresholds.mixing import fit_mixing, mix
 from keras_dyngate.thresholds.table import ExitTable
 
@@ -126,20 +127,20 @@ class Net:
             trunk = kd.cut_at_exit(whole, exit=end)
         if len(self.exits) == 1:
             return trunk
-        found, at_input = {}, ["input"]
-        image = x = keras.Input(trunk.input_shape[1:])
+        whole, places, heads = [], [], []
         for arm, number in self.exits[:-1]:
-            model, gate = load(folder / arm / "net.keras"), None
-            if isinstance(model, kd.EarlyExitModel):
-                gate, place = model.gates[number], model.after[number]
-            if gate is None or arm.startswith("beside"):
-                place = at_input[-1]
-                at_input.append(f"again_{len(at_input)}")
-                x = keras.layers.Identity(name=at_input[-1])(x)
-            found[place] = gate or kd.ExitHead(trunk.output_shape[-1], model, name=arm)
-        if len(at_input) > 2:  # places for all but the first
-            trunk = keras.Model(image, trunk(x), name=trunk.name)
-        return kd.EarlyExitModel(trunk, list(found), list(found.values()), combine=True)
+            model = load(folder / arm / "net.keras")
+            if not isinstance(model, kd.EarlyExitModel):
+                whole.append(kd.ExitHead(trunk.output_shape[-1], model, name=arm))
+            elif arm.startswith("beside") or model.after[number] == "input":
+                whole.append(model.gates[number])
+            else:
+                places.append(model.after[number])
+                heads.append(model.gates[number])
+        if whole:
+            trunk, first = at_input(trunk, len(whole))
+            places, heads = [*first, *places], [*whole, *heads]
+        return kd.EarlyExitModel(trunk, places, heads, combine=True)
 
 
 @functools.cache
@@ -233,16 +234,16 @@ def leading(arms: dict[str, Arm], nets: Nets, margin: float) -> Nets:
     }
 
 
-def dynamic_nets(arms: dict[str, Arm], margin: float = 1.0) -> list[Net]:
+def dynamic_nets(arms: dict[str, Arm], margin: float = 1.0, most: int = 2) -> list[Net]:
     """Heads of each arm, all and two of them; choices of exits; cascades.
 
-    A cascade is of a first net and another, or of a first net, one with gates and a
-    third.
+    A cascade is of one or two first nets and another, or one with gates and another.
 
     Args:
         arms: By name.
         margin: First nets, and what is behind them, that trail a cheaper one by more
             points on val are left out.
+        most: Exits that are chosen of the jointly taught, at most; or all are.
     """
     found = []
     for name in HEADS:
@@ -259,7 +260,8 @@ def dynamic_nets(arms: dict[str, Arm], margin: float = 1.0) -> list[Net]:
     for arm in jointly(arms):
         last, title = (arm, arms[arm].head), arm.replace("_", " ")
         every = range(1, last[1])
-        choices = [c for n in range(3) for c in itertools.combinations(every, n)]
+        numbers = range(most + 1)
+        choices = [c for n in numbers for c in itertools.combinations(every, n)]
         for chosen in dict.fromkeys([*choices, tuple(every)]):
             exits = tuple((arm, k) for k in (*chosen, last[1]))
             places = ", ".join(str(arms[arm].places[k]) for k in chosen)
@@ -276,10 +278,12 @@ def dynamic_nets(arms: dict[str, Arm], margin: float = 1.0) -> list[Net]:
     ends |= {**gated, **{f"{k}, taught": (v,) for k, v in others.items()}}
     ends = leading(arms, ends, margin)
     static_ends = {k: v[0] for k, v in ends.items() if k not in gated}
-    for (first, exit), (title, end) in itertools.product(firsts.items(), ends.items()):
-        found.append(Net(f"{first}, {title}", "cascade", (*exit, *end)))
+    two = itertools.combinations(firsts, 2)
+    starts = firsts | {f"{a}, {b}": (*firsts[a], *firsts[b]) for a, b in two}
+    for (first, exits), (title, end) in itertools.product(starts.items(), ends.items()):
+        found.append(Net(f"{first}, {title}", "cascade", (*exits, *end)))
         whole = title in gated and is_whole(arms[end[0][0]])
-        for last, (arm, number) in static_ends.items() if whole else ():
-            exits = (*exit, *end, (arm, number))
-            found.append(Net(f"{first}, {title}, {last}", "cascade", exits))
+        for last, exit in static_ends.items() if whole else ():
+            every = (*exits, *end, exit)
+            found.append(Net(f"{first}, {title}, {last}", "cascade", every))
     return found

@@ -41,6 +41,7 @@ from photo_folder import photos
 from photo_scores import begun, define_flags, main_of, write_scores
 
 import keras_dyngate as kd
+from keras_dyngate.models.exits.cascading import at_input
 from keras_dyngate.models.exits.first_nets import first_net, small_net
 from keras_dyngate.models.exits.fitting import exit_scores
 
@@ -107,20 +108,14 @@ def build(arm: str, net: keras.Model, folder: Path) -> tuple[Any, dict[str, Any]
         model = kd.add_decision_gates(net, FLAGS.after, head="separable", first=first)
         return model, {**options, "joint_epochs": FLAGS.joint_epochs}
     taught = keras.models.load_model(folder.parent / "joint" / "net.keras").trunk
-    image = x = keras.Input(net.input_shape[1:])
     gates, classes = [], net.output_shape[-1]
     start = taught if "further" in endings else net
-    for name in FLAGS.beside:  # a place of its own for each, after next to nothing
-        same = keras.layers.DepthwiseConv2D(
-            1, use_bias=False, depthwise_initializer="ones", name=f"before_{name}"
-        )
-        x = same(x)
+    for name in FLAGS.beside:
         kind, size = name.split("_")
         make = {"first": small, "mobile": mobile, "plain": smaller}[kind]
         body = first_net(net.input_shape, classes, make(int(size), start))
         gates.append(kd.ExitHead(classes, body, name=name))
-    trunk = keras.Model(image, taught(x))
-    after = [f"before_{name}" for name in FLAGS.beside]
+    trunk, (_, *after) = at_input(taught, len(gates) + 1)
     # Learning rate and weight decay are those of a first net.
     options |= {"learning_rate": 1e-3, "weight_decay": 1e-4}
     return kd.EarlyExitModel(trunk, after, gates), options

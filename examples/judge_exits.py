@@ -67,6 +67,7 @@ flags.DEFINE_float(
     1.0,
     "Points on val by which what a cascade is of may trail a cheaper one.",
 )
+flags.DEFINE_integer("chosen", 2, "Exits chosen of the joint arm's, at most.", 0)
 flags.DEFINE_integer("halves", 20, "Random halves of val and test.")
 flags.DEFINE_list("quantizations", ["float32", "dynamic", "int8"], "Files to time.")
 flags.DEFINE_string("photos", None, "Folder of photos, for the files; none: no times.")
@@ -280,7 +281,8 @@ def main(argv: list[str]) -> None:
     for number, seed in enumerate(FLAGS.seeds, 1):
         arms = read(Path(FLAGS.runs) / seed)
         against = bases(arms)
-        for net in (*static_nets(arms), *dynamic_nets(arms, FLAGS.margin)):
+        dynamic = dynamic_nets(arms, FLAGS.margin, FLAGS.chosen)
+        for net in (*static_nets(arms), *dynamic):
             nets.setdefault(net.name, net)
             rows += rows_of(seed, net, against, known)
         later = [row for row in known if row["seed"] in FLAGS.seeds[number:]]

@@ -139,6 +139,7 @@ from keras_dyngate.models.efficientnet_lite import (
 from keras_dyngate.models.efficientnet_lite import (
     gated_efficientnet_lite4 as gated_efficientnet_lite4,
 )
+from keras_dyngate.models.exits.cascading import cascade as cascade
 from keras_dyngate.models.exits.cut_at_exit import cut_at_exit as cut_at_exit
 from keras_dyngate.models.exits.cut_points import CutPoint as CutPoint
 from keras_dyngate.models.exits.cut_points import cut_points as cut_points

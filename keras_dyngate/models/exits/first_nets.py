@@ -25,7 +25,10 @@ MOST = 0.12  # of the trunk's MACs that the automatic one may cost
 
 
 def first_net(
-    input_shape: Sequence[int | None], classes: int, small: keras.Model
+    input_shape: Sequence[int | None],
+    classes: int,
+    small: keras.Model,
+    what: str = "first",
 ) -> keras.Model:
     """A classifier behind a resizing to its own input size.
 
@@ -34,6 +37,7 @@ def first_net(
         classes: Of the trunk.
         small: Any Keras classifier of one picture, which takes pixels of the values that
             the trunk takes. Its layers and weights are shared, not copied.
+        what: What the user gave it as, for messages.
 
     Returns:
         A functional model from the trunk's input to `[batch, classes]`.
@@ -41,24 +45,25 @@ def first_net(
     Raises:
         ValueError: If it is no such classifier.
     """
+    or_auto = ", or 'auto'" if what == "first" else ""
     graph = flat_graph(small) if isinstance(small, keras.Model) else None
     if graph is None or len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise ValueError(
-            "`first` must be a functional or Sequential classifier of one input and one "
-            f"output, built, or 'auto'. Received: first={small!r}"
+            f"`{what}` must be a functional or Sequential classifier of one input and one "
+            f"output, built{or_auto}. Received: {what}={small!r}"
         )
     own, scores = tuple(graph.inputs[0].shape), tuple(graph.outputs[0].shape)
     if scores[1:] != (classes,):
         raise ValueError(
-            f"`first` must tell the trunk's {classes} classes apart, its output of shape "
-            f"[batch, {classes}]. Received: first={small.name!r} with an output of shape "
+            f"`{what}` must tell the trunk's {classes} classes apart, its output of shape "
+            f"[batch, {classes}]. Received: {what}={small.name!r} with an output of shape "
             f"{scores}"
         )
     shape = tuple(input_shape)
     if len(own) != len(shape) or own[-1] not in (None, shape[-1]):
         raise ValueError(
-            f"`first` must take inputs of the trunk's kind, {shape}, of another height "
-            f"and width perhaps. Received: first={small.name!r} for {own}"
+            f"`{what}` must take inputs of the trunk's kind, {shape}, of another height "
+            f"and width perhaps. Received: {what}={small.name!r} for {own}"
         )
     image = keras.Input(shape[1:])
     x = image
@@ -66,8 +71,8 @@ def first_net(
         x = keras.layers.Resizing(own[1], own[2], interpolation="bilinear")(x)
     elif len(own) != 4 and own[1:] != shape[1:]:
         raise ValueError(
-            f"`first` must take inputs of shape {shape[1:]}. "
-            f"Received: first={small.name!r} for {own[1:]}"
+            f"`{what}` must take inputs of shape {shape[1:]}. "
+            f"Received: {what}={small.name!r} for {own[1:]}"
         )
     return keras.Model(image, small(x), name=f"{small.name}_first")
 
