@@ -237,7 +237,8 @@ def leading(arms: dict[str, Arm], nets: Nets, margin: float) -> Nets:
 def dynamic_nets(arms: dict[str, Arm], margin: float = 1.0, most: int = 2) -> list[Net]:
     """Heads of each arm, all and two of them; choices of exits; cascades.
 
-    A cascade is of one or two first nets and another, or one with gates and another.
+    A cascade is of a first net and another, or of a first net, one with gates and a
+    third.
 
     Args:
         arms: By name.
@@ -278,12 +279,10 @@ def dynamic_nets(arms: dict[str, Arm], margin: float = 1.0, most: int = 2) -> li
     ends |= {**gated, **{f"{k}, taught": (v,) for k, v in others.items()}}
     ends = leading(arms, ends, margin)
     static_ends = {k: v[0] for k, v in ends.items() if k not in gated}
-    two = itertools.combinations(firsts, 2)
-    starts = firsts | {f"{a}, {b}": (*firsts[a], *firsts[b]) for a, b in two}
-    for (first, exits), (title, end) in itertools.product(starts.items(), ends.items()):
-        found.append(Net(f"{first}, {title}", "cascade", (*exits, *end)))
+    for (first, exit), (title, end) in itertools.product(firsts.items(), ends.items()):
+        found.append(Net(f"{first}, {title}", "cascade", (*exit, *end)))
         whole = title in gated and is_whole(arms[end[0][0]])
-        for last, exit in static_ends.items() if whole else ():
-            every = (*exits, *end, exit)
+        for last, exit_ in static_ends.items() if whole else ():
+            every = (*exit, *end, exit_)
             found.append(Net(f"{first}, {title}, {last}", "cascade", every))
     return found

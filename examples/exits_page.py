@@ -2,11 +2,12 @@
 Title: The page of exits on real photos
 Description: From the rows of judge_exits.py: tables, and the plot accuracy over time.
 
-    python examples/exits_page.py --rows outputs/judge_exits/rows.json
+    python examples/exits_page.py --rows outputs/judge_exits/rows.json --name exits
 
-Writes `exits.md`, `exits.png`, `frontier.png` and, with all rows and files, `exits.json`
-to `--out`. Every figure is a mean over seeds; a time is the shares' sum of the times to
-each exit, over the plain net's time in the same kind of file.
+Writes `exits.md`, `exits.png`, `exits_frontier.png` and, with all rows and files,
+`exits.json` to `--out`; `exits_notes.md` there comes first on the page. Every figure is a
+mean over seeds; a time is the shares' sum of the times to each exit, over the plain net's
+time in the same kind of file.
 """
 
 import json
@@ -23,6 +24,8 @@ from keras_dyngate._files import write_whole
 FLAGS = flags.FLAGS
 flags.DEFINE_string("rows", "outputs/judge_exits/rows.json", "What was judged.")
 flags.DEFINE_string("out", "examples/results", "Folder for the page.")
+flags.DEFINE_string("name", "exits", "Of the page.")
+flags.DEFINE_string("title", "Exits on real photos", "Of the page.")
 
 TIMES = {"float32": "float32", "dynamic": "8-bit weights", "int8": "int8"}
 COSTS = {
@@ -180,33 +183,32 @@ def main(argv: list[str]) -> None:
     held = json.loads(Path(FLAGS.rows).read_text())
     rows = means(held["rows"], held["files"])
     timed = [row for row in rows if row["time"]]
-    out = Path(FLAGS.out)
-    notes = out / "exits_notes.md"
-    lines = ["# Exits on real photos", ""]
+    out, name = Path(FLAGS.out), FLAGS.name
+    notes = out / f"{name}_notes.md"
+    lines = [f"# {FLAGS.title}", ""]
     if notes.exists():
         lines += [notes.read_text().strip(), ""]
     if any(milliseconds(held["files"], row) is not None for row in rows):
-        picture(rows, held["files"], out / "frontier.png")
-        lines += ["![accuracy over ms in 8 bits](frontier.png)", ""]
-    lines += ["![accuracy over time](exits.png)", "", "## Static nets", ""]
-    every = {name: plain_ms(held["files"], kind) for kind, name in TIMES.items()}
-    each = (f"{ms:.1f} ms ({name})" for name, ms in every.items() if ms is not None)
+        picture(rows, held["files"], out / f"{name}_frontier.png")
+        lines += [f"![accuracy over ms in 8 bits]({name}_frontier.png)", ""]
+    lines += [f"![accuracy over time]({name}.png)", "", "## Static nets", ""]
+    every = {kind: plain_ms(held["files"], kind) for kind in TIMES}
+    each = (f"{ms:.1f} ms ({TIMES[k]})" for k, ms in every.items() if ms is not None)
     lines += [f"The plain net takes {', '.join(each)}; {held['cpu']}, one thread.", ""]
     static = [row for row in rows if row["kind"] == "static"]
     lines += table(sorted(static, key=lambda row: row["macs"]))
     for base, least in held["targets"]:
         more = f" {100 * least:+.1f} points" if least else ""
-        name = BASES[base]
         good = reached(timed, base, least)
         if good:
-            lines += ["", f"## As good as {name}{more}", "", *table(good)]
+            lines += ["", f"## As good as {BASES[base]}{more}", "", *table(good)]
     ends = [("taught", -0.003), ("plain", 0.04)]
-    plot(rows, shown(timed, ends), out / "exits.png")
-    write_whole(out / "exits.md", ("\n".join(lines) + "\n").encode())
+    plot(rows, shown(timed, ends), out / f"{name}.png")
+    write_whole(out / f"{name}.md", ("\n".join(lines) + "\n").encode())
     kept = {**held, "rows": [rounded(row) for row in rows]}
     text = json.dumps(kept).replace('{"net"', '\n{"net"')
-    write_whole(out / "exits.json", (text + "\n").encode())
-    print(f"{len(rows)} rows: {out / 'exits.md'}")
+    write_whole(out / f"{name}.json", (text + "\n").encode())
+    print(f"{len(rows)} rows: {out / name}.md")
 
 
 if __name__ == "__main__":

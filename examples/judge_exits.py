@@ -43,7 +43,7 @@ from keras_dyngate._files import write_whole
 from keras_dyngate.export import quiet
 from keras_dyngate.runtime import compare_latency, describe_machine
 from keras_dyngate.runtime.exit_places import limits_to
-from keras_dyngate.thresholds.search import Goal, search
+from keras_dyngate.thresholds.search import Goal, search, search_shared
 from keras_dyngate.thresholds.table import outcome
 
 # Accuracies to reach: that of the plain net or of the one taught jointly, and some more.
@@ -68,6 +68,12 @@ flags.DEFINE_float(
     "Points on val by which what a cascade is of may trail a cheaper one.",
 )
 flags.DEFINE_integer("chosen", 2, "Exits chosen of the joint arm's, at most.", 0)
+flags.DEFINE_enum(
+    "thresholds",
+    "shared",
+    ["shared", "each"],
+    "One for all exits of a net, or one for each.",
+)
 flags.DEFINE_integer("halves", 20, "Random halves of val and test.")
 flags.DEFINE_list("quantizations", ["float32", "dynamic", "int8"], "Files to time.")
 flags.DEFINE_string("photos", None, "Folder of photos, for the files; none: no times.")
@@ -85,7 +91,8 @@ def chosen_on(
     """A net's mixing from some photos, and thresholds for each accuracy there."""
     weights = net.mixing(arms, mine)
     table = net.table(arms, mine, weights)
-    found = [search(table, Goal(table.macs, accuracy=a)) for a in accuracies]
+    choose = search_shared if FLAGS.thresholds == "shared" else search
+    found = [choose(table, Goal(table.macs, accuracy=a)) for a in accuracies]
     return weights, [thresholds if kept else None for thresholds, kept in found]
 
 
@@ -152,7 +159,8 @@ def rows_of(
 ) -> list[Row]:
     """`judged`, with what the rows are of; those of an earlier run if nothing changed."""
     arms = read(Path(FLAGS.runs) / seed)
-    settings = repr((WISHES, FLAGS.halves, against["best"].name)).encode()
+    said = WISHES, FLAGS.halves, against["best"].name, FLAGS.thresholds
+    settings = repr(said).encode()
     digest = zlib.crc32(net.macs(arms).tobytes(), zlib.crc32(settings))
     digest = zlib.crc32(net.scores(arms).tobytes(), digest)
     about = {"net": net.name, "kind": net.kind, "seed": seed, "digest": digest}

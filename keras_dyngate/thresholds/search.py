@@ -9,6 +9,7 @@ from keras_dyngate.thresholds.table import ExitTable, budgeted_sweep, exits_of
 
 CANDIDATES = 96  # thresholds tried per gate and step
 STARTS = 10  # the best of them are improved upon
+SHARED = 400  # thresholds tried for all gates together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,32 @@ def _one_gate(
         added = np.concatenate([[0], np.cumsum(change)])[leaving]
         means.append((values[rows, exits].sum() + added) / len(rows))
     return [goal.key(*map(float, pair)) for pair in zip(*means, strict=True)]
+
+
+def search_shared(table: ExitTable, goal: Goal) -> tuple[np.ndarray, bool]:
+    """The same threshold for all gates that serves a goal best on a table.
+
+    For confidences on one scale, as of exits that combine. With one number to choose
+    there is little to fit to the table: what it promises holds better on other samples
+    than what `search` finds (design of this library).
+
+    Returns:
+        float32 `[n]`, and whether they keep to the limit.
+    """
+    values = np.unique(table.confidence[~np.isnan(table.confidence)].astype("float32"))
+    tried = np.concatenate([values[:1], (values[1:] + values[:-1]) / 2, [np.inf]])
+    if len(tried) > SHARED:
+        tried = tried[np.linspace(0, len(tried) - 1, SHARED).astype(int)]
+    tried = tried.astype("float32")
+    rows, n = np.arange(len(table.labels)), table.confidence.shape[1]
+    surest = np.maximum.accumulate(np.fmax(table.confidence, -np.inf), axis=1)
+    keys = []
+    for threshold in tried:
+        exits = (surest < threshold).sum(axis=1)
+        accuracy = float(table.correct[rows, exits].mean())
+        keys.append(goal.key(accuracy, float(goal.cost[rows, exits].mean())))
+    best = max(keys)
+    return np.full(n, tried[keys.index(best)]), best[0]
 
 
 def search(table: ExitTable, goal: Goal) -> tuple[np.ndarray, bool]:

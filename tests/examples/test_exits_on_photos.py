@@ -288,7 +288,7 @@ def test_arms_and_their_judge(given, tmp_path, monkeypatch):
     assert "| cut after relu1 |" in static and title
     assert "| separable, 1 exits |" in good and alone not in page
     assert "instructions, int8, A76 | A53 |" in page
-    for name in ("exits.png", "frontier.png"):
+    for name in ("exits.png", "exits_frontier.png"):
         assert (tmp_path / name).stat().st_size > 10_000
 
 

@@ -4,8 +4,8 @@ import itertools
 import numpy as np
 import pytest
 
-from keras_dyngate.thresholds.search import Goal, search
-from keras_dyngate.thresholds.table import budgeted_sweep, outcome
+from keras_dyngate.thresholds.search import Goal, search, search_shared
+from keras_dyngate.thresholds.table import ExitTable, budgeted_sweep, outcome
 from tests.exit_tables import by_loops, random_table
 
 INF = np.inf
@@ -174,3 +174,54 @@ def test_a_goal_ranks_what_keeps_to_it_first():
         (accuracy, [(0.8, 4.0), (0.9, 5.0), (0.8, 5.0), (0.79, 1.0), (0.5, 0.1)]),
     ):
         assert sorted(ranked, key=lambda p: goal.key(*p), reverse=True) == ranked
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_threshold_for_all_gates(seed):
+    """Beside a loop over every value that confidences have."""
+    table = random_table(seed)
+    gates = table.confidence.shape[1]
+    values = [*np.unique(table.confidence), INF]
+    points = []
+    for value in values:
+        _, macs, correct = by_loops(table, np.full(gates, value, "float32"))
+        points.append((correct.mean(), macs.mean()))
+    points = np.array(points)
+    for budget in budgets(table):
+        thresholds, kept = search_shared(table, Goal(table.macs, budget=budget))
+        reachable = points[:, 1].min() <= budget
+        assert kept == reachable and len(set(thresholds)) == 1
+        _, macs, correct = by_loops(table, thresholds)
+        if kept:
+            assert correct.mean() == best_accuracy(points, budget)
+    for accuracy in np.quantile(points[:, 0], [0.2, 0.8]):
+        thresholds, kept = search_shared(table, Goal(table.macs, accuracy=accuracy))
+        _, macs, correct = by_loops(table, thresholds)
+        assert kept and macs.mean() == best_cost(points, accuracy)
+
+
+def test_a_shared_threshold_of_many_samples():
+    """More values than are tried: near the best of all."""
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(size=(3000, 2)).astype("float32")
+    labels = np.zeros((3000, 3), int)
+    labels[:, 0] = rng.uniform(size=3000) > confidence[:, 0]
+    macs = np.broadcast_to([1, 2, 3], (3000, 3))
+    table = ExitTable(confidence, labels, macs, np.zeros(3000, int))
+    thresholds, kept = search_shared(table, Goal(macs, accuracy=0.95))
+    assert kept and thresholds.dtype == "float32" and thresholds[0] == thresholds[1]
+    every = np.unique(confidence)[::50]
+    found = [outcome(table, [t, t]) for t in every]
+    best = min(o.macs for o in found if o.accuracy >= 0.95)
+    assert outcome(table, thresholds).macs <= best * 1.01
+
+
+def test_no_number_never_leaves_by_a_shared_threshold():
+    confidence = np.array([[np.nan, np.nan], [0.5, np.nan], [np.nan, 0.2]], "float32")
+    macs = np.broadcast_to([1, 2, 3], (3, 3))
+    table = ExitTable(confidence, np.zeros((3, 3), int), macs, np.zeros(3, int))
+    thresholds, kept = search_shared(table, Goal(macs, accuracy=1.0))
+    assert kept and outcome(table, thresholds).shares == (1 / 3, 1 / 3, 1 / 3)
+    nothing = ExitTable(confidence[:1], table.labels[:1], macs[:1], table.truth[:1])
+    thresholds, kept = search_shared(nothing, Goal(macs[:1], budget=2.0))
+    assert not kept and outcome(nothing, thresholds).shares == (0, 0, 1)

@@ -64,7 +64,10 @@ def test_saved_and_calibrated(tmp_path):
         (lambda a: [a, a], "each once"),
         (lambda a: [net(8, 3, classes=5), a], "`nets` must tell the trunk's 4 classes"),
         (lambda a: ["small", a], "`nets` must be a functional .* output, built. Rece"),
-        (lambda a: [net(8, 3, channels=1), a], "`nets` must take inputs of the trunk's"),
+        (
+            lambda a: [net(8, 3, channels=1), a],
+            "`nets` must take inputs of the trunk's",
+        ),
         (lambda a: [a, "large"], "`model` must be a keras.Model. Received: model='la"),
         (
             lambda a: [net(8, 3), kd.cascade([net(8, 3), a])],
