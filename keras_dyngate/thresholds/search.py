@@ -82,12 +82,13 @@ def search_shared(table: ExitTable, goal: Goal) -> tuple[np.ndarray, bool]:
     if len(tried) > SHARED:
         tried = tried[np.linspace(0, len(tried) - 1, SHARED).astype(int)]
     tried = tried.astype("float32")
-    rows, n = np.arange(len(table.labels)), table.confidence.shape[1]
+    correct, n = table.correct, table.confidence.shape[1]
+    rows = np.arange(len(correct))
     surest = np.maximum.accumulate(np.fmax(table.confidence, -np.inf), axis=1)
     keys = []
     for threshold in tried:
         exits = (surest < threshold).sum(axis=1)
-        accuracy = float(table.correct[rows, exits].mean())
+        accuracy = float(correct[rows, exits].mean())
         keys.append(goal.key(accuracy, float(goal.cost[rows, exits].mean())))
     best = max(keys)
     return np.full(n, tried[keys.index(best)]), best[0]

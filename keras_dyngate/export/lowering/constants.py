@@ -27,14 +27,12 @@ def as_constants(layer: keras.Layer) -> keras.StatelessScope:
 def weights_as_constants(
     layers: Iterable[keras.Layer],
     shifts: Mapping[int, np.ndarray] | None = None,
-    lowered: bool = True,
 ) -> keras.StatelessScope:
     """A scope in which weights are constants, but for those of blocks to be lowered.
 
     Args:
         layers: Whose weights.
         shifts: See `Prepared`.
-        lowered: Whether blocks that decide are; or else they run as layers.
     """
     layers, shifts = list(layers), shifts or {}
     inside = {
@@ -42,7 +40,6 @@ def weights_as_constants(
         for layer in layers
         for block in dynamic_layers(layer)
         for v in block.variables
-        if lowered
     }
     return keras.StatelessScope(
         state_mapping=[
