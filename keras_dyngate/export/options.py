@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from keras_dyngate._checks import boolean
+from keras_dyngate._checks import boolean, one_of
 from keras_dyngate._deprecation import is_now
 
 
@@ -26,6 +26,10 @@ class GateOptions:
             a device what each decision costs: see `measure_latency`. Default False.
         ungated: Whether the net is exported as it was before its gates and exits:
             everything open, no controller, no branch. Default False.
+        first_net: How an int8 file holds a first net: "dynamic" (default), with 8-bit
+            weights and sums in float32, the fastest form on x86; or "int8", with 8-bit
+            features as well, as the rest, which is what takes fewest instructions on
+            ARM. Other files, and nets without a first net, are not affected.
 
     Example:
         ```python
@@ -39,10 +43,12 @@ class GateOptions:
     group_size: int | None = None
     forcible: bool = False
     ungated: bool = False
+    first_net: str = "dynamic"
 
     def __post_init__(self) -> None:
         boolean("forcible", self.forcible)
         boolean("ungated", self.ungated)
+        one_of("first_net", self.first_net, ("dynamic", "int8"))
         if self.forcible and self.ungated:
             raise ValueError(
                 "`forcible` is for gates, and an `ungated` net has none. Received: both"

@@ -64,3 +64,10 @@ def test_the_old_form_still_exports(tmp_path):
 def test_options_stay_as_they_are():
     with pytest.raises(AttributeError):
         kd.GateOptions().group_size = 3
+
+
+def test_a_first_net_has_two_forms():
+    with pytest.raises(
+        ValueError, match="`first_net` must be .*Received: first_net='float'"
+    ):
+        kd.GateOptions(first_net="float")

@@ -74,12 +74,14 @@ class ExitParts:
         heads: Of each stage; None for a linear gate, and where the net itself ends.
         prepared: All of their calls.
         first: Whether the first exit stands at the input, a net of its own.
+        first_in_float: Whether that net's features are float32 in an int8 file too.
     """
 
-    def __init__(self, model: EarlyExitModel) -> None:
+    def __init__(self, model: EarlyExitModel, first_net: str = "dynamic") -> None:
         self.model = model
         self.stretches = [stage.part.stretch for stage in model.stages]
         self.first = not self.stretches[0].calls
+        self.first_in_float = self.first and first_net == "dynamic"
         end = flat_graph(model.stages[-1].part)
         assert end is not None
         graphs = {
@@ -106,10 +108,10 @@ class ExitParts:
         return [*self.stretches[index].calls, *(head.calls if head else ())]
 
     def keep_means(self, images: np.ndarray, int8: bool) -> None:
-        """See `mean_correction`; a first net has 8-bit weights alone, in int8 files too."""
+        """See `mean_correction`; of a first net in float the weights alone are rounded."""
         entry, calls = self.stretches[0].inputs[0], self._calls()
         head = self.heads[0]
-        own = head.calls if self.first and head else ()
+        own = head.calls if self.first_in_float and head else ()
         rest = [call for call in calls if call not in own]
         for some, whole in ((own, False), (rest, int8)):
             if some:

@@ -71,7 +71,7 @@ class ExitTracer:
     calibration never runs the converter leaves alone, so these are a branch that is taken
     at any time but then; and what comes out of it, or crosses branches on its way out,
     does so as the bits of int32, which it leaves alone too. A first net is such a branch
-    as a whole: see `eight_bit_weights`.
+    as a whole, see `eight_bit_weights`, unless `GateOptions.first_net` is "int8".
 
     Attributes:
         parts: What is run.
@@ -80,10 +80,14 @@ class ExitTracer:
     """
 
     def __init__(
-        self, model: EarlyExitModel, int8: bool, images: np.ndarray | None = None
+        self,
+        model: EarlyExitModel,
+        int8: bool,
+        images: np.ndarray | None = None,
+        first_net: str = "dynamic",
     ) -> None:
         self.model, self.int8 = model, int8
-        self.parts, self.mixing = ExitParts(model), model.mixing
+        self.parts, self.mixing = ExitParts(model, first_net), model.mixing
         self.float_kernels = 0
         if images is not None:  # the features of 8-bit kernels keep their means
             self.parts.keep_means(images, int8)
@@ -168,7 +172,7 @@ class ExitTracer:
         threshold, where the image is `broken`.
         """
         gate, head = self.model.stages[index].gate, self.parts.heads[index]
-        whole = self.int8 and self.parts.first and index == 0  # in float, that is
+        whole = self.int8 and self.parts.first_in_float and index == 0
         apart = self.mixes(index) and index in self.handed(index)
         given = features
         inside = dataclasses.replace(lowering.child(), forced=None)

@@ -31,6 +31,7 @@ from keras_dyngate.flatfile.flatbuffer import schema
 from keras_dyngate.layers import ExitHead
 from keras_dyngate.models.exits.early_exit import EarlyExitModel
 from keras_dyngate.models.exits.training import HEAD
+from keras_dyngate.quantization.fake_quantize import is_quantize_aware
 from keras_dyngate.runtime import LiteRTModel
 from keras_dyngate.runtime.exit_calibration import adjustable
 from keras_dyngate.runtime.exit_places import limits_to
@@ -59,6 +60,12 @@ class ExitsPlan(Plan[GateOptions]):
                 "`model` must have thresholds to be exported: call `calibrate`, or set "
                 f"`model.thresholds`. Received: thresholds={model.thresholds.tolist()}"
             )
+        first_net = getattr(options, "first_net", "dynamic")
+        if first_net != "dynamic" and is_quantize_aware(model):
+            raise ValueError(
+                "`first_net` must be 'dynamic' for a quantize-aware net, whose first net "
+                f"stays in float32. Received: first_net={first_net!r}"
+            )
         heads = [gate.graph for gate in model.gates if isinstance(gate, ExitHead)]
         super().__init__(model, (graph, *heads), options)
 
@@ -66,7 +73,8 @@ class ExitsPlan(Plan[GateOptions]):
         self, *, input_type: str, int8: bool, images: np.ndarray | None = None
     ) -> Traced:
         model, group_size = self.model, self.options.group_size
-        tracer = ExitTracer(model, int8=int8, images=images)
+        first_net = self.options.first_net
+        tracer = ExitTracer(model, int8=int8, images=images, first_net=first_net)
         gates, stages = len(model.gates), model.stages
         calls = [tracer.parts.calls_of(index) for index in range(len(stages))]
         blocks = [len(tracer.parts.prepared.dynamic_layers(found)) for found in calls]

@@ -212,6 +212,44 @@ def test_a_first_net_of_an_int8_file_has_8_bit_weights_alone(exported):
     assert all(size >= LEAST for *_, kind, size in first if kind == TYPES.INT8)
 
 
+def test_a_first_net_in_int8_is_as_a_head(exported, model, predicted, tmp_path):
+    options = kd.GateOptions(first_net="int8")
+    _, litert = export(model, tmp_path / "int8.tflite", "int8", options=options)
+    first = kernels(litert, "stage_1")
+    assert [(x, kind) for _, x, kind, _ in first] == [
+        *[(TYPES.INT8, TYPES.INT8)] * 4,
+        (TYPES.FLOAT32, TYPES.FLOAT32),
+    ]
+    others = [kernels(exported("int8")[1], f"stage_{k}") for k in (2, 3, 4)]
+    assert [kernels(litert, f"stage_{k}") for k in (2, 3, 4)] == others
+    found = [litert.run("classify", image=image) for image in X]
+    same = column(found, "exit") == predicted["exit"]
+    assert same.mean() >= 0.85
+    assert (column(found, "label") == predicted["label"])[same].mean() >= 0.95
+    broken = np.full_like(X[0], np.nan)
+    assert litert.run("classify", image=broken)["exit"] == 3
+
+
+def test_a_first_net_of_a_float_file_is_float(exported, model, tmp_path):
+    options = kd.GateOptions(first_net="int8")
+    _, litert = export(model, tmp_path / "float.tflite", options=options)
+    same = exported()[1]
+    assert kernels(litert, "classify") == kernels(same, "classify")
+    for image in X[:8]:
+        for name, value in litert.run("classify", image=image).items():
+            np.testing.assert_array_equal(
+                same.run("classify", image=image)[name], value
+            )
+
+
+def test_a_quantize_aware_first_net_stays_in_float(model, tmp_path):
+    rounded = kd.quantize_aware(model, X)
+    options = kd.GateOptions(first_net="int8")
+    with pytest.raises(ValueError, match="`first_net` must be 'dynamic' for a quan"):
+        export(rounded, tmp_path / "net.tflite", "int8", options=options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_heads_of_an_int8_file_are_int8_but_for_their_last_layer(exported, model):
     _, litert = exported("int8")
     for name, convolutions in (("stage_2", 5), ("stage_3", 2)):
