@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 from absl import app, flags
-from exit_rows import file_name
+from exit_rows import FIRST, file_name
 from photo_folder import photos
 
 import keras_dyngate as kd
@@ -44,8 +44,10 @@ CPUS = {"a76": "cortex-a76", "a53": "cortex-a53"}
 
 
 def file_of(net: str) -> Path:
-    """As `judge_exits.py` calls it."""
-    return Path(FLAGS.rows).parent / "files" / file_name(net, FLAGS.quantization)
+    """As `judge_exits.py` calls it; that with a first net in int8, if there is one."""
+    folder = Path(FLAGS.rows).parent / "files"
+    first = folder / file_name(net, FLAGS.quantization + FIRST)
+    return first if first.exists() else folder / file_name(net, FLAGS.quantization)
 
 
 def paths_of(

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 Row = dict[str, Any]
+FIRST = "_first"  # of a kind of files: a first net in int8 as well
 ALONE = 0.98  # Where so many leave at one exit, that exit is the net.
 
 

@@ -35,7 +35,7 @@ from exit_nets import (
     static_nets,
     taught_net,
 )
-from exit_rows import Row, file_name, means, over_photos, reached
+from exit_rows import FIRST, Row, file_name, means, over_photos, reached
 from photo_folder import photos
 
 import keras_dyngate as kd
@@ -75,7 +75,11 @@ flags.DEFINE_enum(
     "One for all exits of a net, or one for each.",
 )
 flags.DEFINE_integer("halves", 20, "Random halves of val and test.")
-flags.DEFINE_list("quantizations", ["float32", "dynamic", "int8"], "Files to time.")
+flags.DEFINE_list(
+    "quantizations",
+    ["float32", "dynamic", "int8"],
+    "Files to time; int8_first: int8, a first net as well.",
+)
 flags.DEFINE_string("photos", None, "Folder of photos, for the files; none: no times.")
 flags.DEFINE_integer("timed", 64, "Test photos that files are timed on.")
 flags.DEFINE_integer("compared", 400, "Test photos that 8-bit files are compared on.")
@@ -205,7 +209,10 @@ def exported(net: Net, quantization: str, pictures: np.ndarray) -> kd.LiteRTMode
         closed = np.full(len(net.exits) - 1, np.inf)
         chosen = closed if thresholds is None else thresholds
         model.thresholds = np.clip(chosen, 0.0, 1.01)  # 1.01: of no probability
-    options: dict[str, Any] = {"parity_data": False, "quantization": quantization}
+    options: dict[str, Any] = {"parity_data": False}
+    options["quantization"] = quantization.removesuffix(FIRST)
+    if quantization.endswith(FIRST):
+        options["options"] = kd.GateOptions(first_net="int8")
     if quantization != "float32":
         options["representative_data"] = pictures
     path = Path(FLAGS.out) / "files" / file_name(net.name, quantization)

@@ -76,6 +76,12 @@ flags.DEFINE_list(
 )
 flags.DEFINE_list("input_offset", ["0"], "The offset, see --input_scale.")
 flags.DEFINE_integer("group_size", None, "Channels that run or rest together.", 1)
+flags.DEFINE_enum(
+    "first_net",
+    "dynamic",
+    ["dynamic", "int8"],
+    "How an int8 file holds a first net: dynamic is fastest on x86, int8 on ARM.",
+)
 flags.DEFINE_integer(
     "pack", None, "Reorder channels of per-channel gates, for groups of this size.", 1
 )
@@ -115,7 +121,9 @@ def options_of(group_size: int | None) -> kd.GateOptions | kd.AnytimeOptions | N
         )
     if FLAGS.subnetworks:
         return kd.AnytimeOptions(subnetworks=[int(k) for k in FLAGS.subnetworks])
-    return kd.GateOptions(group_size=group_size) if group_size else None
+    if group_size or FLAGS.first_net != "dynamic":
+        return kd.GateOptions(group_size=group_size, first_net=FLAGS.first_net)
+    return None
 
 
 def convert(source: str, target: str) -> kd.ExportReport:

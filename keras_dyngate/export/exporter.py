@@ -120,7 +120,7 @@ def export_tflite(
             `quantize_aware` made. The kernels of decision gates and of
             the last linear layers of heads stay float32 in the last two, those of
             depthwise convolutions in "dynamic". A first net of an int8 file has 8-bit
-            weights alone, which is faster: see `eight_bit_weights`. "auto": the fastest
+            weights alone, which is faster on x86: see `GateOptions`. "auto": the fastest
             of all that keeps to `tolerance`, int8 with some layers in float32 among
             them; the report's `tried` has a row for each.
         representative_data: For "int8" (a quantize-aware model needs none), and for

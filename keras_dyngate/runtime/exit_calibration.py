@@ -62,6 +62,13 @@ def _alone(model: LiteRTModel) -> np.ndarray | None:
     return row
 
 
+def _alike(model: LiteRTModel) -> bool:
+    """Whether exits combine and have confidences of one kind."""
+    mixing = np.array(model.metadata.get("mixing", []))
+    kinds = model.metadata.get("confidence", [])
+    return bool(np.tril(mixing, -1).any()) and len(set(kinds)) == 1
+
+
 def _plain_label(model: LiteRTModel, inputs: Any, row: np.ndarray) -> int:
     """What the head answers before others are added: they are taken off again."""
     last = model.table.numbered("stage")[len(row)]
@@ -189,6 +196,7 @@ def calibrate_tflite(
     macs: float | None = None,
     exit_shares: Sequence[float] | None = None,
     ms: float | None = None,
+    shared: bool | None = None,
     num_threads: int = 1,
 ) -> ExitOutcome:
     """Choose the thresholds of a file by its own answers and times, and write them in.
@@ -204,9 +212,9 @@ def calibrate_tflite(
         x: Images, an array, or a dataset of (image, label), as `LiteRTModel.evaluate`
             takes them; not those of the test.
         y: Labels of an array; None where none are needed.
-        accuracy_drop, agreement, confidence, macs, exit_shares, ms: As in
-            `EarlyExitModel.calibrate`; one of them, `confidence` apart. `ms` are
-            of this machine.
+        accuracy_drop, agreement, confidence, macs, exit_shares, ms, shared: As in
+            `EarlyExitModel.calibrate`; one of them, `confidence` and `shared` apart. `ms`
+            are of this machine.
         num_threads: Of the timed runs.
 
     Returns:
@@ -243,6 +251,8 @@ def calibrate_tflite(
         "confidence": confidence,
         "exit_shares": exit_shares,
         "ms": ms,
+        "shared": shared,
+        "alike": _alike(model),
     }
     Wish(gates, **wish, path_ms=[1.0] * (gates + 1))  # refused before any run
     table, path_ms = file_exit_table(model, x, y)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_dyngate._checks import fraction, positive_int, positive_number
+from keras_dyngate._checks import boolean, fraction, positive_int, positive_number
 from keras_dyngate.thresholds.promise import check_confidence, promised_thresholds
-from keras_dyngate.thresholds.search import Goal, search
+from keras_dyngate.thresholds.search import Goal, search, search_shared
 from keras_dyngate.thresholds.table import (
     ExitOutcome,
     ExitTable,
@@ -32,7 +32,9 @@ def _checked_path_ms(path_ms: Any, exits: int) -> list[float]:
 class Wish:
     """What thresholds are to keep to: one thing; see `EarlyExitModel.calibrate`.
 
-    Checked when made, before any pass over data, for a net of so many `gates`.
+    Checked when made, before any pass over data, for a net of so many `gates`. `shared`:
+    one threshold for all of them; None: if their confidences are `alike`, and it keeps to
+    the wish.
     """
 
     gates: int
@@ -43,6 +45,8 @@ class Wish:
     path_ms: Sequence[float] | None = None
     agreement: float | None = None
     confidence: float | None = None
+    shared: bool | None = False
+    alike: bool = False
 
     @property
     def name(self) -> str:
@@ -66,6 +70,13 @@ class Wish:
             fraction("agreement", self.agreement)
         if self.confidence is not None:
             self._check_confidence(name)
+        if self.shared is not None:
+            boolean("shared", self.shared)
+        if self.shared and (self.confidence is not None or name == "exit_shares"):
+            raise ValueError(
+                "`shared` must be False or None with `confidence` or `exit_shares`, which "
+                f"take a threshold for each exit. Received: shared={self.shared!r}"
+            )
         if self.exit_shares is not None:
             try:
                 shares = np.asarray(self.exit_shares, "float64")
@@ -119,7 +130,10 @@ class Wish:
             goal = Goal(cost, budget=self.macs if self.ms is None else self.ms)
         else:
             goal = Goal(cost, accuracy=float(judged.plain_correct.mean() - drop))
-        chosen, kept = search(judged, goal)
+        shared = self.alike if self.shared is None else self.shared
+        chosen, kept = (search_shared if shared else search)(judged, goal)
+        if shared and not kept and self.shared is None:
+            chosen, kept = search(judged, goal)
         found = outcome(table, chosen, self.path_ms)
         if not kept:
             name = self.name

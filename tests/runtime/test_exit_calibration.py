@@ -170,6 +170,18 @@ class TestCombined:
         with pytest.raises(ValueError, match="`agreement` cannot be kept to"):
             kd.calibrate_tflite(path, x, agreement=1.0)
 
+    def test_one_threshold_where_confidences_are_alike(self, exported, tmp_path):
+        model, x, path = exported
+        y, wish = labels(model, x), {"accuracy_drop": 0.2}
+        assert len(set(kd.calibrate_tflite(path, x, y, **wish).thresholds)) > 1
+        alike = cascade(x, confidence=["probability"] * 3)
+        kd.export_tflite(alike, tmp_path / "alike.tflite", parity_data=False)
+        for shared, one in ((None, True), (True, True), (False, False)):
+            found = kd.calibrate_tflite(
+                tmp_path / "alike.tflite", x, y, **wish, shared=shared
+            )
+            assert (len(set(found.thresholds)) == 1) == one
+
     def test_the_stages_are_needed(self, exported, tmp_path):
         model, x, _ = exported
         path = tmp_path / "one.tflite"

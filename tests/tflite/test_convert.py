@@ -11,11 +11,13 @@ import pytest
 pytest.importorskip("tensorflow")
 
 import keras_dyngate as kd  # noqa: E402
+from keras_dyngate.export.views import signature  # noqa: E402
+from keras_dyngate.flatfile import flatbuffer  # noqa: E402
 from keras_dyngate.flatfile.inspection import inspect_file  # noqa: E402
 from keras_dyngate.flatfile.lint import lint  # noqa: E402
 from keras_dyngate.runtime.golden import read_cases  # noqa: E402
 from tests.datasets.picture_files import write_png  # noqa: E402
-from tests.export.nets import small_net, spread_gates, tinted  # noqa: E402
+from tests.export.nets import cascade, small_net, spread_gates, tinted  # noqa: E402
 from tests.models.gating.nets import lively, mobile  # noqa: E402
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tflite" / "convert.py"
@@ -54,6 +56,27 @@ def folder(tmp_path_factory):
     lines = "\ufeff" + "\r\n".join("abcdefg") + "\r\n\r\n"
     (folder / "labels.txt").write_bytes(lines.encode())
     return folder
+
+
+def test_a_first_net_in_int8(folder, tmp_path):
+    cascade(tinted(24)).save(tmp_path / "exits.keras")
+    given = ["--quantization=int8", f"--images={folder / 'x.npz'}"]
+    kinds = {}
+    for form in ("dynamic", "int8"):
+        target = tmp_path / f"{form}.tflite"
+        status, _, errors = run(
+            tmp_path / "exits.keras", target, f"--first_net={form}", *given
+        )
+        assert status == 0, errors
+        file = flatbuffer.read(target.read_bytes())
+        graph = file.subgraphs[signature(file, "stage_1").subgraphIndex]
+        held = [
+            graph.tensors[op.inputs[0]].type
+            for op in graph.operators
+            if "CONV_2D" in flatbuffer.op_name(file, op)
+        ]
+        kinds[form] = set(held)
+    assert kinds == {"dynamic": set(), "int8": {flatbuffer.schema.TensorType.INT8}}
 
 
 def test_int8_from_pictures_and_verified(folder):

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from keras_dyngate.thresholds.table import outcome
+from keras_dyngate.thresholds.table import ExitTable, outcome
 from keras_dyngate.thresholds.wish import Wish, sweep
 from tests.exit_tables import by_loops, random_table
 
@@ -77,6 +77,62 @@ class TestChoose:
         table = random_table(0, samples=100)
         found = Wish(2, exit_shares=[0.3, 0.5]).choose(table)
         assert found.shares == pytest.approx((0.3, 0.5, 0.2))
+
+
+class TestOneThreshold:
+    def test_is_the_best_of_all_there_are(self):
+        table = random_table(0, samples=120)
+        found = Wish(2, accuracy_drop=0.05, shared=True).choose(table)
+        assert len(set(found.thresholds)) == 1
+        costs = []
+        for threshold in [*np.unique(table.confidence), INF]:
+            _, macs, correct = by_loops(table, [threshold, threshold])
+            if correct.mean() >= found.head_accuracy - 0.05 - 1e-9:
+                costs.append(macs.mean())
+        assert found.macs == pytest.approx(min(costs))
+
+    def test_by_default_where_confidences_are_alike(self):
+        table = random_table(0, samples=300)
+        each = Wish(2, accuracy_drop=0.05).choose(table)
+        one = Wish(2, accuracy_drop=0.05, shared=True).choose(table)
+        assert each.macs < one.macs
+        for shared, alike, expected in (
+            (None, True, one),
+            (None, False, each),
+            (False, True, each),
+        ):
+            wish = Wish(2, accuracy_drop=0.05, shared=shared, alike=alike)
+            assert wish.choose(table) == expected
+        shares = Wish(2, exit_shares=[0.3, 0.5], shared=None, alike=True).choose(table)
+        assert shares.shares == pytest.approx((0.3, 0.5, 0.2))
+
+    def test_a_wish_that_only_two_keep_to(self):
+        """The second exit, right where the first is not, is never as sure as that."""
+        sure = np.linspace(0.1, 0.8, 8)
+        easy = sure < 0.5
+        table = ExitTable(
+            confidence=np.stack([1 - sure, sure - 1], axis=1).astype("float32"),
+            labels=np.stack([~easy, easy, np.ones(8)], axis=1).astype(int),
+            macs=np.tile([1, 2, 3], (8, 1)),
+            truth=np.zeros(8, int),
+        )
+        wish = {"accuracy_drop": -0.8, "alike": True}
+        found = Wish(2, **wish, shared=None).choose(table)
+        assert found.accuracy >= 0.8 and found.head_accuracy == 0.0
+        with pytest.raises(ValueError, match="`accuracy_drop` cannot be kept to"):
+            Wish(2, **wish, shared=True).choose(table)
+
+    @pytest.mark.parametrize(
+        "wish",
+        [{"exit_shares": [0.1, 0.2]}, {"accuracy_drop": 0.1, "confidence": 0.9}],
+    )
+    def test_where_each_needs_its_own(self, wish):
+        with pytest.raises(ValueError, match="`shared` must be False or None with"):
+            Wish(2, **wish, shared=True)
+        with pytest.raises(
+            ValueError, match="`shared` must be .*Received: shared='no'"
+        ):
+            Wish(2, macs=1.0, shared="no")
 
 
 class TestPromised:

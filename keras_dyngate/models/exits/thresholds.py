@@ -46,6 +46,7 @@ class CalibratedExits(DynamicPrediction):
         ms: float | None = None,
         path_ms: Sequence[float] | None = None,
         confidence: float | None = None,
+        shared: bool | None = None,
         batch_size: int | None = None,
         budget: "str | Budget | None" = None,
         table: CostTable | None = None,
@@ -77,6 +78,12 @@ class CalibratedExits(DynamicPrediction):
                 data. They are tested on four fifths of the data, which takes 287 samples
                 for a drop of .01 at .9, and more to save much; `ExitOutcome.promise`
                 says how many. Default None: nothing is promised.
+            shared: Whether all exits get the same threshold. With one number to choose
+                there is less to fit to this data, and what was wished for holds better on
+                fresh data: on 1,390 photos a drop of .3 points was .4 on the others, and
+                .8 with thresholds of their own. Default None: where exits combine and
+                have one kind of confidence, neither `exit_shares` nor `confidence` is
+                given, and such a threshold keeps to the wish.
             batch_size: Of the pass over the data.
             budget: A `Budget`, or its text: "latency:8.0ms", "macs:0.5x",
                 "accuracy:-1.0"; a share is of what the net costs without exits.
@@ -115,7 +122,14 @@ class CalibratedExits(DynamicPrediction):
                     f"and {given}"
                 )
             wishes = _wished(Budget(budget), count_macs(self), table)
-        wish = Wish(len(self.gates), **wishes, path_ms=path_ms, confidence=confidence)
+        wish = Wish(
+            len(self.gates),
+            **wishes,
+            path_ms=path_ms,
+            confidence=confidence,
+            shared=shared,
+            alike=self.combine and len({g.confidence for g in self.gates}) == 1,
+        )
         found = exit_fitting.exit_scores(self, x, y, batch_size)
         before = self.mixing
         self._fit_mixing(

@@ -57,6 +57,19 @@ def test_saved_and_calibrated(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("combine", "shared", "different"),
+    [(True, None, 1), (True, False, 2), (False, None, 2), (False, True, 1)],
+)
+def test_one_threshold_where_answers_combine(combine, shared, different):
+    model = kd.cascade([net(8, 3), net(16, 4), net(16, 8)], combine=combine)
+    y = np.arange(12) % 4
+    found = model.calibrate(X, y, accuracy_drop=0.2, shared=shared)
+    assert len(set(found.thresholds)) == different
+    assert found.accuracy >= found.head_accuracy - 0.2 - 1e-9
+    np.testing.assert_array_equal(model.thresholds, found.thresholds)
+
+
+@pytest.mark.parametrize(
     ("nets", "message"),
     [
         (lambda a: a, "`nets` must be two or more .* Received: nets=<Functional"),
