@@ -9,10 +9,11 @@ trunk is not touched. Test images are split in halves again and again: threshold
 from one half, results from the other. The table gives {hinge, cross-entropy} x {largest
 score, margin, entropy} on the same trunk; with `--head separable` (or "conv") the trunk
 teaches convolutional heads instead, which answer together, and `--more` pictures teach
-without labels; with `--joint_epochs` the trunk then learns with them. At last one file is
-exported, and timed on the images that its thresholds were not chosen on. `--weights` is
-an .npz with PyTorch names (or a .keras file); for `--data` see cifar_npz.py. Results go
-to `--out`.
+without labels; with `--joint_epochs` the trunk then learns with them. `--before` asks whole
+nets first instead, small ones that were taught apart, and nothing is trained. At last one
+file is exported, and timed on the images that its thresholds were not chosen on.
+`--weights` is an .npz with PyTorch names (or a .keras file); for `--data` see
+cifar_npz.py. Results go to `--out`.
 """
 
 import json
@@ -44,6 +45,7 @@ CELLS = {
     True: dict.fromkeys(("cross_entropy", "hinge"), ("entropy", "score", "margin")),
     False: {"cross_entropy": ("probability",)},
 }
+WHOLE = {"whole nets": ("probability",)}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("weights", None, "Weights of the plain net.", required=True)
@@ -67,6 +69,8 @@ flags.DEFINE_integer(
 flags.DEFINE_float("weight_decay", 1e-3, "Of each gate.")
 flags.DEFINE_integer("splits", 20, "Of the test images into halves.")
 flags.DEFINE_float("drop", 0.02, "Accuracy that may be lost.")
+flags.DEFINE_list("shares", [], "Of the plain net's MACs: the accuracy there, too.")
+flags.DEFINE_list("before", [], ".keras nets to ask first, cheap ones first.")
 flags.DEFINE_string("quantization", "none", "Of the file: none, dynamic or int8.")
 flags.DEFINE_integer("seed", 0, "Of everything random.")
 flags.DEFINE_string("out", "outputs/decision_gates", "Folder for files and figures.")
@@ -131,13 +135,20 @@ def interval(values: list[float]) -> dict[str, float]:
 
 
 def judge(
-    model: Any, scores: ExitScores, drop: float, splits: int, seed: int
+    model: Any,
+    scores: ExitScores,
+    drop: float,
+    splits: int,
+    seed: int,
+    shares: list[float],
 ) -> dict[str, Any]:
     """Thresholds from one half of the samples, results from the other, many times.
 
     Exits that answer together have their weights from the first half too.
     """
     rng, points, chosen = np.random.default_rng(seed), [], []
+    plain = kd.count_macs(model.trunk).total
+    budgets: dict[float, list[Any]] = {share: [] for share in shares}
     for _ in range(splits):
         order = rng.permutation(len(scores.scores))
         halves = scores.take(order[::2]), scores.take(order[1::2])
@@ -146,9 +157,12 @@ def judge(
             model.mixing = fit_mixing(known.scores, known.truth, combine=True)
         first, second = (half.table(model) for half in halves)
         points.append(sweep(first, second, points=39, path_ms=None))
-        wish = Wish(first.confidence.shape[1], accuracy_drop=drop)
+        wish = Wish(len(model.gates), accuracy_drop=drop, shared=model.combine)
         found = wish.choose(first)
         chosen.append(outcome(second, found.thresholds))
+        for share, had in budgets.items():
+            wish = Wish(len(model.gates), macs=share * plain, shared=model.combine)
+            had.append(outcome(second, wish.choose(first).thresholds))
     curve = [
         {
             "macs_share": interval([p.macs_share for p in same]),
@@ -159,6 +173,13 @@ def judge(
     return {
         "curve": curve,
         "points": points[0],
+        "at": {
+            f"{share:g}": {
+                "accuracy": interval([o.accuracy for o in had]),
+                "macs_share": interval([o.macs / plain for o in had]),
+            }
+            for share, had in budgets.items()
+        },
         "saved": interval([1 - o.macs_share for o in chosen]),
         "drop": interval([o.head_accuracy - o.accuracy for o in chosen]),
         "best_saved_on_the_mean_curve": max(
@@ -233,7 +254,7 @@ def main(argv: list[str]) -> None:
             name: FLAGS[name].value
             for name in (
                 "depth after head pooling copies epochs joint_epochs precision "
-                "more_limit weight_decay splits drop quantization seed"
+                "more_limit weight_decay splits drop before quantization seed"
             ).split()
         },
         **describe_machine(),
@@ -242,10 +263,13 @@ def main(argv: list[str]) -> None:
     before = trunk.predict(test.x, batch_size=128, verbose=0).argmax(-1)
     results["plain_accuracy"] = float((before == test.y).mean())  # nothing was taught
     curves, model, scores = {}, None, None
-    linear = FLAGS.head == "linear"
+    linear = FLAGS.head == "linear" and not FLAGS.before
     batches = varied(x, y, rng) if linear else []
-    for objective, confidences in CELLS[linear].items():
-        if linear:
+    for objective, confidences in (WHOLE if FLAGS.before else CELLS[linear]).items():
+        if FLAGS.before:
+            read = keras.saving.load_model
+            model = kd.cascade([*(read(path) for path in FLAGS.before), trunk])
+        elif linear:
             model = linear_gates(trunk, objective, batches)
         else:
             model = heads(trunk, objective, x, y, out)
@@ -253,7 +277,8 @@ def main(argv: list[str]) -> None:
             for gate in model.gates:
                 gate.confidence = confidence
             scores = exit_scores(model, test.x, test.y, batch_size=128)
-            cell = judge(model, scores, FLAGS.drop, FLAGS.splits, FLAGS.seed)
+            shares = [float(share) for share in FLAGS.shares]
+            cell = judge(model, scores, FLAGS.drop, FLAGS.splits, FLAGS.seed, shares)
             name = f"{objective}, {confidence}"
             curves[name] = cell.pop("points")
             results["cells"][name] = cell
@@ -264,6 +289,9 @@ def main(argv: list[str]) -> None:
                 f"{-cell['drop']['low']:+.2%}); where the mean curve loses "
                 f"{FLAGS.drop:.1%}: {cell['best_saved_on_the_mean_curve']:.1%}"
             )
+            for had in cell["at"].values():
+                macs, accuracy = (had[k]["mean"] for k in ("macs_share", "accuracy"))
+                print(f"  {macs:.3f} of the plain net's MACs: {accuracy:.2%}")
     said = scores.scores.argmax(-1)
     results["gate_accuracy"] = (said == test.y[:, None]).mean(0).tolist()
     results["macs_per_exit"] = list(kd.count_macs(model).per_exit)

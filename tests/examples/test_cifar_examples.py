@@ -97,6 +97,24 @@ def test_decision_gates_judges_cells_and_a_file(tmp_path, inputs, head, cells, j
     assert litert.metadata["thresholds"] == found["file"]["thresholds"]
 
 
+def test_decision_gates_asks_whole_nets_first(tmp_path, inputs):
+    small = kd.resnet20(width=0.25)
+    small.save(tmp_path / "small.keras")
+    printed = run(
+        *("decision_gates.py", *inputs, f"--out={tmp_path}", "--splits=3"),
+        *(f"--before={tmp_path / 'small.keras'}", "--shares=0.3,0.9", "--drop=1"),
+    )
+    found = json.loads((tmp_path / "results.json").read_text())
+    (cell,) = found["cells"].values()
+    total = kd.count_macs(kd.resnet20()).total
+    assert found["macs_per_exit"][0] == kd.count_macs(small).total
+    assert found["macs_per_exit"][1] == kd.count_macs(small).total + total
+    for share, had in cell["at"].items():
+        assert 0 < had["macs_share"]["mean"] <= float(share) + 0.4
+        assert 0 <= had["accuracy"]["mean"] <= 1
+    assert printed.count("of the plain net's MACs") == 2
+
+
 def test_gate_pretrained_trains_and_exports(tmp_path, inputs):
     printed = run("gate_pretrained.py", *inputs, f"--out={tmp_path}", "--epochs=1")
     found = json.loads((tmp_path / "figures.json").read_text())

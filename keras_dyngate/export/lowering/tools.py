@@ -84,7 +84,7 @@ class Lowering:
     opened: dict[str, Any] = dataclasses.field(default_factory=dict)
     branches: list[Branch] = dataclasses.field(default_factory=list)
     group_sizes: dict[str, int] = dataclasses.field(default_factory=dict)
-    _seen: set[str] = dataclasses.field(default_factory=set)
+    _seen: list[str] = dataclasses.field(default_factory=list)
 
     def child(self) -> "Lowering":
         """For a branch: decisions and flags of its own, all else shared."""
@@ -96,15 +96,15 @@ class Lowering:
                 f"There is no conditional form of {type(layer).__name__} yet. "
                 f"Received: layer {layer.name!r}"
             )
-        if layer.name in self._seen:
+        if layer.name in self._seen and list(layer.decisions()):
             raise ValueError(
-                "A block must be called once, and have a name of its own, to be "
+                "A block that decides must be called once, and have a name of its own, to be "
                 f"exported. Received: a second call of {layer.name!r}"
             )
         force = None
         if self.forced is not None:
             force = tf.greater(self.forced[len(self._seen)], 0)
-        self._seen.add(layer.name)
+        self._seen.append(layer.name)
         return layer.lower(x, Tools(self, layer, force))
 
 

@@ -310,7 +310,11 @@ def _refuse_shared_blocks(parts: Sequence[Any], gates: Sequence[Any]) -> None:
     """A block that decides in two stages would do so under one name."""
 
     def shared(nets: Sequence[Any]) -> list[str]:
-        every = (name for net in nets for name in {b.name for b in dynamic_layers(net)})
+        every = (
+            name
+            for net in nets
+            for name in {b.name for b in dynamic_layers(net) if list(b.decisions())}
+        )
         return sorted(name for name, count in Counter(every).items() if count > 1)
 
     if names := shared(parts):

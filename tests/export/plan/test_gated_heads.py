@@ -186,3 +186,36 @@ def test_saliences_in_a_head_in_int8(tmp_path):
     scores = kd.decide(first, X)["s_block1/channel"]
     said = np.stack([litert.run("explain", image=x)["s_block1/channel"][0] for x in X])
     assert np.abs(said - scores).mean() < 0.05
+
+
+def test_gated_blocks_of_one_name_are_refused():
+    first, last = (spread_gates(small_net(groups=2, seed=s), X) for s in (1, 2))
+    with pytest.raises(ValueError, match="`gates` must hold blocks that decide with"):
+        kd.cascade([first, last])
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_plain_blocks_of_one_name(tmp_path, quantization):
+    """Two ResNets of one family: blocks without gates decide nothing."""
+    nets = [kd.resnet20(width=width) for width in (0.25, 0.5)]
+    x = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3)).astype("float32")
+    model = kd.cascade(nets)
+    model.calibrate(x, exit_shares=[0.5])
+    predicted = model.predict(x, verbose=0)
+    macs = np.cumsum([kd.count_macs(net).total for net in nets])
+    np.testing.assert_array_equal(predicted["macs"], macs[predicted["exit"]])
+    report = kd.export_tflite(
+        model,
+        tmp_path / "net.tflite",
+        quantization=quantization,
+        representative_data=x,
+        parity_data=False,
+    )
+    litert = kd.LiteRTModel(report.path)
+    found = [litert.run("classify", image=image) for image in x]
+    if quantization is None:
+        for index, answer in enumerate(found):
+            assert_answers(answer, predicted, index)
+    assert (column(found, "exit") == predicted["exit"]).mean() > 0.8
+    assert (column(found, "label") == predicted["label"]).mean() > 0.8
