@@ -6,9 +6,11 @@ Description: What the files of judge_exits.py take on emulated phone CPUs.
         --rows outputs/judge_exits/rows.json
 
 Counts, for every net with a file, the way to each exit in int8, over the plain net's call,
-on a Cortex-A76 and a Cortex-A53: see `tflite/arm/README.md` for what it needs. Counts
-repeat exactly, unlike times; where gates decide as well, they are means over some test
-photos. They go into the rows, as "a76" and "a53", and `exits_page.py` shows them.
+on a Cortex-A76 and a Cortex-A53: see `tflite/arm/README.md` for what it needs. Of nets with
+a first net, files of `judge_exits.py --quantizations int8_first` are taken where there are
+some: they suit ARM better. Counts repeat exactly, unlike times; where gates decide as
+well, they are means over some test photos. They go into the rows, as "a76" and "a53", and
+`exits_page.py` shows them.
 """
 
 import json
@@ -86,6 +88,7 @@ def main(argv: list[str]) -> None:
                 plain.setdefault(key, counts[0])
                 known[key] = {"paths": [count / plain[key] for count in counts]}
                 known[key]["plain_instructions"] = plain[key]
+                known[key]["file"] = file_of(net).name.split(".")[-2]
         print(net, {key: np.round(known[key]["paths"], 3).tolist() for key in CPUS})
         write_whole(path, json.dumps(held, indent=1).encode())
 
