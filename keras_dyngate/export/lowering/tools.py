@@ -98,8 +98,8 @@ class Lowering:
             )
         if layer.name in self._seen and list(layer.decisions()):
             raise ValueError(
-                "A block that decides must be called once, and have a name of its own, to be "
-                f"exported. Received: a second call of {layer.name!r}"
+                "A block that decides must be called once, and have a name of its own, to "
+                f"be exported. Received: a second call of {layer.name!r}"
             )
         force = None
         if self.forced is not None:
