@@ -148,6 +148,8 @@ def describe(row: dict[str, Any], seed: bool = True) -> str:
     words = [row["model"] if row["method"] == "plain" else f"gated {row['model']}"]
     if row["width"] != 1:
         words.append(f"width {row['width']:g}")
+    if row["method"] == "plain" and row.get("teacher"):
+        words.append("teacher")
     if row["gate_group_size"]:
         size = row["gate_group_size"]
         gate = row.get("gate", "channels")
