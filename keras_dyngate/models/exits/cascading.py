@@ -51,7 +51,9 @@ def cascade(
         nets: Two or more trained Keras classifiers over the same classes, cheap ones
             first: nets of yours, with gates or without. They take pixels of the same
             values; pictures are those of the last one, and are resized inside for
-            others. Their layers and weights are shared, not copied.
+            others. Their layers and weights are shared, not copied. Layers that decide
+            must have names of their own: of two gated nets of one family, rename those
+            of one.
         combine: Whether a net answers together with those before it; see
             `EarlyExitModel`. Default True: nets that were taught apart err on different
             pictures.
