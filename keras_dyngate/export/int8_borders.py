@@ -17,6 +17,7 @@ costs more than a small branch saves. `int8_borders` rewrites such a file:
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -184,10 +185,9 @@ class _Rewriter:
             self._drop_dequantize(self.model.subgraphs[index], operator)
         for index, operator in edges.quantizes:
             self._drop_quantize(self.model.subgraphs[index], operator)
+        floats = {port: self._keep_float(*port) for port in edges.ports}
         for index, operator in edges.readers:
-            self._dequantize_for(index, operator, members)
-        for port in edges.ports:
-            self._keep_float(*port)
+            self._feed_float(index, operator, members, floats)
         self._raise_versions(members)
         return True
 
@@ -239,19 +239,34 @@ class _Rewriter:
         if self.name(operator) in WEIGHTED:
             follow_input(self.model, subgraph, operator)
 
-    def _dequantize_for(
-        self, index: int, operator: schema.OperatorT, members: set[Key]
+    def _feed_float(
+        self,
+        index: int,
+        operator: schema.OperatorT,
+        members: set[Key],
+        floats: Mapping[tuple[str, int, int], int],
     ) -> None:
-        """Give an op that reads members in float32 its own DEQUANTIZE."""
+        """Let an op that reads members in float32 do so still.
+
+        It reads a signature's input as that came (what looks for a NaN in its bits would
+        find none in int8); for other members it has its own DEQUANTIZE.
+        """
         subgraph = self.model.subgraphs[index]
         for tensor in sorted({t for t in operator.inputs if (index, t) in members}):
-            twin = flatbuffer.float_twin(subgraph, tensor)
-            dequantize = self._new("DEQUANTIZE", FROM_INT8, tensor, twin)
-            subgraph.operators.insert(subgraph.operators.index(operator), dequantize)
+            twin = floats.get(("inputs", index, tensor))
+            if twin is None:
+                twin = flatbuffer.float_twin(subgraph, tensor)
+                dequantize = self._new("DEQUANTIZE", FROM_INT8, tensor, twin)
+                place = subgraph.operators.index(operator)
+                subgraph.operators.insert(place, dequantize)
             operator.inputs = [twin if t == tensor else t for t in operator.inputs]
 
-    def _keep_float(self, side: str, index: int, tensor: int) -> None:
-        """Convert an input or output of a signature once, at the start or the end."""
+    def _keep_float(self, side: str, index: int, tensor: int) -> int:
+        """Convert an input or output of a signature once, at the start or the end.
+
+        Returns:
+            The float tensor that is the input or output now.
+        """
         subgraph = self.model.subgraphs[index]
         twin = flatbuffer.float_twin(subgraph, tensor)
         flatbuffer.replace_port(self.model, index, side, tensor, twin)
@@ -260,6 +275,7 @@ class _Rewriter:
             subgraph.operators.insert(0, quantize)
         else:
             subgraph.operators.append(self._new("DEQUANTIZE", FROM_INT8, tensor, twin))
+        return twin
 
     def _raise_versions(self, members: set[Key]) -> None:
         """Ops within a class now run their int8 form, of another version."""

@@ -11,7 +11,6 @@ from keras_dyngate.export.carried_bytes import carry_bytes
 from keras_dyngate.export.conversion import convert
 from keras_dyngate.export.eight_bit_weights import eight_bit_weights
 from keras_dyngate.export.filled_constants import fill_constants
-from keras_dyngate.export.float_bits import float_bits
 from keras_dyngate.export.float_kernels import check_int8, float_gates, float_thin
 from keras_dyngate.export.float_layers import float_layers
 from keras_dyngate.export.int8_borders import int8_borders
@@ -36,10 +35,6 @@ def _float_thin(file: schema.ModelT, traced: Traced) -> None:
 
 def _int8_borders(file: schema.ModelT, traced: Traced) -> None:
     int8_borders(file)
-
-
-def _float_bits(file: schema.ModelT, traced: Traced) -> None:
-    float_bits(file)
 
 
 def _check_int8(file: schema.ModelT, traced: Traced) -> None:
@@ -113,7 +108,6 @@ _OWN: dict[str | None, tuple[Pass, ...]] = {
     "dynamic": (_float_gates, _float_thin),
     "int8": (
         _int8_borders,
-        _float_bits,
         _check_int8,
         _eight_bit_weights,
         _float_layers,

@@ -60,14 +60,14 @@ class ExitsPlan(Plan[GateOptions]):
                 "`model` must have thresholds to be exported: call `calibrate`, or set "
                 f"`model.thresholds`. Received: thresholds={model.thresholds.tolist()}"
             )
-        first_net = getattr(options, "first_net", "dynamic")
+        heads = [gate.graph for gate in model.gates if isinstance(gate, ExitHead)]
+        super().__init__(model, (graph, *heads), options)
+        first_net = self.options.first_net
         if first_net != "dynamic" and is_quantize_aware(model):
             raise ValueError(
                 "`first_net` must be 'dynamic' for a quantize-aware net, whose first net "
                 f"stays in float32. Received: first_net={first_net!r}"
             )
-        heads = [gate.graph for gate in model.gates if isinstance(gate, ExitHead)]
-        super().__init__(model, (graph, *heads), options)
 
     def trace(
         self, *, input_type: str, int8: bool, images: np.ndarray | None = None
