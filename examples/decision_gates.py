@@ -70,6 +70,12 @@ flags.DEFINE_float("weight_decay", 1e-3, "Of each gate.")
 flags.DEFINE_integer("splits", 20, "Of the test images into halves.")
 flags.DEFINE_float("drop", 0.02, "Accuracy that may be lost.")
 flags.DEFINE_list("shares", [], "Of the plain net's MACs: the accuracy there, too.")
+flags.DEFINE_enum(
+    "thresholds",
+    "shared",
+    ["shared", "each"],
+    "One for all exits that answer together, or one for each.",
+)
 flags.DEFINE_list("before", [], ".keras nets to ask first, cheap ones first.")
 flags.DEFINE_string("quantization", "none", "Of the file: none, dynamic or int8.")
 flags.DEFINE_integer("seed", 0, "Of everything random.")
@@ -134,6 +140,11 @@ def interval(values: list[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "low": float(low), "high": float(high)}
 
 
+def shared(model: Any) -> bool:
+    """Whether all exits get the same threshold."""
+    return bool(model.combine) and FLAGS.thresholds == "shared"
+
+
 def judge(
     model: Any,
     scores: ExitScores,
@@ -147,7 +158,7 @@ def judge(
     Exits that answer together have their weights from the first half too.
     """
     rng, points, chosen = np.random.default_rng(seed), [], []
-    plain = kd.count_macs(model.trunk).total
+    plain, one = kd.count_macs(model.trunk).total, shared(model)
     budgets: dict[float, list[Any]] = {share: [] for share in shares}
     for _ in range(splits):
         order = rng.permutation(len(scores.scores))
@@ -157,11 +168,11 @@ def judge(
             model.mixing = fit_mixing(known.scores, known.truth, combine=True)
         first, second = (half.table(model) for half in halves)
         points.append(sweep(first, second, points=39, path_ms=None))
-        wish = Wish(len(model.gates), accuracy_drop=drop, shared=model.combine)
+        wish = Wish(len(model.gates), accuracy_drop=drop, shared=one)
         found = wish.choose(first)
         chosen.append(outcome(second, found.thresholds))
         for share, had in budgets.items():
-            wish = Wish(len(model.gates), macs=share * plain, shared=model.combine)
+            wish = Wish(len(model.gates), macs=share * plain, shared=one)
             had.append(outcome(second, wish.choose(first).thresholds))
     curve = [
         {
@@ -194,7 +205,8 @@ def time_file(
 ) -> dict[str, Any]:
     """The file beside the plain net, each image in turn; every figure in ms."""
     half = len(test.x) // 2
-    model.calibrate(test.x[:half], test.y[:half], accuracy_drop=FLAGS.drop)
+    known = test.x[:half], test.y[:half]
+    model.calibrate(*known, accuracy_drop=FLAGS.drop, shared=shared(model))
     images, labels = test.x[half:], test.y[half:]
     quantization = None if FLAGS.quantization == "none" else FLAGS.quantization
     options = {"quantization": quantization, "representative_data": train}
@@ -254,7 +266,7 @@ def main(argv: list[str]) -> None:
             name: FLAGS[name].value
             for name in (
                 "depth after head pooling copies epochs joint_epochs precision "
-                "more_limit weight_decay splits drop before quantization seed"
+                "more_limit weight_decay splits drop before thresholds quantization seed"
             ).split()
         },
         **describe_machine(),
